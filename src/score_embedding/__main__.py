@@ -1,0 +1,5 @@
+"""`python -m score_embedding`."""
+
+from score_embedding.cli import main
+
+main()

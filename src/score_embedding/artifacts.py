@@ -1,0 +1,78 @@
+"""What a run leaves of each station: scores, samples, metrics, and the state of a divergence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from score_embedding import figures, metrics, run_folder
+from score_embedding.config import Config
+from score_embedding.methods.score_embedding import Precomputed
+from score_embedding.network import ScoreNetwork
+from score_embedding.run_folder import RunFolder
+from score_embedding.sampling import Samples
+from score_embedding.sde import VarianceExploding
+from score_embedding.training import History, LossNotFiniteError
+
+
+def write_scores(folder: RunFolder, images: Tensor, precomputed: Precomputed) -> None:
+    """scores.npz (fields in float32, the solver's diagnostics as JSON) and scores.png."""
+    arrays = {
+        "images": _numpy(images),
+        "times": _numpy(precomputed.times),
+        "log_density": _numpy(precomputed.log_density).astype(np.float32),
+        "scores": _numpy(precomputed.scores).astype(np.float32),
+        "embedded": _numpy(precomputed.embedded),
+        "diagnostics": np.array(json.dumps(dataclasses.asdict(precomputed.diagnostics))),
+    }
+    run_folder.write_arrays(folder / run_folder.SCORES, **arrays)
+    with run_folder.replacing(folder / run_folder.SCORES_PICTURE) as partial:
+        figures.save(figures.score_fields(arrays), partial)
+
+
+def write_samples(
+    folder: RunFolder, samples: Samples, images: Tensor, config: Config, seconds: float
+) -> dict[str, float]:
+    """samples.npz, with how they were drawn as JSON, and sample.png; returns the metrics."""
+    values = {**metrics.evaluate(samples.x, images), "nfe": float(samples.nfe)}
+    sde = VarianceExploding(config.diffusion.sigma)
+    description: dict[str, Any] = {
+        **config.sample.model_dump(),
+        "prior_std": sde.prior_std if config.sample.prior == "matched" else 1.0,
+        "seed": config.training.seed,
+        "seconds": seconds,
+        "metrics": values,
+    }
+    arrays = {
+        "samples": _numpy(samples.x),
+        "path": _numpy(samples.path),
+        "path_times": _numpy(samples.path_times),
+        "images": _numpy(images),
+        "description": np.array(json.dumps(description)),
+    }
+    run_folder.write_arrays(folder / run_folder.SAMPLES, **arrays)
+    with run_folder.replacing(folder / run_folder.SAMPLE_PICTURE) as partial:
+        figures.save(figures.samples(arrays), partial)
+    return values
+
+
+def write_metrics(folder: RunFolder, history: History) -> None:
+    """metrics.csv: a row a step, metrics where they were evaluated and at the last."""
+    columns = ["step", "training_seconds", "loss", *metrics.NAMES, "nfe"]
+    run_folder.write_rows(folder / run_folder.METRICS, columns, history.rows)
+
+
+def write_divergence(folder: RunFolder, network: ScoreNetwork, error: LossNotFiniteError) -> None:
+    """divergence.npz: weights, batch and noise whose loss is not finite."""
+    weights = {f"weights/{name}": _numpy(w) for name, w in network.state_dict().items()}
+    batch = {"x": error.batch.x, "t": error.batch.t, "index": error.batch.index, "z": error.z}
+    arrays = {name: _numpy(tensor) for name, tensor in batch.items()}
+    run_folder.write_arrays(folder / run_folder.DUMP, **arrays, **weights)
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    return x.detach().cpu().contiguous().numpy()

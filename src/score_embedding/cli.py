@@ -1,0 +1,189 @@
+"""The command line: it only parses and calls. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from score_embedding import progress
+from score_embedding.errors import ConfigError, RunFolderError, ScoreEmbeddingError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train score-based diffusion models that start from a pre-computed score.",
+)
+_errors = Console(stderr=True, soft_wrap=True)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="section.key=value", help="Change one key; repeatable."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of weights, noise and samples.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one message and an exit status, never a traceback."""
+    try:
+        app()
+    except ScoreEmbeddingError as error:
+        if "--debug" in sys.argv:
+            raise
+        _errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from score_embedding import __version__
+
+        typer.echo(f"score-embedding {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and stop.")
+    ] = False,
+) -> None:
+    del debug, version  # read by main and by the callback
+    handler = RichHandler(
+        console=_errors, show_time=False, show_level=False, show_path=False, highlighter=None
+    )
+    logger = logging.getLogger("score_embedding")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    progress.show(_errors)
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Option(help="A bundled name (see configs) or a YAML file.")],
+    no_train: Annotated[
+        bool, typer.Option("--no-train", help="Sample and report from the trained model.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Evaluate every misc.profile_freq training seconds.")
+    ] = False,
+    seed: Seed = None,
+    folder_ext: Annotated[
+        str | None, typer.Option(metavar="X", help="Add _X to the folder's name.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where run folders are made.")] = Path("saves"),
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    overrides: Overrides = None,
+) -> None:
+    """Pre-compute the score, embed it, train, sample, and write a run folder with a report."""
+    from score_embedding import configuration, run_folder
+
+    changes = list(overrides or [])
+    if seed is not None:
+        changes.append(f"training.seed={seed}")
+    settings = configuration.load(config, changes)
+    path = out / run_folder.name_of(settings, seed is not None, folder_ext)
+    if not no_train:
+        run_folder.check_free(path, settings, overwrite)  # before the heavy imports
+
+    from score_embedding import environment, pipeline
+
+    selected = environment.select_device(device)
+    if no_train:
+        pipeline.sample_again(path, selected, settings)
+    else:
+        pipeline.run(settings, path, selected, profile, overwrite)
+    typer.echo(f"report: {path / run_folder.HTML} and {run_folder.PDF} beside it")
+
+
+@app.command()
+def solve(
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
+    size: Annotated[int, typer.Option(help="Height and width to resize to.")] = 32,
+    out: Annotated[Path, typer.Option(help="Folder of the result.")] = Path("saves/solve"),
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    overrides: Overrides = None,
+) -> None:
+    """Only the pre-computation: the score field over time as scores.npz and scores.png.
+
+    Its parameters are those of a config's diffusion section, --set diffusion.sigma=2 for one.
+    """
+    from score_embedding import configuration, run_folder
+
+    settings = configuration.for_images([str(path) for path in images], size, overrides or [])
+    if (out / run_folder.CONFIG).exists():
+        raise RunFolderError(f"{out}: a run folder; give another place with --out")
+    if (out / run_folder.SCORES).exists() and not overwrite:
+        raise RunFolderError(
+            f"{out / run_folder.SCORES}: already there; --overwrite replaces it, --out DIR "
+            f"writes elsewhere"
+        )
+
+    from score_embedding import environment, pipeline
+
+    pipeline.solve(settings, out, environment.select_device(device))
+    typer.echo(f"scores: {out / run_folder.SCORES} and {run_folder.SCORES_PICTURE} beside it")
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")],
+    seed: Seed = None,
+    device: Device = "auto",
+    overrides: Overrides = None,
+) -> None:
+    """Draw new samples from a trained model, into its folder, and make its report anew.
+
+    Everything comes from the folder; --set sample.prior=matched, for one, changes how to sample.
+    """
+    from score_embedding import configuration, run_folder
+
+    changes = list(overrides or [])
+    stray = [change for change in changes if not change.startswith("sample.")]
+    if stray:
+        raise ConfigError(f"--set {stray[0]}: only keys of the sample section can change here")
+    if seed is not None:
+        changes.append(f"training.seed={seed}")
+    run_folder.open_existing(folder)
+    settings = configuration.load(str(folder / run_folder.CONFIG), changes)
+
+    from score_embedding import environment, pipeline
+
+    pipeline.sample_again(folder, environment.select_device(device), settings)
+    typer.echo(f"samples: {folder / run_folder.SAMPLES} and {run_folder.SAMPLE_PICTURE} beside it")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")]) -> None:
+    """Make report.pdf and report.html of a run folder anew."""
+    from score_embedding import report as reports
+    from score_embedding import run_folder
+
+    reports.write(run_folder.RunFolder(folder))
+    typer.echo(f"report: {folder / run_folder.HTML} and {run_folder.PDF} beside it")
+
+
+@app.command()
+def configs() -> None:
+    """List the bundled configs."""
+    from score_embedding import configuration
+
+    for name, path in configuration.bundled().items():
+        title = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        typer.echo(f"{name:<22}{title}")

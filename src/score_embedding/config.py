@@ -1,0 +1,176 @@
+"""The YAML schema of a run: the official layout plus our additions, validated before any work.
+
+A file in the official layout is a valid config as it stands; the keys below a line `ours` are
+additions. Numbers may be written as strings (YAML 1.1 reads "2e-8" as one) and False means "off".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_serializer,
+    model_validator,
+)
+
+Dataset = Literal["cifar", "celeb", "imagenet", "sample", "folder", "files"]
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"a number is needed, not {str(value).lower()}")
+    return value
+
+
+def _off(value: Any) -> Any:
+    return None if value is False else value
+
+
+def _height_width(value: Any) -> Any:
+    return (value, value) if isinstance(value, int | str) else value
+
+
+def _list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Int = Annotated[int, BeforeValidator(_number)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_inf_nan=False)]
+PositiveOrOff = Annotated[Positive | None, BeforeValidator(_off)]
+ShareOrOff = Annotated[Share | None, BeforeValidator(_off)]
+Strings = Annotated[list[str], BeforeValidator(_list), Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataLoader(Section):
+    """Which images, and how many of the embedded ones make a batch."""
+
+    dataset: Dataset
+    num_images: Count | None = None  # None: all of a folder or list of files, else one
+    image_size: Annotated[tuple[Count, Count], BeforeValidator(_height_width)] = (32, 32)
+    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # which images; training.seed is the run's
+    channels: Literal[1, 3] = 3
+    batch_size: Count = 20
+    rotate_augment: bool = False
+    # ours
+    path: Strings | None = None  # the data set's file or folder; for `files`, the list of files
+    image: Strings | None = None  # names of scikit-image's pictures, for `sample`
+
+    @field_serializer("image_size")
+    def _square_as_one_number(self, size: tuple[int, int]) -> int | list[int]:
+        return size[0] if size[0] == size[1] else list(size)
+
+    @model_validator(mode="after")
+    def _source_given(self) -> DataLoader:
+        if self.dataset in ("folder", "files") and self.path is None:
+            raise ValueError(f"path is needed for dataset {self.dataset}")
+        if self.dataset == "sample" and self.image is None:
+            raise ValueError("image is needed for dataset sample, astronaut for one")
+        return self
+
+
+class Diffusion(Section):
+    """The SDE and its Fokker-Planck solve."""
+
+    sigma: Positive = 5.0
+    dh: Positive = 1.0
+    num_timesteps: Count = 20
+    solve_tolerance: Positive = 2e-8
+    # ours
+    scheme: Literal["spectral", "implicit"] = "spectral"
+    density: Literal["exact", "binned"] = "exact"
+    boundary: Literal["reflect", "zero"] = "reflect"
+
+
+class Training(Section):
+    """The optimiser's loop. An epoch is one step per image."""
+
+    epochs: Count = 300
+    lr: Positive = 8e-5
+    grad_clip: PositiveOrOff = None
+    timestep_multiplier: Positive = 1.0
+    # ours
+    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # weights, noise and samples
+    target_ssim: ShareOrOff = None  # with --profile: stop when the min-max SSIM reaches it
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast, on CUDA only
+    compile: bool = False
+
+
+class Model(Section):
+    """The U-Net."""
+
+    max_positions: Positive = 10000.0
+    num_images: Count | None = None  # None: as many as the data has
+    in_channels: Count = 3
+    out_channels: Count = 3
+    ch: Annotated[Count, Field(multiple_of=4)] = 128
+    ch_mult: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 2, 2)
+    num_res_blocks: Count = 2
+    attention_resolutions: tuple[Count, ...] = (16,)
+    dropout: Annotated[Share, Field(lt=1)] = 0.1
+    resample_with_conv: bool = True
+    embedding_method: Literal["linear", "fourier"] = "linear"
+
+
+class Sample(Section):
+    """Where the probability flow starts and who integrates it."""
+
+    type: Literal["unconditional", "conditional"] = "unconditional"
+    conditional_weight: Share | None = None
+    # ours
+    prior: Literal["unit", "matched"] = "unit"  # N(0, I), the paper's, or N(0, std(1)^2 I)
+    solver: Literal["rk45", "heun"] = "rk45"
+    tolerance: Positive = 1e-3  # rk45: relative and absolute
+    steps: Count = 10  # heun
+
+    @model_validator(mode="after")
+    def _weight_given(self) -> Sample:
+        if self.type == "conditional" and self.conditional_weight is None:
+            raise ValueError("conditional_weight is needed when type is conditional")
+        return self
+
+
+class Misc(Section):
+    eps: Annotated[Positive, Field(lt=1)] = 1e-3  # first time of the diffusion
+    profile_freq: Positive = 10.0  # training seconds between the evaluations of --profile
+
+
+class Config(Section):
+    """One run. `name` is also the run folder's."""
+
+    name: Name
+    data_loader: DataLoader
+    diffusion: Diffusion = Diffusion()
+    training: Training = Training()
+    model: Model = Model()
+    sample: Sample = Sample()
+    misc: Misc = Misc()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Config:
+        channels = self.data_loader.channels
+        for key in ("in_channels", "out_channels"):
+            if getattr(self.model, key) != channels:
+                raise ValueError(
+                    f"model.{key}: {getattr(self.model, key)} does not fit "
+                    f"data_loader.channels: {channels}; set both to the same number"
+                )
+        divisor = 2 ** (len(self.model.ch_mult) - 1)
+        if any(side % divisor for side in self.data_loader.image_size):
+            size = "x".join(map(str, self.data_loader.image_size))
+            raise ValueError(
+                f"data_loader.image_size: {size} does not fit the network, which halves the image "
+                f"{len(self.model.ch_mult) - 1} times (model.ch_mult): "
+                f"sides must be multiples of {divisor}, such as {divisor * 2} or {divisor * 4}"
+            )
+        return self

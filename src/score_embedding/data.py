@@ -1,0 +1,245 @@
+"""Images of any kind to one tensor: float32 (n, c, h, w), each image min-max scaled to [0, 1]."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from score_embedding import cifar, pickles
+from score_embedding.config import DataLoader
+from score_embedding.errors import DataError
+
+log = logging.getLogger(__name__)
+
+Source = str | Path | NDArray[Any]
+Named = tuple[str, Path | NDArray[Any]]  # the name that errors give, and the image
+
+PICKLES = {"celeb": "celeb_data.pkl", "imagenet": "imagenet_data.pkl"}
+_LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R 601, as in Pillow
+
+
+def load_images(
+    sources: Source | Sequence[Source], size: int | tuple[int, int] = 32, channels: int = 3
+) -> Tensor:
+    """Image files, folders of them, or arrays, as one tensor.
+
+    Parameters
+    ----------
+    sources : one or several of: a file that Pillow reads; a folder, taken in the order of its file
+        names; an array (h, w) or (h, w, c) with c = 1, 3 or 4, integer or floating point.
+    size : height and width of the result, or one number for both. Bicubic, antialiased; the
+        proportions of the source are not kept.
+    channels : 3, or 1 for luminance. Grey pictures are repeated, transparency is laid on white.
+
+    Returns
+    -------
+    images : float32 (n, channels, h, w), each image scaled so that its smallest value is 0 and its
+        largest 1; a constant image keeps its value.
+
+    Raises
+    ------
+    DataError : files that are missing, empty, truncated or no image, or pixels that are NaN or
+        infinite. All of them are named at once.
+    """
+    listed = [sources] if isinstance(sources, str | Path | np.ndarray) else list(sources)
+    h, w = (size, size) if isinstance(size, int) else size
+    named: list[Named] = []
+    for i, source in enumerate(listed):
+        if isinstance(source, np.ndarray):
+            named.append((f"array {i}", source))
+        else:
+            named += _expand(Path(source))
+    return _load(named, (h, w), channels)
+
+
+def load_dataset(options: DataLoader) -> Tensor:
+    """The images that a config's data_loader section asks for, float32 (n, c, h, w).
+
+    With rotate_augment each image is followed by its rotations by 90, 180 and 270 degrees (by 180
+    only where h != w, so that the size stays), each an image of its own.
+
+    Raises
+    ------
+    DataError : as `load_images`, a data set that is not on disk, or too few images in it.
+    """
+    images = _load(_sources(options), options.image_size, options.channels)
+    if options.rotate_augment:
+        h, w = options.image_size
+        quarter_turns = (0, 1, 2, 3) if h == w else (0, 2)
+        turned = [torch.rot90(images, k, dims=(2, 3)) for k in quarter_turns]
+        images = torch.stack(turned, dim=1).flatten(0, 1)
+    return images
+
+
+def data_folder() -> Path:
+    """Where data sets are kept: $SCORE_EMBEDDING_DATA, else the user's cache folder."""
+    return Path(os.environ.get("SCORE_EMBEDDING_DATA") or pooch.os_cache("score-embedding"))
+
+
+def _sources(options: DataLoader) -> list[Named]:
+    """The data set's images as files or arrays, chosen as the official loader chooses them."""
+    given = [Path(p).expanduser() for p in options.path or []]
+    n = options.num_images
+    if options.dataset in ("folder", "files"):
+        found = [named for source in given for named in _expand(source)]
+        if n is not None and n > len(found):
+            raise DataError(f"data_loader.num_images: {n}, but only {len(found)} images given")
+        return found[:n]
+    if options.dataset == "sample":
+        return _bundled(options.image or [], n)
+    folders = given or [Path("data"), Path(), data_folder()]
+    if options.dataset == "cifar":
+        archive = cifar.find(folders)
+        if archive is None and given:
+            raise DataError(f"{_listed(given)}: no CIFAR-10 here (data_loader.path)")
+        dogs = cifar.dogs(archive or cifar.fetch(data_folder()), n or 1, options.seed)
+        return [(f"CIFAR-10 dog {i}", dog) for i, dog in enumerate(dogs)]
+    return _from_pickle(options.dataset, folders, n or 1)
+
+
+def _bundled(names: list[str], n: int | None) -> list[Named]:
+    import skimage
+
+    folder = Path(skimage.__file__).parent / "data"
+    pictures = {p.stem: p for p in folder.glob("*") if p.suffix in (".png", ".jpg")}
+    unknown = [name for name in names if name not in pictures]
+    if unknown:
+        raise DataError(
+            f"data_loader.image: {', '.join(unknown)}: not among scikit-image's pictures: "
+            f"{', '.join(sorted(pictures))}"
+        )
+    if n is not None and n > len(names):
+        raise DataError(f"data_loader.num_images: {n}, but image names {len(names)}")
+    return [(name, pictures[name]) for name in names[:n]]
+
+
+def _from_pickle(dataset: str, folders: list[Path], n: int) -> list[Named]:
+    file_name = PICKLES[dataset]
+    candidates = [p if p.is_file() else p / file_name for p in folders]
+    path = next((p for p in candidates if p.is_file()), None)
+    if path is None:
+        raise DataError(
+            f"{file_name}, the images of dataset {dataset}, was looked for at "
+            f"{_listed(candidates)}; put it there or name it with --set data_loader.path=PATH"
+        )
+    content = pickles.read(path.read_bytes(), path)
+    is_collection = isinstance(content, list | tuple) or (
+        isinstance(content, np.ndarray) and (content.dtype == object or content.ndim == 4)
+    )
+    if not is_collection or not all(isinstance(item, np.ndarray) for item in content):
+        raise DataError(f"{path}: expected an array of images (h, w, 3), found {_kind(content)}")
+    # The official loader's choice: one image is a fixed favourite, several are the first ones.
+    one = {"celeb": len(content) - 3, "imagenet": 1}[dataset]
+    chosen = [one] if n == 1 else list(range(n))
+    if not 0 <= max(chosen) < len(content):
+        raise DataError(f"{path}: {len(content)} images, too few for num_images: {n}")
+    return [(f"{path}[{i}]", content[i]) for i in chosen]
+
+
+def _expand(path: Path) -> list[Named]:
+    """A file as itself, a folder as the files in it; hidden files are passed over."""
+    if not path.is_dir():
+        return [(str(path), path)]
+    files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    if not files:
+        raise DataError(f"{path}: an empty folder")
+    return [(str(file), file) for file in files]
+
+
+def _load(named: list[Named], size: tuple[int, int], channels: int) -> Tensor:
+    """All images as one tensor; the problems of all bad ones in one DataError."""
+    if not named:
+        raise DataError("no images given")
+    images, problems = [], []
+    for name, source in named:
+        try:
+            pixels = _read(source) if isinstance(source, Path) else source
+            images.append(_prepare(pixels, name, size, channels))
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return torch.stack(images)
+
+
+def _read(path: Path) -> NDArray[Any]:
+    """Pixels of an image file, (h, w), (h, w, 3) or (h, w, 4), upright, at their own depth."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: an empty file")
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode in ("P", "PA", "LA") or "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+            elif picture.mode == "1":
+                picture = picture.convert("L")
+            elif not (picture.mode in ("L", "F", "RGB", "RGBA") or picture.mode.startswith("I")):
+                picture = picture.convert("RGB")  # CMYK, YCbCr, LAB, HSV
+            if picture.mode != "RGB":
+                log.info("%s: %s converted", path, opened.mode)
+            return np.asarray(picture)
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: not an image that Pillow can read") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: truncated or damaged ({error})") from None
+
+
+def _prepare(pixels: NDArray[Any], name: str, size: tuple[int, int], channels: int) -> Tensor:
+    """(h, w) or (h, w, c) of any dtype to float32 (channels, *size) in [0, 1]."""
+    if pixels.dtype.kind not in "buif":
+        raise DataError(f"{name}: pixels of dtype {pixels.dtype}, numbers are needed")
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise DataError(f"{name}: shape {pixels.shape} is not (h, w) or (h, w, 1, 3 or 4)")
+    if not np.isfinite(pixels).all():
+        raise DataError(f"{name}: holds pixels that are NaN or infinite")
+    x = torch.from_numpy(pixels.astype(np.float64) / _white(pixels)).permute(2, 0, 1)
+    if len(x) == 4:
+        x = x[:3] * x[3:] + (1 - x[3:])
+    if channels == 1 and len(x) == 3:
+        x = (x * _LUMA[:, None, None]).sum(dim=0, keepdim=True)
+    x = x.expand(channels, -1, -1)[None]
+    if x.shape[-2:] != size:
+        if x.shape[-2] * size[1] != x.shape[-1] * size[0]:
+            h, w = x.shape[-2:]
+            log.info("%s: %dx%d (h x w) is stretched to %dx%d", name, h, w, *size)
+        x = F.interpolate(x, size=size, mode="bicubic", antialias=True)
+    low, high = x.min(), x.max()
+    # Resampling leaves round-off on a constant image: not a contrast to be scaled up.
+    scaled = (x - low) / (high - low) if high - low > 1e-12 else x.clamp(0, 1)
+    return scaled[0].to(torch.float32)
+
+
+def _white(pixels: NDArray[Any]) -> float:
+    """The value that stands for white, so that a constant image and alpha keep their meaning."""
+    if pixels.dtype.kind == "f" or pixels.dtype == bool:
+        return 1.0
+    if pixels.dtype.itemsize == 1:
+        return 255.0
+    return 65535.0  # 16-bit pictures; Pillow opens some of them as 32-bit integers
+
+
+def _kind(content: object) -> str:
+    if isinstance(content, np.ndarray):
+        return f"an array of shape {content.shape}, dtype {content.dtype}"
+    return f"a {type(content).__name__}"
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(str(p) for p in paths)

@@ -1,0 +1,48 @@
+"""Embedding the score into the image through the transport equation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from score_embedding.arrays import ArrayLike, to_tensor
+from score_embedding.sde import VarianceExploding
+
+
+def embed(images: ArrayLike, scores: ArrayLike, sde: VarianceExploding, times: ArrayLike) -> Tensor:
+    """Carry each image along the probability flow of its own score, by forward Euler steps
+
+        x^0 = image,    x^n = x^(n-1) + (f - g(t_n)^2 / 2 * score^n) (t_n - t_(n-1))
+
+    (Na, Gao, Wan 2024, section 3). First order in time.
+
+    Parameters
+    ----------
+    images : (n, c, h, w).
+    scores : (n, N, c, h, w), the score at the N times; the first is not used.
+    sde : the forward SDE.
+    times : (N,), ascending.
+
+    Returns
+    -------
+    embedded : (n, N, c, h, w), dtype and device of `scores`; entry 0 is the image.
+
+    Raises
+    ------
+    ValueError : shapes that do not belong together, or values that are not finite.
+    """
+    x0 = to_tensor(images, ndim=4, name="images")
+    s = to_tensor(scores, ndim=5, name="scores")
+    t = to_tensor(times, ndim=1, name="times").to(s.device)
+    n, c, h, w = x0.shape
+    if s.shape != (n, len(t), c, h, w):
+        raise ValueError(
+            f"scores must be (n, N, c, h, w) = {(n, len(t), c, h, w)}, got {tuple(s.shape)}"
+        )
+    x = x0.to(s)
+    embedded = [x]
+    for i in range(1, len(t)):
+        velocity = sde.f(x, t[i]) - sde.g(t[i]) ** 2 / 2 * s[:, i]
+        x = x + velocity * (t[i] - t[i - 1])
+        embedded.append(x)
+    return torch.stack(embedded, dim=1).to(s.dtype)

@@ -1,0 +1,45 @@
+"""What can go wrong, by name. The command line prints the text and exits with ``exit_code``."""
+
+
+class ScoreEmbeddingError(Exception):
+    """Base of all errors a user can cause or cure; the message names the thing and the remedy."""
+
+    exit_code = 2
+
+
+class ConfigError(ScoreEmbeddingError):
+    """A config name, key or value that is not allowed."""
+
+
+class DataError(ScoreEmbeddingError):
+    """An image or data set that cannot be read or used."""
+
+
+class RunFolderError(ScoreEmbeddingError):
+    """A run folder that is missing, incomplete, or belongs to another config."""
+
+
+class CheckpointError(ScoreEmbeddingError):
+    """A checkpoint that is missing, truncated or not the one its state file describes."""
+
+
+class ConvergenceError(ScoreEmbeddingError):
+    """An iteration that did not reach its tolerance.
+
+    Attributes
+    ----------
+    residuals : list[float]
+        The relative changes of the iterations made, in order.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, residuals: list[float]):
+        super().__init__(message)
+        self.residuals = residuals
+
+
+class DivergenceError(ScoreEmbeddingError):
+    """A loss, score or sample that is not finite."""
+
+    exit_code = 3

@@ -1,0 +1,177 @@
+"""Figures of a run, from the arrays and rows of its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.ndimage import median_filter
+
+Arrays = dict[str, NDArray[Any]]
+
+IMAGES_SHOWN = 4  # rows of a figure, at most
+TIMES_SHOWN = 6
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+}
+_BLUE, _ORANGE, _GREY = "#2066a8", "#d1700d", "#8a8a8a"
+
+
+def save(figure: Figure, target: Path | BinaryIO, dpi: int = 160) -> None:
+    """Write a figure as PNG."""
+    figure.savefig(target, format="png", dpi=dpi, facecolor="white")
+
+
+def score_fields(arrays: Arrays) -> Figure:
+    """Image, log-density and score (means over channels) at times from the first to the last."""
+    times, shown = arrays["times"], _evenly(len(arrays["times"]), TIMES_SHOWN)
+    n = min(len(arrays["images"]), IMAGES_SHOWN)
+    figure, axes = _grid(2 * n, 1 + len(shown))
+    for i in range(n):
+        for row, (name, colours) in enumerate((("log_density", "viridis"), ("scores", "RdBu_r"))):
+            line = axes[2 * i + row]
+            if row == 0:
+                _image(line[0], arrays["images"][i], "image")
+            fields = arrays[name][i, shown].mean(axis=1)
+            for axis, k, field in zip(line[1:], shown, fields, strict=True):
+                bound = float(np.abs(field).max()) or 1.0
+                limits = (-bound, bound) if name == "scores" else (None, None)
+                axis.imshow(field, cmap=colours, vmin=limits[0], vmax=limits[1])
+                what = f"score, ±{bound:.2g}" if name == "scores" else f"log p, t = {times[k]:.2f}"
+                axis.set_title(what)
+                axis.set_axis_on()
+                axis.set_xticks([])
+                axis.set_yticks([])
+    return figure
+
+
+def embedded(arrays: Arrays) -> Figure:
+    """The embedded images x^n, each min-max scaled, with the range that its values span."""
+    times, shown = arrays["times"], _evenly(len(arrays["times"]), TIMES_SHOWN)
+    n = min(len(arrays["images"]), IMAGES_SHOWN)
+    figure, axes = _grid(n, len(shown))
+    for i in range(n):
+        for axis, k in zip(axes[i], shown, strict=True):
+            x = arrays["embedded"][i, k]
+            _image(axis, _minmax(x), f"t = {times[k]:.2f}\n[{x.min():.2f}, {x.max():.2f}]")
+    return figure
+
+
+def samples(arrays: Arrays) -> Figure:
+    """Ground truth, sample min-max scaled, sample clipped; one row an image."""
+    n = min(len(arrays["images"]), IMAGES_SHOWN)
+    description = json.loads(str(arrays["description"]))
+    figure, axes = _grid(n, 3, side=2.0)
+    for i in range(n):
+        x = arrays["samples"][i]
+        _image(axes[i][0], arrays["images"][i], "ground truth")
+        _image(axes[i][1], _minmax(x), "sample, min-max scaled")
+        _image(axes[i][2], np.clip(x, 0, 1), "sample, clipped")
+    figure.suptitle(how_sampled(description), fontsize=9)
+    return figure
+
+
+def strip(arrays: Arrays) -> Figure:
+    """From the start of sampling to the sample, each min-max scaled, beside the ground truth."""
+    path, times = arrays["path"], arrays["path_times"]
+    n = min(len(arrays["images"]), IMAGES_SHOWN)
+    figure, axes = _grid(n, len(path) + 1)
+    for i in range(n):
+        for axis, x, t in zip(axes[i], path[:, i], times, strict=False):
+            _image(axis, _minmax(x), f"t = {t:.3g}")
+        _image(axes[i][-1], arrays["images"][i], "ground truth")
+    return figure
+
+
+def how_sampled(description: dict[str, Any]) -> str:
+    """One line on start, sampler and seed, for captions."""
+    if description["type"] == "conditional":
+        weight = description["conditional_weight"]
+        start = f"start {weight:g} image + {1 - weight:g} N(0, sigma² I)"
+    else:
+        start = f"prior {description['prior']}: N(0, {description['prior_std']:.3g}² I)"
+    if description["solver"] == "rk45":
+        sampler = f"RK45, tolerance {description['tolerance']:g}"
+    else:
+        sampler = f"Heun, {description['steps']} steps"
+    return (
+        f"{start}; {sampler}; {description['metrics']['nfe']:.0f} NFE; seed {description['seed']}"
+    )
+
+
+def curves(rows: list[dict[str, float]]) -> Figure:
+    """Loss, SSIM and MSE over steps (left) and over training time (right)."""
+    evaluated = [row for row in rows if "ssim_minmax" in row]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 6.4), layout="constrained")
+        axes = figure.subplots(3, 2, sharex="col")
+        for column, key in enumerate(("step", "training_seconds")):
+            x = [row[key] for row in rows]
+            loss = np.array([row["loss"] for row in rows])
+            axes[0][column].plot(x, loss, color=_GREY, lw=0.6, alpha=0.6)
+            axes[0][column].plot(x, _running_median(loss), color=_BLUE, lw=1.4)
+            axes[0][column].set_yscale("log")
+            for row, metric in ((1, "ssim"), (2, "mse")):
+                axis = axes[row][column]
+                for how, colour in (("minmax", _BLUE), ("clipped", _ORANGE)):
+                    axis.plot(
+                        [r[key] for r in evaluated],
+                        [r[f"{metric}_{how}"] for r in evaluated],
+                        "o-",
+                        ms=3,
+                        lw=1.2,
+                        color=colour,
+                        label="min-max scaled" if how == "minmax" else "clipped",
+                    )
+        axes[1][0].set_ylim(top=1.0)
+        axes[1][1].set_ylim(axes[1][0].get_ylim())
+        axes[2][0].set_yscale("log")
+        axes[2][1].set_yscale("log")
+        for row, label in enumerate(("loss (line: running median)", "SSIM", "MSE")):
+            axes[row][0].set_ylabel(label)
+        axes[1][0].legend(loc="lower right")
+        axes[2][0].set_xlabel("step")
+        axes[2][1].set_xlabel("training time, pre-computation included (s)")
+    return figure
+
+
+def _running_median(values: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(median_filter(values, size=max(3, len(values) // 20), mode="nearest"))
+
+
+def _evenly(count: int, shown: int) -> list[int]:
+    return sorted({round(k) for k in np.linspace(0, count - 1, shown)})
+
+
+def _grid(rows: int, columns: int, side: float = 1.15) -> tuple[Figure, NDArray[Any]]:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(side * columns, (side + 0.3) * rows + 0.2), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.grid(False)
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _image(axis: Axes, x: NDArray[Any], title: str) -> None:
+    pixels = np.clip(x, 0, 1).transpose(1, 2, 0)
+    axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1)
+    axis.set_title(title, fontsize=8)
+
+
+def _minmax(x: NDArray[Any]) -> NDArray[Any]:
+    low, high = x.min(), x.max()
+    return np.asarray((x - low) / (high - low) if high > low else np.clip(x, 0, 1))

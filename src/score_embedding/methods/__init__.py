@@ -1,0 +1,1 @@
+"""One file per training method: what it pre-computes, its batches and its loss."""

@@ -1,0 +1,48 @@
+"""Similarity of a sample to its ground truth, under two normalisations that are never mixed.
+
+`_minmax`: the sample is scaled so that its smallest value is 0 and its largest 1, as in the paper.
+    It forgives a wrong brightness and contrast.
+`_clipped`: the sample as it is, clipped to [0, 1].
+
+The ground truth, min-max scaled when it was loaded, is taken as it is. SSIM is scikit-image's (its
+7 x 7 window, or the largest odd one that fits), data range 1; PSNR is 10 log10(1 / MSE) in dB.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+NAMES = [f"{metric}_{how}" for how in ("minmax", "clipped") for metric in ("ssim", "psnr", "mse")]
+
+
+def minmax(x: Tensor) -> Tensor:
+    """Each image of (b, c, h, w) scaled to [0, 1]; a constant one is clipped instead."""
+    low, high = x.amin(dim=(1, 2, 3), keepdim=True), x.amax(dim=(1, 2, 3), keepdim=True)
+    return ((x - low) / (high - low)).where(high > low, x.clamp(0, 1))
+
+
+def evaluate(samples: Tensor, images: Tensor) -> dict[str, float]:
+    """The six metrics of NAMES, each the mean over the b pairs of (b, c, h, w).
+
+    PSNR is taken from the mean MSE, so that one perfect image does not make it infinite.
+    """
+    values: dict[str, float] = {}
+    for how, shown in (("minmax", minmax(samples)), ("clipped", samples.clamp(0, 1))):
+        pairs = list(zip(shown.cpu().double().numpy(), images.cpu().double().numpy(), strict=True))
+        mse = float(np.mean([np.mean((x - truth) ** 2) for x, truth in pairs]))
+        values[f"ssim_{how}"] = float(np.mean([_ssim(x, truth) for x, truth in pairs]))
+        values[f"psnr_{how}"] = -10 * math.log10(mse) if mse > 0 else math.inf
+        values[f"mse_{how}"] = mse
+    return values
+
+
+def _ssim(x: np.ndarray, truth: np.ndarray) -> float:
+    side = min(x.shape[1:])
+    window = min(7, side if side % 2 else side - 1)
+    if window < 3:
+        return math.nan  # too small for any window
+    return float(structural_similarity(x, truth, win_size=window, data_range=1.0, channel_axis=0))

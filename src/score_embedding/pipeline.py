@@ -1,0 +1,171 @@
+"""The run, top to bottom: images, density, solve, score, embedding, training, samples, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from score_embedding import artifacts, checkpoint, environment, metrics, report, run_folder
+from score_embedding import network as networks
+from score_embedding.config import Config
+from score_embedding.data import load_dataset
+from score_embedding.methods import score_embedding as method
+from score_embedding.network import ScoreNetwork
+from score_embedding.run_folder import RunFolder
+from score_embedding.sampling import Samples, draw
+from score_embedding.sde import VarianceExploding
+from score_embedding.training import History, LossNotFiniteError, train
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, path: Path, device: torch.device, profile: bool, overwrite: bool) -> None:
+    """Train a model of `config` and leave its run folder at `path`.
+
+    Nothing is created or removed before the config, the images and the folder were found good.
+
+    Raises
+    ------
+    ScoreEmbeddingError : one of its kinds, named and with the remedy.
+    """
+    started = time.perf_counter()
+    run_folder.check_free(path, config, overwrite)
+    images = load_dataset(config.data_loader)
+    folder = run_folder.create(path, config)
+    description = environment.describe(device, config.training.seed)
+    run_folder.write_json(folder / run_folder.ENVIRONMENT, description)
+
+    precomputed = precompute(images, config, device)
+    artifacts.write_scores(folder, images, precomputed)
+
+    images = images.to(device)
+    network = build_network(config, len(images), device)
+    log.info("network of %.1f M parameters on %s", network.num_parameters / 1e6, device)
+    history = train_or_dump(folder, network, images, precomputed, config, profile)
+    checkpoint.save(folder, network, history.step, history.training_seconds)
+
+    values, sampling_seconds = sample_into(folder, network, images, config)
+    history.rows[-1].update(values)
+    artifacts.write_metrics(folder, history)
+
+    seconds = {
+        **precomputed.seconds,
+        "training": history.training_seconds - sum(precomputed.seconds.values()),
+        "evaluation": history.evaluation_seconds,
+        "sampling": sampling_seconds,
+    }
+    seconds["total"] = time.perf_counter() - started
+    run_folder.write_json(folder / run_folder.TIMING, seconds)
+    report.write(folder)
+
+
+def precompute(images: Tensor, config: Config, device: torch.device) -> method.Precomputed:
+    """Everything that is known before training. Solved on `device`, on the CPU where that has no
+    float64 (MPS)."""
+    solver_device = torch.device("cpu") if device.type == "mps" else device
+    precomputed = method.precompute(images.to(solver_device), config.diffusion, config.misc)
+    log.info("%s", precomputed.diagnostics.summary())
+    return precomputed
+
+
+def train_or_dump(
+    folder: RunFolder,
+    network: ScoreNetwork,
+    images: Tensor,
+    precomputed: method.Precomputed,
+    config: Config,
+    profile: bool,
+) -> History:
+    """Train; a loss that is not finite leaves what reproduces it in the folder."""
+
+    def evaluate(network: ScoreNetwork) -> dict[str, float]:
+        samples = sample(network, images, config)
+        return {**metrics.evaluate(samples.x, images), "nfe": float(samples.nfe)}
+
+    try:
+        return train(
+            network,
+            precomputed.embedded.to(images.device),
+            config,
+            precompute_seconds=sum(precomputed.seconds.values()),
+            evaluate=evaluate if profile else None,
+        )
+    except LossNotFiniteError as error:
+        artifacts.write_divergence(folder, network, error)
+        log.error("weights and batch are in %s", folder / run_folder.DUMP)
+        raise
+
+
+def sample_again(path: Path, device: torch.device, config: Config | None = None) -> None:
+    """New samples from the trained model of a run folder, into it, and the report made anew.
+
+    `config` gives another sample section and seed than the folder's own; the trained network and
+    its images are always the folder's.
+    """
+    needs = (run_folder.WEIGHTS, run_folder.SCORES, run_folder.METRICS)
+    folder, trained = run_folder.open_existing(path, needs)
+    config = config or trained
+    arrays = run_folder.read_arrays(folder / run_folder.SCORES)
+    images = torch.from_numpy(arrays["images"]).to(device)
+    network = build_network(trained, len(images), device)
+    state = checkpoint.load(folder, network)
+    log.info("model of %d steps loaded from %s", state["step"], path)
+    sample_into(folder, network, images, config)
+    report.write(folder)
+
+
+def solve(config: Config, path: Path, device: torch.device) -> None:
+    """Only the pre-computation of the config's images, into the folder `path`."""
+    images = load_dataset(config.data_loader)
+    precomputed = precompute(images, config, device)
+    path.mkdir(parents=True, exist_ok=True)
+    artifacts.write_scores(RunFolder(path), images, precomputed)
+
+
+def build_network(config: Config, num_images: int, device: torch.device) -> ScoreNetwork:
+    """The config's network, with an index embedding for at least `num_images` images."""
+    return networks.build(
+        config.model,
+        config.data_loader.image_size,
+        max(num_images, config.model.num_images or 1),
+        config.training.timestep_multiplier,
+        config.training.seed,
+        device,
+    )
+
+
+def sample(network: ScoreNetwork, images: Tensor, config: Config) -> Samples:
+    """One sample for each image, dropout off."""
+    network.eval()
+    index = torch.arange(len(images), device=images.device)
+    return draw(
+        lambda x, t: network(x, t, index),
+        images,
+        VarianceExploding(config.diffusion.sigma),
+        config.sample,
+        config.misc.eps,
+        config.training.seed,
+    )
+
+
+def sample_into(
+    folder: RunFolder, network: ScoreNetwork, images: Tensor, config: Config
+) -> tuple[dict[str, float], float]:
+    """Samples into the run folder; returns their metrics and the seconds it took to draw them."""
+    started = time.perf_counter()
+    samples = sample(network, images, config)
+    seconds = time.perf_counter() - started
+    values = artifacts.write_samples(folder, samples, images, config, seconds)
+    log.info(
+        "%d sample(s) in %.1f s, %d evaluations: SSIM %.4f (min-max), %.4f (clipped)",
+        len(samples.x),
+        seconds,
+        samples.nfe,
+        values["ssim_minmax"],
+        values["ssim_clipped"],
+    )
+    return values, seconds

@@ -1,0 +1,197 @@
+"""What lies in a run folder, under which name, and how it gets there.
+
+A folder describes itself: every later command finds all it needs in it. Files are written beside
+their place and renamed into it, so that none is ever half there.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from score_embedding import configuration
+from score_embedding.config import Config
+from score_embedding.errors import ConfigError, RunFolderError
+
+CONFIG = "config.yml"
+WEIGHTS = "model.safetensors"
+STATE = "state.json"
+SCORES = "scores.npz"
+SAMPLES = "samples.npz"
+SAMPLE_PICTURE = "sample.png"
+SCORES_PICTURE = "scores.png"
+METRICS = "metrics.csv"
+TIMING = "timing.json"
+ENVIRONMENT = "environment.json"
+PDF = "report.pdf"
+HTML = "report.html"
+DUMP = "divergence.npz"
+
+FILES = (
+    CONFIG,
+    WEIGHTS,
+    STATE,
+    SCORES,
+    SAMPLES,
+    SAMPLE_PICTURE,
+    SCORES_PICTURE,
+    METRICS,
+    TIMING,
+    ENVIRONMENT,
+    PDF,
+    HTML,
+    DUMP,
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder on disk."""
+
+    path: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+
+def name_of(config: Config, seed_given: bool, extension: str | None) -> str:
+    """`<name>[_seedS][_extension]`."""
+    if extension and not re.fullmatch(r"[A-Za-z0-9_.-]+", extension):
+        raise ConfigError(
+            f"--folder-ext {extension!r}: letters, digits, '_', '-' and '.' are allowed"
+        )
+    seed = f"_seed{config.training.seed}" if seed_given else ""
+    return config.name + seed + (f"_{extension}" if extension else "")
+
+
+def check_free(path: Path, config: Config, overwrite: bool) -> None:
+    """Raise RunFolderError where a new run of `config` must not write; touch nothing."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise RunFolderError(f"{path}: a file is in the way of the run folder")
+    content = [p.name for p in path.iterdir()]
+    if content and CONFIG not in content:
+        raise RunFolderError(
+            f"{path}: holds files but no run; give another place with --out or --folder-ext"
+        )
+    if content and not overwrite:
+        same = _config_text(path) == configuration.dump(config)
+        whose = "this config" if same else "another config"
+        raise RunFolderError(
+            f"{path}: already holds a run of {whose}; --overwrite replaces it, --folder-ext X "
+            f"starts a folder of its own"
+            + (", --no-train samples from its model" if same and WEIGHTS in content else "")
+        )
+
+
+def create(path: Path, config: Config) -> RunFolder:
+    """An empty run folder with its config. The files of an earlier run are removed, others stay."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (path / name).unlink(missing_ok=True)
+    with replacing(path / CONFIG) as partial:
+        partial.write_text(configuration.dump(config), encoding="utf-8")
+    return RunFolder(path)
+
+
+def open_existing(path: Path, needs: tuple[str, ...] = ()) -> tuple[RunFolder, Config]:
+    """A run folder and its config.
+
+    Raises
+    ------
+    RunFolderError : no run folder, or it lacks one of the files in `needs`.
+    """
+    if not (path / CONFIG).is_file():
+        raise RunFolderError(f"{path}: not a run folder (no {CONFIG} in it)")
+    missing = [name for name in needs if not (path / name).is_file()]
+    if missing:
+        raise RunFolderError(
+            f"{path}: lacks {', '.join(missing)}; the run did not finish: start it again with "
+            f"--overwrite"
+        )
+    return RunFolder(path), configuration.load(str(path / CONFIG))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; on success it is flushed to disk and takes its place."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path}: not readable as JSON ({error})") from error
+    return values
+
+
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """An .npz file."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file. No pickle in it is ever opened."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except Exception as error:  # a damaged zip can raise nearly anything
+        raise RunFolderError(f"{path}: truncated or damaged ({error})") from error
+
+
+def write_rows(path: Path, names: list[str], rows: list[dict[str, Any]]) -> None:
+    """A CSV file; keys that a row lacks are left empty."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a CSV file of numbers; empty cells are left out."""
+    with path.open(newline="", encoding="utf-8") as file:
+        try:
+            return [
+                {name: float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+        except (ValueError, TypeError) as error:
+            raise RunFolderError(f"{path}: not a table of numbers ({error})") from error
+
+
+def _config_text(path: Path) -> str | None:
+    """The folder's config as `dump` writes it today; None when it cannot be read."""
+    try:
+        values = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        return configuration.dump(configuration.validate(values, source=str(path)))
+    except (ConfigError, yaml.YAMLError, OSError, UnicodeDecodeError):
+        return None

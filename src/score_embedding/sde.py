@@ -1,0 +1,74 @@
+"""The forward SDE: the one place that knows drift, diffusion and noise level.
+
+dx = f(x, t) dt + g(t) dW,  t in [0, 1]   (Song et al. 2021, eq. 5).
+
+Solver, embedding, loss and sampler all take the same object, so that a change of SDE is a change
+of this file only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Time = float | Tensor
+
+
+def _tensor(t: Time) -> Tensor:
+    return t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class VarianceExploding:
+    """The SDE of the paper: f = 0 and g(t) = sigma^t.
+
+    Times may be floats or tensors of any shape; results are tensors of that shape, of the tensor's
+    dtype and device (float64 on the CPU for floats).
+
+    Parameters
+    ----------
+    sigma : base of the diffusion coefficient, > 0; at 1 the process is a standard Brownian motion.
+
+    Raises
+    ------
+    ValueError : sigma is not a positive finite number.
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not (self.sigma > 0 and math.isfinite(self.sigma)):
+            raise ValueError(f"sigma must be a positive finite number, got {self.sigma!r}")
+
+    def f(self, x: Tensor, t: Time) -> Tensor:  # noqa: ARG002 - a drift depends on x and t
+        """Drift f(x, t), shape of x: zero everywhere."""
+        return torch.zeros_like(x)
+
+    def g(self, t: Time) -> Tensor:
+        """Diffusion coefficient g(t) = sigma^t."""
+        return torch.exp(math.log(self.sigma) * _tensor(t))
+
+    def integral_g2(self, a: Time, b: Time) -> Tensor:
+        """Integral of g^2 from a to b: (sigma^(2b) - sigma^(2a)) / (2 ln sigma).
+
+        Written with expm1, so that neither sigma near 1 nor b near a loses digits.
+        """
+        a, b = _tensor(a), _tensor(b)
+        k = 2 * math.log(self.sigma)
+        span = b - a
+        if k == 0:
+            return span
+        return torch.exp(k * a) * torch.expm1(k * span) / k
+
+    def std(self, t: Time) -> Tensor:
+        """Standard deviation of x(t) given x(0): sqrt((sigma^(2t) - 1) / (2 ln sigma))."""
+        t = _tensor(t)
+        return torch.sqrt(self.integral_g2(torch.zeros_like(t), t))
+
+    @property
+    def prior_std(self) -> float:
+        """std(1): the width of the distribution that sampling should start from."""
+        return float(self.std(1.0))

@@ -1,0 +1,179 @@
+import math
+import time
+
+import pytest
+import torch
+
+from score_embedding.config import Diffusion, Misc
+from score_embedding.density import log_density
+from score_embedding.embedding import embed
+from score_embedding.fokker_planck import score, solve
+from score_embedding.methods.score_embedding import Batch, draw_batch, loss, precompute, time_grid
+from score_embedding.sde import VarianceExploding
+
+EPS = 1e-3
+
+
+def loss_by_loops(x, t, z, sigma, score_of_pixel):
+    """score_of_pixel(value, time) is the same for all pixels."""
+    total = 0.0
+    for image, time_, noise in zip(x.tolist(), t.tolist(), z.tolist(), strict=True):
+        g = sigma**time_
+        lam = math.sqrt((sigma ** (2 * time_) - 1) / (2 * math.log(sigma)))
+        for channel, channel_noise in zip(image, noise, strict=True):
+            for row, row_noise in zip(channel, channel_noise, strict=True):
+                for value, n in zip(row, row_noise, strict=True):
+                    s = score_of_pixel(value + lam * n, time_)
+                    total += (s * lam + n) ** 2 / (2 * g**2)
+    return total / len(x)
+
+
+@pytest.mark.parametrize("sigma", [2.0, 5.0])
+@pytest.mark.parametrize("shape", [(1, 1, 3, 3), (4, 3, 5, 2)])
+def test_the_loss_is_the_sum_by_hand(sigma, shape, generator):
+    x = torch.rand(shape, generator=generator, dtype=torch.float64)
+    z = torch.randn(shape, generator=generator, dtype=torch.float64)
+    t = torch.rand(len(x), generator=generator, dtype=torch.float64)
+    batch = Batch(x, t, torch.zeros(len(x), dtype=torch.long))
+
+    def s(x, t):
+        return torch.sin(x) * (1 + t[:, None, None, None])
+
+    value = loss(s, VarianceExploding(sigma), batch, z)
+    expected = loss_by_loops(x, t, z, sigma, lambda v, time_: math.sin(v) * (1 + time_))
+    assert value.shape == ()
+    assert float(value) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_score_of_the_noise_itself_has_no_loss(generator):
+    x = torch.rand(3, 1, 4, 4, generator=generator, dtype=torch.float64)
+    z = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    sde = VarianceExploding(5.0)
+    batch = Batch(x, torch.tensor([0.1, 0.5, 1.0]).double(), torch.zeros(3, dtype=torch.long))
+
+    def denoising_score(x_t, t):
+        return -(x_t - x) / sde.std(t)[:, None, None, None] ** 2
+
+    assert float(loss(denoising_score, sde, batch, z)) < 1e-20
+    assert float(loss(lambda x, _: torch.zeros_like(x), sde, batch, z)) > 0.1
+
+
+def test_the_gradient_of_the_loss_is_its_difference_quotient(generator):
+    x = torch.rand(2, 1, 3, 3, generator=generator, dtype=torch.float64)
+    z = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    batch = Batch(x, torch.tensor([0.2, 0.9]).double(), torch.zeros(2, dtype=torch.long))
+    weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def value(w):
+        return loss(lambda x, _: w * x, VarianceExploding(2.0), batch, z)
+
+    value(weight).backward()
+    quotient = (value(0.3 + 1e-5) - value(0.3 - 1e-5)) / 2e-5
+    assert float(weight.grad) == pytest.approx(float(quotient), rel=1e-7)
+
+
+@pytest.mark.parametrize("N", [1, 2, 20])
+def test_the_time_grid_is_even_from_eps_to_one(N):
+    times = time_grid(N, EPS)
+    expected = [EPS + (1 - EPS) * n / max(N - 1, 1) for n in range(N)]
+    assert times.dtype == torch.float64
+    assert times.tolist() == pytest.approx(expected, abs=1e-15)
+
+
+def labelled_states(n, N):
+    """embedded[i, k] is filled with 100 i + k, so that a state tells where it is from."""
+    labels = 100 * torch.arange(n)[:, None] + torch.arange(N)
+    return labels[:, :, None, None, None].expand(n, N, 3, 4, 5).to(torch.float32)
+
+
+@pytest.mark.parametrize("N", [1, 5, 20])
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 20, 21, 47])
+def test_a_batch_holds_states_in_order_at_times_of_their_intervals(N, batch_size, generator):
+    dt = 1 / N
+    sets = math.ceil(batch_size / N)
+    for index in (0, 2):
+        batch = draw_batch(labelled_states(3, N), index, batch_size, EPS, generator)
+        assert batch.x.shape == (batch_size, 3, 4, 5)
+        assert batch.t.shape == (batch_size,)
+        assert batch.index.tolist() == [index] * batch_size
+        k = (batch.x[:, 0, 0, 0] - 100 * index).long()
+        assert (batch.x == (100 * index + k)[:, None, None, None]).all()
+        earliest = EPS + k * (1 - dt / 2 - EPS) / N - EPS * dt / 2
+        assert (batch.t >= earliest - 1e-6).all()
+        assert (batch.t <= earliest + dt / 2 + 1e-6).all()
+        assert (batch.t > 0).all()
+        assert (batch.t < 1).all()
+        assert int((k.diff() <= 0).sum()) <= sets - 1
+        assert int(k.bincount().max()) <= sets
+
+
+def test_a_batch_of_whole_sets_holds_every_state(generator):
+    batch = draw_batch(labelled_states(1, 6), 0, 18, EPS, generator)
+    assert batch.x[:, 0, 0, 0].tolist() == 3 * [0, 1, 2, 3, 4, 5]
+
+
+def test_every_state_is_drawn_equally_often_and_times_are_uniform(generator):
+    N, draws = 5, 2000
+    embedded = labelled_states(1, N)
+    counts, shares = torch.zeros(N), []
+    for _ in range(draws):
+        batch = draw_batch(embedded, 0, 3, EPS, generator)
+        k = batch.x[:, 0, 0, 0].long()
+        counts += k.bincount(minlength=N)
+        earliest = EPS + k * (1 - 0.1 - EPS) / N - EPS * 0.1
+        shares.append((batch.t - earliest) / 0.1)
+    share = torch.cat(shares)
+    torch.testing.assert_close(counts / (3 * draws), torch.full((N,), 0.2), rtol=0, atol=0.02)
+    assert float(share.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(share.std()) == pytest.approx(math.sqrt(1 / 12), abs=0.02)
+
+
+def test_a_batch_is_determined_by_the_generator():
+    embedded = labelled_states(2, 5)
+    first, second, other = (
+        draw_batch(embedded, 1, 7, EPS, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
+    )
+    assert torch.equal(first.x, second.x)
+    assert torch.equal(first.t, second.t)
+    assert not torch.equal(first.t, other.t)
+
+
+@pytest.mark.parametrize(
+    "diffusion",
+    [
+        Diffusion(num_timesteps=4),
+        Diffusion(num_timesteps=4, sigma=2.0, dh=2.0, boundary="zero", density="binned"),
+        Diffusion(num_timesteps=30, sigma=2.0, scheme="implicit", solve_tolerance=1e-6),
+    ],
+    ids=["default", "binned", "implicit"],
+)
+def test_precompute_is_the_chain_of_its_stages(diffusion, photographs):
+    images = photographs(8, 10, n=2).to(torch.float32)
+    N, sde = diffusion.num_timesteps, VarianceExploding(diffusion.sigma)
+    started = time.perf_counter()
+    known = precompute(images, diffusion, Misc())
+    elapsed = time.perf_counter() - started
+
+    times = torch.linspace(EPS, 1, N, dtype=torch.float64)
+    assert torch.equal(known.times, times)
+    m0 = log_density(images, diffusion.density)
+    tolerance = diffusion.solve_tolerance
+    m = solve(m0, sde, times, diffusion.scheme, diffusion.dh, tolerance).log_density
+    scores = score(m, diffusion.dh, diffusion.boundary)
+    assert torch.equal(known.log_density, m)
+    assert torch.equal(known.scores, scores)
+    assert torch.equal(known.embedded, embed(images, scores, sde, times).to(torch.float32))
+    assert torch.equal(known.embedded[:, 0], images)
+    assert known.embedded.shape == known.scores.shape == (2, N, 3, 8, 10)
+    assert (known.scores.dtype, known.embedded.dtype) == (torch.float64, torch.float32)
+    assert (known.diagnostics.scheme, known.diagnostics.dh) == (diffusion.scheme, diffusion.dh)
+    assert list(known.seconds) == ["density", "solve", "embedding"]
+    assert all(seconds > 0 for seconds in known.seconds.values())
+    assert known.diagnostics.seconds <= known.seconds["solve"]
+    assert sum(known.seconds.values()) <= elapsed
+
+
+def test_a_constant_image_runs_through_with_score_zero():
+    known = precompute(torch.full((1, 3, 8, 8), 0.5), Diffusion(num_timesteps=3), Misc())
+    assert float(known.scores.abs().max()) < 1e-12
+    assert (known.embedded == 0.5).all()
