@@ -29,7 +29,7 @@ def write_scores(folder: RunFolder, images: Tensor, precomputed: Precomputed) ->
         "embedded": _numpy(precomputed.embedded),
         "diagnostics": np.array(json.dumps(dataclasses.asdict(precomputed.diagnostics))),
     }
-    run_folder.write_arrays(folder / run_folder.SCORES, **arrays)
+    run_folder.write_arrays(folder / run_folder.SCORES, arrays)
     with run_folder.replacing(folder / run_folder.SCORES_PICTURE) as partial:
         figures.save(figures.score_fields(arrays), partial)
 
@@ -54,7 +54,7 @@ def write_samples(
         "images": _numpy(images),
         "description": np.array(json.dumps(description)),
     }
-    run_folder.write_arrays(folder / run_folder.SAMPLES, **arrays)
+    run_folder.write_arrays(folder / run_folder.SAMPLES, arrays)
     with run_folder.replacing(folder / run_folder.SAMPLE_PICTURE) as partial:
         figures.save(figures.samples(arrays), partial)
     return values
@@ -71,7 +71,7 @@ def write_divergence(folder: RunFolder, network: ScoreNetwork, error: LossNotFin
     weights = {f"weights/{name}": _numpy(w) for name, w in network.state_dict().items()}
     batch = {"x": error.batch.x, "t": error.batch.t, "index": error.batch.index, "z": error.z}
     arrays = {name: _numpy(tensor) for name, tensor in batch.items()}
-    run_folder.write_arrays(folder / run_folder.DUMP, **arrays, **weights)
+    run_folder.write_arrays(folder / run_folder.DUMP, {**arrays, **weights})
 
 
 def _numpy(x: Tensor) -> np.ndarray:

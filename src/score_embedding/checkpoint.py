@@ -6,7 +6,8 @@ import hashlib
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from score_embedding import run_folder
 from score_embedding.errors import CheckpointError, RunFolderError
@@ -18,7 +19,7 @@ def save(folder: RunFolder, network: ScoreNetwork, step: int, training_seconds: 
     """Write the weights, then the state that names their SHA-256."""
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     with run_folder.replacing(folder / WEIGHTS) as partial:
-        save_file(weights, partial)
+        partial.write_bytes(to_bytes(weights))
     state = {
         "step": step,
         "training_seconds": training_seconds,

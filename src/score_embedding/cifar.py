@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,14 @@ def _batch(source: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
             with tarfile.open(source) as archive:
                 member = archive.extractfile(f"{FOLDER}/{name}")
                 content = member.read() if member else b""
-    except (OSError, KeyError, EOFError, tarfile.TarError) as error:
+    except (OSError, KeyError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{where}: not readable as a batch of CIFAR-10 ({error})") from error
     batch = pickles.read(content, where, encoding="bytes")
     try:
         images = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
         labels = np.asarray(batch[b"labels"])
-    except (KeyError, TypeError, ValueError) as error:
+        if labels.shape != (len(images),):
+            raise ValueError(f"{len(images)} images, labels of shape {labels.shape}")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{where}: not a batch of CIFAR-10 ({error!r})") from error
     return images.transpose(0, 2, 3, 1), labels

@@ -59,7 +59,7 @@ class DataLoader(Section):
     num_images: Count | None = None  # None: all of a folder or list of files, else one
     image_size: Annotated[tuple[Count, Count], BeforeValidator(_height_width)] = (32, 32)
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # which images; training.seed is the run's
-    channels: Literal[1, 3] = 3
+    channels: Annotated[Literal[1, 3], BeforeValidator(_number)] = 3
     batch_size: Count = 20
     rotate_augment: bool = False
     # ours

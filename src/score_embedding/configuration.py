@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from importlib import resources
 from pathlib import Path
@@ -25,7 +26,7 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> Config:
     path = find(name_or_path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no UTF-8, no such date
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a mapping of sections, such as data_loader:")
@@ -69,8 +70,9 @@ def bundled() -> dict[str, Path]:
 def find(name_or_path: str) -> Path:
     """An existing file, else the bundled config of that name (with or without .yml)."""
     path = Path(name_or_path)
-    if path.is_file():
-        return path
+    with contextlib.suppress(OSError):  # a name too long for the file system, for one
+        if path.is_file():
+            return path
     names = bundled()
     stem = name_or_path.removesuffix(".yml").removesuffix(".yaml")
     if stem in names:
@@ -92,7 +94,7 @@ def _override(values: dict[Any, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {section} is not a section")
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
 
 

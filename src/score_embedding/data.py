@@ -45,7 +45,7 @@ def load_images(
     Returns
     -------
     images : float32 (n, channels, h, w), each image scaled so that its smallest value is 0 and its
-        largest 1; a constant image keeps its value.
+        largest 1; a constant image keeps its value, cut to [0, 1].
 
     Raises
     ------
@@ -182,6 +182,9 @@ def _read(path: Path) -> NDArray[Any]:
     try:
         with Image.open(path) as opened:
             picture = ImageOps.exif_transpose(opened)
+            transparent = _transparent_grey(picture)
+            if transparent is not None:
+                return transparent
             if picture.mode in ("P", "PA", "LA") or "transparency" in picture.info:
                 picture = picture.convert("RGBA")
             elif picture.mode == "1":
@@ -197,6 +200,16 @@ def _read(path: Path) -> NDArray[Any]:
         raise DataError(f"{path}: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(f"{path}: truncated or damaged ({error})") from None
+
+
+def _transparent_grey(picture: Image.Image) -> NDArray[Any] | None:
+    """16-bit grey with a colour declared transparent, which turns white: Pillow's own conversion
+    would cut the other values off at 255. None for all other pictures."""
+    transparent = picture.info.get("transparency")
+    if not picture.mode.startswith("I") or not isinstance(transparent, int):
+        return None
+    pixels = np.array(picture)
+    return np.where(pixels == transparent, np.asarray(65535, pixels.dtype), pixels)
 
 
 def _prepare(pixels: NDArray[Any], name: str, size: tuple[int, int], channels: int) -> Tensor:

@@ -109,7 +109,7 @@ def build(
 ) -> ScoreNetwork:
     """A network with weights drawn from `seed`; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
         network = ScoreNetwork(model, size, num_images, timestep_multiplier)
     layout = memory_format(model.ch, device)
     on_device: ScoreNetwork = network.to(device).to(memory_format=layout)  # type: ignore[call-overload]

@@ -1,0 +1,125 @@
+"""What the benchmarks share: photographs, paired timing, the description of the machine, results.
+
+Two things compared are timed in turns within one process (A B A B ...), and their ratio is taken
+turn by turn, so that other work on the machine burdens both alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import scipy
+import skimage.data
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+RESULTS = Path(__file__).parent / "results"
+PHOTOGRAPHS = (
+    *("astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field"),
+    *("immunohistochemistry", "camera", "moon", "brick", "grass", "gravel"),
+)
+
+
+def photographs(size: int) -> Tensor:
+    """scikit-image's photographs, cropped to a square: float64 (n, 3, size, size) in [0, 1]."""
+    return torch.cat([_photograph(name, size) for name in PHOTOGRAPHS])
+
+
+def _photograph(name: str, size: int) -> Tensor:
+    pixels = np.atleast_3d(getattr(skimage.data, name)())
+    h, w, _ = pixels.shape
+    side = min(h, w)
+    top, left = (h - side) // 2, (w - side) // 2
+    square = torch.from_numpy(pixels[top : top + side, left : left + side].copy())
+    image = square.permute(2, 0, 1)[None].to(torch.float64) / 255
+    image = interpolate(image, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    return image.expand(1, 3, size, size)
+
+
+def in_turns(
+    functions: dict[str, Callable[[], Any]], rounds: int, calls: dict[str, int] | None = None
+) -> dict[str, list[float]]:
+    """Seconds per call of each function in each round, after one call that is not counted.
+
+    `calls`: how many calls of a function, for short ones, make one measurement.
+    """
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            repeats = (calls or {}).get(name, 1)
+            started = time.perf_counter()
+            for _ in range(repeats):
+                function()
+            seconds[name].append((time.perf_counter() - started) / repeats)
+    return seconds
+
+
+def ratios(numerator: list[float], denominator: list[float]) -> list[float]:
+    """Round by round."""
+    return [a / b for a, b in zip(numerator, denominator, strict=True)]
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def environment() -> dict[str, Any]:
+    """Taken before the timing: a load near or above the number of cores makes times meaningless."""
+    return {
+        "cpu": _cpu_model(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def write(name: str, rows: list[dict[str, Any]], environment: dict[str, Any]) -> None:
+    """results/<name>.json and, with the same rows as a table, results/<name>.md."""
+    RESULTS.mkdir(exist_ok=True)
+    document = json.dumps({"environment": environment, "rows": rows}, indent=2)
+    (RESULTS / f"{name}.json").write_text(document + "\n", encoding="utf-8")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [f"# {name}", "", ", ".join(f"{k} {v}" for k, v in environment.items()), ""]
+    lines += [_table_line(columns), _table_line(["---"] * len(columns))]
+    lines += [_table_line([_cell(row.get(column)) for column in columns]) for row in rows]
+    table = "\n".join(lines) + "\n"
+    (RESULTS / f"{name}.md").write_text(table, encoding="utf-8")
+    print(table)
+
+
+def _table_line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else _rounded(value)
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.0f}" if isinstance(value, float) else str(value)

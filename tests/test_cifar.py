@@ -1,0 +1,290 @@
+import contextlib
+import hashlib
+import http.server
+import pickle
+import shutil
+import socket
+import struct
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+
+from score_embedding import cifar
+from score_embedding.config import DataLoader
+from score_embedding.data import load_dataset
+from score_embedding.errors import DataError
+
+BATCHES = [f"data_batch_{i}" for i in (1, 2, 3, 4, 5)]
+LABELS = [[5, 0, 5], [1, 5, 9, 5], [0, 2], [5, 5, 5], [3, 5]]  # 8 dogs in 5 batches
+
+
+def python2_str(content):
+    if len(content) < 256:
+        return b"U" + bytes([len(content)]) + content
+    return b"T" + struct.pack("<i", len(content)) + content
+
+
+def python2_batch(data, labels):
+    """What Python 2's cPickle wrote, opcode by opcode: keys and pixels are its byte strings."""
+    dtype = b"cnumpy\ndtype\n" + python2_str(b"u1") + b"K\x00K\x01\x87R"
+    dtype += (
+        b"(K\x03" + python2_str(b"|") + b"NNN" + 2 * (b"J" + struct.pack("<i", -1)) + b"K\x00tb"
+    )
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
+    array += python2_str(b"b") + b"\x87R"
+    shape = b"".join(b"M" + struct.pack("<H", n) for n in data.shape) + b"\x86"
+    array += b"(K\x01" + shape + dtype + b"\x89" + python2_str(data.tobytes()) + b"tb"
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    entries = python2_str(b"batch_label") + python2_str(b"training batch")
+    entries += python2_str(b"labels") + numbers + python2_str(b"data") + array
+    return b"\x80\x02}(" + entries + b"u."
+
+
+def pixels():
+    rng = np.random.default_rng(3)
+    return [rng.integers(0, 256, (len(labels), 3072), dtype=np.uint8) for labels in LABELS]
+
+
+def expected_dogs():
+    """By the documented layout: 1024 red, then green, then blue values, each row by row."""
+    found = []
+    for data, labels in zip(pixels(), LABELS, strict=True):
+        for row, label in zip(data, labels, strict=True):
+            if label == 5:
+                planes = [row[:1024], row[1024:2048], row[2048:]]
+                found.append(np.dstack([plane.reshape(32, 32) for plane in planes]))
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "here" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name, data, labels in zip(BATCHES, pixels(), LABELS, strict=True):
+        (folder / name).write_bytes(python2_batch(data, labels))
+    return folder
+
+
+@pytest.fixture
+def archive(folder):
+    path = folder.parent.parent / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(folder, "cifar-10-batches-py")
+    return path
+
+
+def sha256(path):
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def server(archive):
+    """A web server over the archive's folder: its address, and the paths asked for so far."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=archive.parent)
+
+        def log_message(self, *_):
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}", asked
+        httpd.shutdown()
+        thread.join()
+
+
+def test_the_batches_of_this_test_are_what_python_reads(folder):
+    content = pickle.loads((folder / "data_batch_1").read_bytes(), encoding="bytes")
+    assert content[b"labels"] == LABELS[0]
+    assert np.array_equal(content[b"data"], pixels()[0])
+
+
+def test_a_download_is_kept_and_not_repeated(server, archive, tmp_path):
+    url, asked = server
+    for _ in range(2):
+        path = cifar.fetch(tmp_path / "cache", f"{url}/{archive.name}", sha256(archive))
+        assert path == tmp_path / "cache" / "cifar-10-python.tar.gz"
+        assert path.read_bytes() == archive.read_bytes()
+    assert len(asked) == 1
+    assert cifar.find([tmp_path / "cache"]) == path
+    assert len(cifar.dogs(path, 8, 0)) == 8
+
+
+def test_a_damaged_copy_is_downloaded_again(server, archive, tmp_path):
+    url, asked = server
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / archive.name).write_bytes(archive.read_bytes()[:1000])
+    path = cifar.fetch(tmp_path / "cache", f"{url}/{archive.name}", sha256(archive))
+    assert path.read_bytes() == archive.read_bytes()
+    assert len(asked) == 1
+
+
+def test_a_download_with_a_wrong_hash_is_refused_and_not_kept(server, archive, tmp_path):
+    url, _ = server
+    with pytest.raises(DataError, match="hash"):
+        cifar.fetch(tmp_path / "cache", f"{url}/{archive.name}", "sha256:" + 64 * "0")
+    assert [p for p in tmp_path.glob("cache/**/*") if p.is_file()] == []
+
+
+def test_a_server_without_the_archive_is_an_error_with_the_remedy(server, tmp_path):
+    with pytest.raises(DataError, match="404"):
+        cifar.fetch(tmp_path / "cache", f"{server[0]}/elsewhere.tar.gz", "sha256:" + 64 * "0")
+
+
+def test_no_network_is_an_error_with_the_remedy(tmp_path):
+    with contextlib.closing(socket.socket()) as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/cifar-10-python.tar.gz"
+        with pytest.raises(DataError) as caught:
+            cifar.fetch(tmp_path / "cache", url)
+    told = [url, str(tmp_path / "cache"), "cifar-10-python.tar.gz", "--set data_loader.path="]
+    assert [part for part in told if part not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("seed", [0, 9, 56])
+@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_dogs_are_the_draw_of_numpys_random_state_in_file_order(kind, n, seed, request):
+    dogs = cifar.dogs(request.getfixturevalue(kind), n, seed)
+    everyone = expected_dogs()
+    chosen = np.random.RandomState(seed).choice(len(everyone), n, replace=False)
+    assert len(dogs) == n
+    for dog, i in zip(dogs, chosen, strict=True):
+        assert (dog.dtype, dog.shape) == (np.uint8, (32, 32, 3))
+        assert np.array_equal(dog, everyone[i])
+
+
+def test_an_uncompressed_archive_is_read(folder, tmp_path):
+    path = tmp_path / "cifar.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(folder, "cifar-10-batches-py")
+    assert cifar.find([path]) == path
+    assert np.array_equal(cifar.dogs(path, 8, 1), cifar.dogs(folder, 8, 1))
+
+
+def test_batches_pickled_by_python_3_are_read_alike(folder):
+    before = cifar.dogs(folder, 8, 1)
+    for name, data, labels in zip(BATCHES, pixels(), LABELS, strict=True):
+        (folder / name).write_bytes(pickle.dumps({b"data": data, b"labels": labels}, protocol=2))
+    assert np.array_equal(cifar.dogs(folder, 8, 1), before)
+
+
+def test_the_data_is_found_itself_or_in_a_parent(folder, archive):
+    assert cifar.find([folder]) == folder
+    assert cifar.find([folder.parent]) == folder
+    assert cifar.find([archive]) == archive
+    assert cifar.find([archive.parent]) == archive
+    assert cifar.find([archive.parent / "nowhere", folder.parent, archive]) == folder
+
+
+def test_nothing_is_found_where_nothing_is(tmp_path):
+    (tmp_path / "notes.txt").write_text("no data")
+    assert cifar.find([tmp_path, tmp_path / "nowhere", tmp_path / "notes.txt"]) is None
+    assert cifar.find([]) is None
+
+
+def test_too_few_dogs_are_counted(folder):
+    with pytest.raises(DataError, match="8 dogs, 9 asked for"):
+        cifar.dogs(folder, 9, 0)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_a_missing_batch_is_named(kind, name, folder, tmp_path):
+    (folder / name).unlink()
+    source = folder
+    if kind == "archive":
+        source = tmp_path / "short.tar.gz"
+        with tarfile.open(source, "w:gz") as tar:
+            tar.add(folder, "cifar-10-batches-py")
+    with pytest.raises(DataError, match=name):
+        cifar.dogs(source, 1, 0)
+
+
+ROWS = np.zeros((6, 3072), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        [],
+        None,
+        3,
+        ROWS,
+        {b"data": ROWS},
+        {b"labels": [5] * 6},
+        {"data": ROWS, "labels": [5] * 6},
+        {b"data": ROWS[:, :5], b"labels": [5] * 6},
+        {b"data": b"pixels", b"labels": [5] * 6},
+        {b"data": ROWS, b"labels": [5]},
+        {b"data": ROWS, b"labels": [1] * 7},
+        {b"data": ROWS, b"labels": 5},
+        {b"data": ROWS, b"labels": None},
+        {b"data": ROWS, b"labels": [[5], [5, 6]]},
+        {b"data": ROWS, b"labels": np.full((6, 1), 5)},
+    ],
+    ids=[
+        *("dict", "list", "none", "number", "array", "no labels", "no data", "text keys"),
+        *("short rows", "bytes", "few labels", "many labels", "one label", "labels none"),
+        *("ragged labels", "labels in a column"),
+    ],
+)
+def test_a_pickle_that_is_no_batch_is_named(content, folder):
+    # protocol 2: what numpy writes for protocol 5 is tested in test_pickles.py
+    (folder / "data_batch_3").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(DataError, match="data_batch_3"):
+        cifar.dogs(folder, 1, 0)
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_a_truncated_batch_is_named(share, folder):
+    content = (folder / "data_batch_2").read_bytes()
+    (folder / "data_batch_2").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match="data_batch_2"):
+        cifar.dogs(folder, 1, 0)
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_archive_is_named(share, archive):
+    content = archive.read_bytes()
+    archive.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match=archive.name):
+        cifar.dogs(archive, 1, 0)
+
+
+def test_a_damaged_archive_raises_nothing_but_its_own_error(archive):
+    content, rng = archive.read_bytes(), np.random.default_rng(0)
+    for position in rng.integers(0, len(content), 60):
+        for damage in (b"\x00\x00\x00\x00", b"\xff\xff\xff\xff"):
+            archive.write_bytes(content[:position] + damage + content[position + 4 :])
+            with contextlib.suppress(DataError):
+                cifar.dogs(archive, 1, 0)
+
+
+def test_a_run_reads_its_dogs_from_the_path_of_the_config(folder):
+    options = DataLoader(dataset="cifar", path=str(folder.parent), num_images=3, seed=9)
+    images = load_dataset(options)
+    for image, dog in zip(images, cifar.dogs(folder, 3, 9), strict=True):
+        scaled = (dog - float(dog.min())) / (float(dog.max()) - float(dog.min()))
+        assert np.allclose(image.permute(1, 2, 0), scaled, atol=1e-6)
+
+
+def test_a_run_finds_the_archive_in_the_data_folder(archive, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("SCORE_EMBEDDING_DATA", str(archive.parent))
+    assert load_dataset(DataLoader(dataset="cifar")).shape == (1, 3, 32, 32)
+
+
+def test_a_path_without_cifar_is_an_error_and_not_a_download(folder, tmp_path):
+    shutil.rmtree(folder)
+    with pytest.raises(DataError, match=r"data_loader\.path") as caught:
+        load_dataset(DataLoader(dataset="cifar", path=str(tmp_path / "here")))
+    assert str(tmp_path / "here") in str(caught.value)
