@@ -104,6 +104,21 @@ def test_the_target_ends_training_early(embedded):
     assert history.step == 2
 
 
+def test_bfloat16_trains_to_nearly_the_same_weights_and_keeps_them_in_float32(embedded):
+    config, low = tiny_config(lr=1e-4), tiny_config(lr=1e-4, precision="bfloat16")
+    full, half = network_for(config), network_for(low)
+    losses = train(full, embedded, config, 0.0), train(half, embedded, low, 0.0)
+    assert losses[0].rows[-1]["loss"] != losses[1].rows[-1]["loss"]
+    assert losses[0].rows[-1]["loss"] == pytest.approx(losses[1].rows[-1]["loss"], rel=0.03)
+    assert all(parameter.dtype == torch.float32 for parameter in half.parameters())
+
+
+def test_compile_on_the_cpu_is_said_to_be_left_off(embedded, caplog):
+    config = tiny_config(epochs=1, compile=True)
+    train(network_for(config), embedded, config, 0.0)
+    assert "training.compile" in caplog.text
+
+
 def test_clipping_bounds_the_gradient(embedded):
     config = tiny_config(epochs=1, grad_clip=1e-3)
     network = network_for(config)

@@ -102,7 +102,7 @@ class Training(Section):
     # ours
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # weights, noise and samples
     target_ssim: ShareOrOff = None  # with --profile: stop when the min-max SSIM reaches it
-    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast, on CUDA only
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
     compile: bool = False
 
 

@@ -15,6 +15,7 @@ from scipy.ndimage import median_filter
 
 Arrays = dict[str, NDArray[Any]]
 
+DPI = 160
 IMAGES_SHOWN = 4  # rows of a figure, at most
 TIMES_SHOWN = 6
 _STYLE: Any = {
@@ -30,9 +31,9 @@ _STYLE: Any = {
 _BLUE, _ORANGE, _GREY = "#2066a8", "#d1700d", "#8a8a8a"
 
 
-def save(figure: Figure, target: Path | BinaryIO, dpi: int = 160) -> None:
-    """Write a figure as PNG."""
-    figure.savefig(target, format="png", dpi=dpi, facecolor="white")
+def save(figure: Figure, target: Path | BinaryIO) -> None:
+    """Write a figure as PNG, DPI pixels an inch."""
+    figure.savefig(target, format="png", dpi=DPI, facecolor="white")
 
 
 def score_fields(arrays: Arrays) -> Figure:
@@ -41,20 +42,12 @@ def score_fields(arrays: Arrays) -> Figure:
     n = min(len(arrays["images"]), IMAGES_SHOWN)
     figure, axes = _grid(2 * n, 1 + len(shown))
     for i in range(n):
-        for row, (name, colours) in enumerate((("log_density", "viridis"), ("scores", "RdBu_r"))):
-            line = axes[2 * i + row]
-            if row == 0:
-                _image(line[0], arrays["images"][i], "image")
-            fields = arrays[name][i, shown].mean(axis=1)
-            for axis, k, field in zip(line[1:], shown, fields, strict=True):
-                bound = float(np.abs(field).max()) or 1.0
-                limits = (-bound, bound) if name == "scores" else (None, None)
-                axis.imshow(field, cmap=colours, vmin=limits[0], vmax=limits[1])
-                what = f"score, ±{bound:.2g}" if name == "scores" else f"log p, t = {times[k]:.2f}"
-                axis.set_title(what)
-                axis.set_axis_on()
-                axis.set_xticks([])
-                axis.set_yticks([])
+        _image(axes[2 * i][0], arrays["images"][i], "image")
+        for k, above, below in zip(shown, axes[2 * i][1:], axes[2 * i + 1][1:], strict=True):
+            m, score = (arrays[name][i, k].mean(axis=0) for name in ("log_density", "scores"))
+            bound = float(np.abs(score).max()) or 1.0
+            _field(above, m, f"log p\nt = {times[k]:.2f}", "viridis")
+            _field(below, score, f"score\n±{bound:.2g}", "RdBu_r", (-bound, bound))
     return figure
 
 
@@ -74,7 +67,7 @@ def samples(arrays: Arrays) -> Figure:
     """Ground truth, sample min-max scaled, sample clipped; one row an image."""
     n = min(len(arrays["images"]), IMAGES_SHOWN)
     description = json.loads(str(arrays["description"]))
-    figure, axes = _grid(n, 3, side=2.0)
+    figure, axes = _grid(n, 3, side=1.7)
     for i in range(n):
         x = arrays["samples"][i]
         _image(axes[i][0], arrays["images"][i], "ground truth")
@@ -142,7 +135,7 @@ def curves(rows: list[dict[str, float]]) -> Figure:
         axes[2][1].set_yscale("log")
         for row, label in enumerate(("loss (line: running median)", "SSIM", "MSE")):
             axes[row][0].set_ylabel(label)
-        axes[1][0].legend(loc="lower right")
+        axes[1][0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         axes[2][0].set_xlabel("step")
         axes[2][1].set_xlabel("training time, pre-computation included (s)")
     return figure
@@ -169,6 +162,17 @@ def _grid(rows: int, columns: int, side: float = 1.15) -> tuple[Figure, NDArray[
 def _image(axis: Axes, x: NDArray[Any], title: str) -> None:
     pixels = np.clip(x, 0, 1).transpose(1, 2, 0)
     axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1)
+    axis.set_title(title, fontsize=8)
+
+
+def _field(
+    axis: Axes,
+    values: NDArray[Any],
+    title: str,
+    colours: str,
+    limits: tuple[float | None, float | None] = (None, None),
+) -> None:
+    axis.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
     axis.set_title(title, fontsize=8)
 
 

@@ -27,6 +27,7 @@ _NEEDS = (
     run_folder.SAMPLES,
     run_folder.METRICS,
     run_folder.TIMING,
+    run_folder.STATE,
 )
 
 
@@ -43,6 +44,7 @@ class Picture:
     title: str
     caption: str
     png: bytes
+    inches: float  # width at which its text has the size of the report's
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def collect(folder: RunFolder, config: Config) -> Content:
     rows = run_folder.read_rows(folder / run_folder.METRICS)
     environment = run_folder.read_json(folder / run_folder.ENVIRONMENT)
     timing = run_folder.read_json(folder / run_folder.TIMING)
+    state = run_folder.read_json(folder / run_folder.STATE)
     description = json.loads(str(samples["description"]))
     diagnostics = json.loads(str(scores["diagnostics"]))
     how = figures.how_sampled(description)
@@ -81,8 +84,9 @@ def collect(folder: RunFolder, config: Config) -> Content:
         title=config.name,
         subtitle=(
             f"Score embedding, {n} image{'s' if n > 1 else ''} of {h} x {w} x "
-            f"{config.data_loader.channels} ({config.data_loader.dataset}), "
-            f"{len(rows)} steps on {environment['processor']}"
+            f"{config.data_loader.channels} ({config.data_loader.dataset}), U-Net of "
+            f"{state['parameters'] / 1e6:.1f} M parameters, {len(rows)} steps, seed "
+            f"{config.training.seed}, {environment['processor']}"
         ),
         tables=[
             _quality(description["metrics"], how),
@@ -190,7 +194,7 @@ def _environment(environment: dict[str, object]) -> Table:
 def _picture(title: str, caption: str, figure: Figure) -> Picture:
     buffer = io.BytesIO()
     figures.save(figure, buffer)
-    return Picture(title, caption, buffer.getvalue())
+    return Picture(title, caption, buffer.getvalue(), figure.get_figwidth())
 
 
 def _write_html(content: Content, path: Path) -> None:
@@ -228,7 +232,7 @@ def _line(pdf: FPDF, text: str, size: float, bold: bool = False, grey: bool = Fa
 
 
 def _pdf_picture(pdf: FPDF, picture: Picture) -> None:
-    width = pdf.epw
+    width = min(pdf.epw, picture.inches * 25.4)
     info = pdf.preload_image(io.BytesIO(picture.png))[2]
     height = width * info["h"] / info["w"]
     most = pdf.eph - 25
@@ -252,6 +256,8 @@ def _pdf_table(pdf: FPDF, table: Table) -> None:
         _line(pdf, table.note, size=8, grey=True)
     pdf.ln(1)
     pdf.set_font("DejaVu", "", 8)
+    pdf.set_draw_color(200)
+    pdf.set_line_width(0.1)
     has_header = any(table.header)
     with pdf.table(
         borders_layout="HORIZONTAL_LINES",

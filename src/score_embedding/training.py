@@ -137,19 +137,17 @@ def _evaluate(evaluate: Evaluate, network: ScoreNetwork, history: History) -> fl
 
 
 def _forward(network: ScoreNetwork, config: Config, device: torch.device) -> ScoreNetwork:
-    """The network as training calls it: compiled and under bfloat16 autocast where asked for.
+    """The network as training calls it: compiled, and under bfloat16 autocast, where asked for.
 
-    On the CPU both are left off: compiling cost more than a whole quickstart and gained nothing,
-    bfloat16 was slower than float32 (benchmarks/training_step.py).
+    Compiling is left off outside CUDA: on two CPU cores it took longer than a whole quickstart and
+    gained nothing. bfloat16 is a gain where the processor has it in hardware
+    (benchmarks/training_step.py has both).
     """
     forward = network
-    if device.type != "cuda":
-        if config.training.compile or config.training.precision == "bfloat16":
-            log.warning("compile and bfloat16 do not pay on %s; both are left off", device.type)
-        return forward
-    if config.training.compile:
+    if config.training.compile and device.type == "cuda":
         forward = torch.compile(forward)  # type: ignore[assignment]
+    elif config.training.compile:
+        log.warning("training.compile does not pay on %s and is left off", device.type)
     if config.training.precision == "bfloat16":
-        autocast = torch.autocast(device.type, dtype=torch.bfloat16)
-        forward = autocast(forward)
+        forward = torch.autocast(device.type, dtype=torch.bfloat16)(forward)
     return forward
