@@ -89,7 +89,7 @@ def test_a_terminal_shows_a_bar_and_leaves_none_behind(terminal):
     assert re.search(r"[━╸╺]{5}", text)
     assert re.search(r"\d+ %", text)
     assert "left" in text
-    assert terminal.getvalue().rstrip("\n").endswith(("\x1b[2K", "\x1b[?25h"))
+    assert terminal.getvalue().endswith("\r\x1b[2K\x1b[?25h\r")  # cleared, cursor back
 
 
 def test_nested_stages_share_a_display_and_the_inner_one_goes_first(terminal):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from score_embedding import figures, metrics, run_folder
 from score_embedding.config import Config
+from score_embedding.errors import DivergenceError
 from score_embedding.methods.score_embedding import Precomputed
 from score_embedding.network import ScoreNetwork
 from score_embedding.run_folder import RunFolder
@@ -66,12 +67,14 @@ def write_metrics(folder: RunFolder, history: History) -> None:
     run_folder.write_rows(folder / run_folder.METRICS, columns, history.rows)
 
 
-def write_divergence(folder: RunFolder, network: ScoreNetwork, error: LossNotFiniteError) -> None:
-    """divergence.npz: weights, batch and noise whose loss is not finite."""
-    weights = {f"weights/{name}": _numpy(w) for name, w in network.state_dict().items()}
-    batch = {"x": error.batch.x, "t": error.batch.t, "index": error.batch.index, "z": error.z}
-    arrays = {name: _numpy(tensor) for name, tensor in batch.items()}
-    run_folder.write_arrays(folder / run_folder.DUMP, {**arrays, **weights})
+def write_divergence(folder: RunFolder, network: ScoreNetwork, error: DivergenceError) -> None:
+    """divergence.npz: the weights and, for a loss that is not finite, its batch and noise."""
+    arrays = {f"weights/{name}": _numpy(w) for name, w in network.state_dict().items()}
+    if isinstance(error, LossNotFiniteError):
+        batch = error.batch
+        tensors = {"x": batch.x, "t": batch.t, "index": batch.index, "z": error.z}
+        arrays |= {name: _numpy(tensor) for name, tensor in tensors.items()}
+    run_folder.write_arrays(folder / run_folder.DUMP, arrays)
 
 
 def _numpy(x: Tensor) -> np.ndarray:

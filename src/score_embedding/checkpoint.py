@@ -38,8 +38,8 @@ def load(folder: RunFolder, network: ScoreNetwork) -> dict[str, Any]:
         The network is left as it was.
     """
     try:
-        state = run_folder.read_json(folder / STATE)
-        if state.get("sha256") != _sha256(folder):
+        state = run_folder.read_json(folder / STATE, "step", "sha256")
+        if state["sha256"] != _sha256(folder):
             raise CheckpointError(
                 f"{folder / WEIGHTS}: truncated or changed since it was written (its SHA-256 is "
                 f"not the one in {STATE}); nothing was loaded"

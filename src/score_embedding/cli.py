@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from score_embedding import progress
 from score_embedding.errors import ConfigError, RunFolderError, ScoreEmbeddingError
@@ -50,6 +49,13 @@ def main() -> None:
         sys.exit(141)
 
 
+class _ConsoleHandler(logging.Handler):
+    """Log lines through the console, so that they do not disturb a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _errors.print(record.getMessage(), markup=False, highlight=False)
+
+
 def _version(value: bool) -> None:
     if value:
         from score_embedding import __version__
@@ -66,11 +72,8 @@ def _common(
     ] = False,
 ) -> None:
     del debug, version  # read by main and by the callback
-    handler = RichHandler(
-        console=_errors, show_time=False, show_level=False, show_path=False, highlighter=None
-    )
     logger = logging.getLogger("score_embedding")
-    logger.handlers = [handler]
+    logger.handlers = [_ConsoleHandler()]
     logger.setLevel(logging.INFO)
     progress.show(_errors)
 
@@ -108,7 +111,8 @@ def run(
 
     selected = environment.select_device(device)
     if no_train:
-        pipeline.sample_again(path, selected, settings)
+        run_folder.check_same(path, settings)
+        pipeline.sample_again(path, selected, settings.sample, settings.training.seed)
     else:
         pipeline.run(settings, path, selected, profile, overwrite)
     typer.echo(f"report: {path / run_folder.HTML} and {run_folder.PDF} beside it")
@@ -130,6 +134,7 @@ def solve(
     from score_embedding import configuration, run_folder
 
     settings = configuration.for_images([str(path) for path in images], size, overrides or [])
+    run_folder.check_place(out)
     if (out / run_folder.CONFIG).exists():
         raise RunFolderError(f"{out}: a run folder; give another place with --out")
     if (out / run_folder.SCORES).exists() and not overwrite:
@@ -161,14 +166,14 @@ def sample(
     stray = [change for change in changes if not change.startswith("sample.")]
     if stray:
         raise ConfigError(f"--set {stray[0]}: only keys of the sample section can change here")
-    if seed is not None:
-        changes.append(f"training.seed={seed}")
-    run_folder.open_existing(folder)
+    _, trained = run_folder.open_existing(folder)
     settings = configuration.load(str(folder / run_folder.CONFIG), changes)
+    if seed is None:
+        seed = trained.training.seed
 
     from score_embedding import environment, pipeline
 
-    pipeline.sample_again(folder, environment.select_device(device), settings)
+    pipeline.sample_again(folder, environment.select_device(device), settings.sample, seed)
     typer.echo(f"samples: {folder / run_folder.SAMPLES} and {run_folder.SAMPLE_PICTURE} beside it")
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from score_embedding import progress
 from score_embedding.arrays import ArrayLike, to_tensor
 
 Method = Literal["exact", "binned"]
@@ -84,14 +85,16 @@ def _whiten(pairs: Tensor) -> tuple[Tensor, Tensor]:
 def _exact_sum(z: Tensor) -> Tensor:
     """Sum over k' of exp(-|z_k - z_k'|^2 / 2), (B, D). At least 1, so its logarithm is safe."""
     total = torch.empty(z.shape[:2], dtype=z.dtype, device=z.device)
-    for channel, points in enumerate(z):
-        half_square = 0.5 * points.square().sum(dim=1)
-        for start in range(0, len(points), _ROWS):
-            rows = slice(start, start + _ROWS)
-            exponent = points[rows] @ points.T
-            exponent -= half_square[rows, None]
-            exponent -= half_square
-            total[channel, rows] = exponent.exp_().sum(dim=1)
+    with progress.stage("log-density", total=len(z)) as stage:
+        for channel, points in enumerate(z):
+            half_square = 0.5 * points.square().sum(dim=1)
+            for start in range(0, len(points), _ROWS):
+                rows = slice(start, start + _ROWS)
+                exponent = points[rows] @ points.T
+                exponent -= half_square[rows, None]
+                exponent -= half_square
+                total[channel, rows] = exponent.exp_().sum(dim=1)
+            stage.update()
     return total
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,14 +13,15 @@ from torch import Tensor
 
 from score_embedding import artifacts, checkpoint, environment, metrics, report, run_folder
 from score_embedding import network as networks
-from score_embedding.config import Config
+from score_embedding.config import Config, Sample
 from score_embedding.data import load_dataset
+from score_embedding.errors import DivergenceError
 from score_embedding.methods import score_embedding as method
 from score_embedding.network import ScoreNetwork
 from score_embedding.run_folder import RunFolder
 from score_embedding.sampling import Samples, draw
 from score_embedding.sde import VarianceExploding
-from score_embedding.training import History, LossNotFiniteError, train
+from score_embedding.training import History, train
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +48,11 @@ def run(config: Config, path: Path, device: torch.device, profile: bool, overwri
     images = images.to(device)
     network = build_network(config, len(images), device)
     log.info("network of %.1f M parameters on %s", network.num_parameters / 1e6, device)
-    history = train_or_dump(folder, network, images, precomputed, config, profile)
-    checkpoint.save(folder, network, history.step, history.training_seconds)
-
-    values, sampling_seconds = sample_into(folder, network, images, config)
+    with dumping_divergence(folder, network):
+        history = train_network(network, images, precomputed, config, profile)
+        checkpoint.save(folder, network, history.step, history.training_seconds)
+        artifacts.write_metrics(folder, history)
+        values, sampling_seconds = sample_into(folder, network, images, config)
     history.rows[-1].update(values)
     artifacts.write_metrics(folder, history)
 
@@ -72,48 +76,53 @@ def precompute(images: Tensor, config: Config, device: torch.device) -> method.P
     return precomputed
 
 
-def train_or_dump(
-    folder: RunFolder,
+def train_network(
     network: ScoreNetwork,
     images: Tensor,
     precomputed: method.Precomputed,
     config: Config,
     profile: bool,
 ) -> History:
-    """Train; a loss that is not finite leaves what reproduces it in the folder."""
+    """Train on the embedded images; with `profile` sample and measure along the way."""
 
     def evaluate(network: ScoreNetwork) -> dict[str, float]:
         samples = sample(network, images, config)
         return {**metrics.evaluate(samples.x, images), "nfe": float(samples.nfe)}
 
+    return train(
+        network,
+        precomputed.embedded.to(images.device),
+        config,
+        precompute_seconds=sum(precomputed.seconds.values()),
+        evaluate=evaluate if profile else None,
+    )
+
+
+@contextmanager
+def dumping_divergence(folder: RunFolder, network: ScoreNetwork) -> Iterator[None]:
+    """A loss or score that is not finite leaves the weights, and the batch, in the folder."""
     try:
-        return train(
-            network,
-            precomputed.embedded.to(images.device),
-            config,
-            precompute_seconds=sum(precomputed.seconds.values()),
-            evaluate=evaluate if profile else None,
-        )
-    except LossNotFiniteError as error:
+        yield
+    except DivergenceError as error:
         artifacts.write_divergence(folder, network, error)
-        log.error("weights and batch are in %s", folder / run_folder.DUMP)
+        log.error("what reproduces it is in %s", folder / run_folder.DUMP)
         raise
 
 
-def sample_again(path: Path, device: torch.device, config: Config | None = None) -> None:
+def sample_again(path: Path, device: torch.device, options: Sample, seed: int) -> None:
     """New samples from the trained model of a run folder, into it, and the report made anew.
 
-    `config` gives another sample section and seed than the folder's own; the trained network and
-    its images are always the folder's.
+    `options` and `seed` say how to sample; all else is as the model was trained.
     """
     needs = (run_folder.WEIGHTS, run_folder.SCORES, run_folder.METRICS)
-    folder, trained = run_folder.open_existing(path, needs)
-    config = config or trained
-    arrays = run_folder.read_arrays(folder / run_folder.SCORES)
+    folder, config = run_folder.open_existing(path, needs)
+    arrays = run_folder.read_arrays(folder / run_folder.SCORES, "images")
     images = torch.from_numpy(arrays["images"]).to(device)
-    network = build_network(trained, len(images), device)
+    network = build_network(config, len(images), device)
     state = checkpoint.load(folder, network)
     log.info("model of %d steps loaded from %s", state["step"], path)
+    training = config.training.model_copy(update={"seed": seed})
+    config = config.model_copy(update={"sample": options, "training": training})
     sample_into(folder, network, images, config)
     report.write(folder)
 

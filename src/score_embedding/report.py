@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 from score_embedding import figures, run_folder
-from score_embedding.config import Config
+from score_embedding.config import Config, Sample
+from score_embedding.errors import RunFolderError
 from score_embedding.run_folder import RunFolder
 
 THRESHOLDS = (0.90, 0.95, 0.98, 0.99)
@@ -44,7 +46,7 @@ class Picture:
     title: str
     caption: str
     png: bytes
-    inches: float  # width at which its text has the size of the report's
+    inches: tuple[float, float]  # width and height at which its text has the report's size
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,25 @@ def write(folder: RunFolder) -> None:
 
 def collect(folder: RunFolder, config: Config) -> Content:
     """The report's content, from the files of the folder."""
-    scores = run_folder.read_arrays(folder / run_folder.SCORES)
-    samples = run_folder.read_arrays(folder / run_folder.SAMPLES)
+    scores = run_folder.read_arrays(
+        folder / run_folder.SCORES,
+        *("images", "times", "log_density", "scores", "embedded", "diagnostics"),
+    )
+    samples = run_folder.read_arrays(
+        folder / run_folder.SAMPLES, "samples", "path", "path_times", "images", "description"
+    )
     rows = run_folder.read_rows(folder / run_folder.METRICS)
-    environment = run_folder.read_json(folder / run_folder.ENVIRONMENT)
-    timing = run_folder.read_json(folder / run_folder.TIMING)
-    state = run_folder.read_json(folder / run_folder.STATE)
+    environment = run_folder.read_json(folder / run_folder.ENVIRONMENT, "processor")
+    timing = run_folder.read_json(folder / run_folder.TIMING, "training", "total")
+    state = run_folder.read_json(folder / run_folder.STATE, "step", "parameters")
+    if len(rows) != state["step"]:
+        raise RunFolderError(
+            f"{folder / run_folder.METRICS}: {len(rows)} rows, but the model has made "
+            f"{state['step']} steps"
+        )
     description = json.loads(str(samples["description"]))
+    drawn = Sample(**{key: description[key] for key in Sample.model_fields})
+    config = config.model_copy(update={"sample": drawn})  # as the samples were drawn last
     diagnostics = json.loads(str(scores["diagnostics"]))
     how = figures.how_sampled(description)
     h, w = config.data_loader.image_size
@@ -105,7 +119,7 @@ def collect(folder: RunFolder, config: Config) -> Content:
             _picture("Samples", "Beside the ground truth.", figures.samples(samples)),
             _picture(
                 "Training",
-                "Evaluation stops the clock; the last point is the final sample.",
+                "Evaluation stops the clock; the last point is the sample drawn after training.",
                 figures.curves(rows),
             ),
             _picture(
@@ -172,7 +186,7 @@ def _solve(diagnostics: dict[str, object], config: Config) -> Table:
 
 def _parameters(config: Config) -> Table:
     rows = [
-        (f"{section}.{key}", str(value))
+        (f"{section}.{key}", textwrap.shorten(str(value), 300, placeholder=" ..."))
         for section, values in config.model_dump(mode="json").items()
         if isinstance(values, dict)
         for key, value in values.items()
@@ -194,7 +208,7 @@ def _environment(environment: dict[str, object]) -> Table:
 def _picture(title: str, caption: str, figure: Figure) -> Picture:
     buffer = io.BytesIO()
     figures.save(figure, buffer)
-    return Picture(title, caption, buffer.getvalue(), figure.get_figwidth())
+    return Picture(title, caption, buffer.getvalue(), tuple(figure.get_size_inches()))
 
 
 def _write_html(content: Content, path: Path) -> None:
@@ -232,12 +246,9 @@ def _line(pdf: FPDF, text: str, size: float, bold: bool = False, grey: bool = Fa
 
 
 def _pdf_picture(pdf: FPDF, picture: Picture) -> None:
-    width = min(pdf.epw, picture.inches * 25.4)
-    info = pdf.preload_image(io.BytesIO(picture.png))[2]
-    height = width * info["h"] / info["w"]
-    most = pdf.eph - 25
-    if height > most:
-        width, height = width * most / height, most
+    width, height = (25.4 * inches for inches in picture.inches)
+    scale = min(1, pdf.epw / width, (pdf.eph - 25) / height)
+    width, height = scale * width, scale * height
     if pdf.will_page_break(height + 18):
         pdf.add_page()
     pdf.ln(4)

@@ -80,10 +80,9 @@ def name_of(config: Config, seed_given: bool, extension: str | None) -> str:
 
 def check_free(path: Path, config: Config, overwrite: bool) -> None:
     """Raise RunFolderError where a new run of `config` must not write; touch nothing."""
+    check_place(path)
     if not path.exists():
         return
-    if not path.is_dir():
-        raise RunFolderError(f"{path}: a file is in the way of the run folder")
     content = [p.name for p in path.iterdir()]
     if content and CONFIG not in content:
         raise RunFolderError(
@@ -99,11 +98,37 @@ def check_free(path: Path, config: Config, overwrite: bool) -> None:
         )
 
 
+def check_place(path: Path) -> None:
+    """Raise RunFolderError where a file stands in the way of the folder `path`."""
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise RunFolderError(f"{place}: a file is in the way of the folder {path}")
+
+
+def check_same(path: Path, config: Config) -> None:
+    """Raise RunFolderError where the folder's model was trained with other keys than `config`'s;
+    those of the sample section may differ."""
+    _, trained = open_existing(path)
+    theirs, ours = trained.model_dump(), config.model_dump()
+    differing = [
+        f"{section}.{key}"
+        for section in sorted(ours.keys() - {"name", "sample"})
+        for key, value in ours[section].items()
+        if theirs[section][key] != value
+    ]
+    if differing:
+        raise RunFolderError(
+            f"{path}: its model was trained with other values of {', '.join(differing)}; give the "
+            f"same ones, or use `score-embedding sample {path}`, which takes all from the folder"
+        )
+
+
 def create(path: Path, config: Config) -> RunFolder:
     """An empty run folder with its config. The files of an earlier run are removed, others stay."""
     path.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        (path / name).unlink(missing_ok=True)
+        if name != CONFIG:  # a folder without it is taken for somebody else's
+            (path / name).unlink(missing_ok=True)
     with replacing(path / CONFIG) as partial:
         partial.write_text(configuration.dump(config), encoding="utf-8")
     return RunFolder(path)
@@ -145,12 +170,22 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *needed: str) -> dict[str, Any]:
+    """The object of a JSON file. Raises RunFolderError when it is damaged or lacks a key."""
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise RunFolderError(f"{path}: not a JSON object")
+    _require(path, values, needed)
     return values
+
+
+def _require(path: Path, values: dict[str, Any], needed: tuple[str, ...]) -> None:
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise RunFolderError(f"{path}: damaged, it lacks {', '.join(missing)}")
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -159,13 +194,16 @@ def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file. No pickle in it is ever opened."""
+def read_arrays(path: Path, *needed: str) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file; no pickle in it is ever opened. Raises RunFolderError when it is
+    damaged or lacks an array."""
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
     except Exception as error:  # a damaged zip can raise nearly anything
         raise RunFolderError(f"{path}: truncated or damaged ({error})") from error
+    _require(path, arrays, needed)
+    return arrays
 
 
 def write_rows(path: Path, names: list[str], rows: list[dict[str, Any]]) -> None:
@@ -184,7 +222,7 @@ def read_rows(path: Path) -> list[dict[str, float]]:
                 {name: float(value) for name, value in row.items() if value}
                 for row in csv.DictReader(file)
             ]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, csv.Error) as error:
             raise RunFolderError(f"{path}: not a table of numbers ({error})") from error
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from score_embedding.arrays import ArrayLike, to_tensor
 from score_embedding.fokker_planck import implicit, spectral
-from score_embedding.fokker_planck.gradient import Boundary, gradient, score
+from score_embedding.fokker_planck.differences import Boundary, gradient, score
 from score_embedding.fokker_planck.solution import Diagnostics, Solution
 from score_embedding.sde import VarianceExploding
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from score_embedding import progress
 from score_embedding.errors import ConvergenceError
 
 MAX_ITERATIONS = 500
@@ -43,12 +44,15 @@ def evolve(
     channels = m0.detach().cpu().to(torch.float64).reshape(n * c, h * w).numpy()
     log_density = np.empty((n * c, len(steps) + 1, h * w))
     residuals: list[list[float]] = [[] for _ in steps]
-    for channel, m_initial in enumerate(channels):
-        log_density[channel, 0] = m = m_initial
-        for i, step in enumerate(steps):
-            m, history = _step(m, step, operators, tolerance, where=f"channel {channel}, step {i}")
-            log_density[channel, i + 1] = m
-            residuals[i] = max(residuals[i], history, key=len)
+    with progress.stage("implicit solve", total=n * c) as stage:
+        for channel, m_initial in enumerate(channels):
+            log_density[channel, 0] = m = m_initial
+            for i, step in enumerate(steps):
+                where = f"image {channel // c}, channel {channel % c}, step {i + 1}"
+                m, history = _step(m, step, operators, tolerance, where)
+                log_density[channel, i + 1] = m
+                residuals[i] = max(residuals[i], history, key=len)
+            stage.update()
     field = torch.from_numpy(log_density).reshape(n, c, len(steps) + 1, h, w).transpose(1, 2)
     return field.to(dtype=m0.dtype, device=m0.device).contiguous(), residuals
 

@@ -1,0 +1,780 @@
+"""The command line as a user meets it: real processes, or `main` itself where many are needed."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors.numpy import load_file
+
+from score_embedding import cli, configuration, progress, run_folder
+
+# One test of its own is about this warning; the others need not fail with it.
+pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
+
+TINY = {
+    "model.ch": 8,
+    "model.ch_mult": "[1,2]",
+    "model.num_res_blocks": 1,
+    "model.attention_resolutions": "[]",
+    "training.epochs": 3,
+    "data_loader.image_size": 8,
+    "data_loader.batch_size": 4,
+    "diffusion.num_timesteps": 4,
+    "sample.solver": "heun",
+    "sample.steps": 2,
+    "misc.profile_freq": 1e-6,
+}
+SHIPPED = [
+    *("config.yml", "model.safetensors", "state.json", "scores.npz", "samples.npz", "sample.png"),
+    *("scores.png", "metrics.csv", "timing.json", "environment.json", "report.pdf", "report.html"),
+]
+METRICS = [f"{name}_{how}" for how in ("minmax", "clipped") for name in ("ssim", "psnr", "mse")]
+ENV = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TTY_COMPATIBLE")
+}
+
+
+def sets(**changes):
+    """The tiny run's --set options, with changes: section__key=value."""
+    values = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+def process(cwd, *arguments):
+    command = [sys.executable, "-m", "score_embedding", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, check=False)
+
+
+def tree(path):
+    """All files below a folder, with a hash of each."""
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def assert_mistake(done, *parts, code=2):
+    """One message with these parts, the exit status, and no traceback."""
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == code
+    assert done.stdout == ""
+    for part in parts:
+        assert part in done.stderr
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """The entry point in this process, in an empty folder; an escaped error is a traceback."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["score-embedding", *map(str, arguments)])
+        capsys.readouterr()
+        escaped = ""
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        except Exception:
+            code, escaped = 1, traceback.format_exc(limit=-1)
+        output = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=output.out, stderr=output.err + escaped)
+
+    logger = logging.getLogger("score_embedding")
+    before = logger.handlers, logger.level
+    yield run
+    logger.handlers, logger.level = before
+    progress.show(None)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """One run by a process of its own: where, what it said, and its folder."""
+    cwd = tmp_path_factory.mktemp("user")
+    done = process(
+        cwd, "run", "--config", "quickstart", "--profile", "--seed", 5, "--folder-ext", "x", *sets()
+    )
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(cwd=cwd, done=done, folder=cwd / "saves" / "quickstart_seed5_x")
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run that a test may damage."""
+    return Path(shutil.copytree(finished.folder, tmp_path / "saves" / finished.folder.name))
+
+
+@pytest.fixture
+def pictures(tmp_path, photographs):
+    """Three photographs as files."""
+    paths = []
+    for name, image in zip("abc", photographs(24, 20, 3), strict=True):
+        pixels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        paths.append(f"{name}.png")
+    return paths
+
+
+def files_config(paths, **changes):
+    return sets(
+        data_loader__dataset="files",
+        data_loader__path=f"[{','.join(paths)}]",
+        data_loader__num_images=len(paths),
+        data_loader__image="null",
+        **changes,
+    )
+
+
+# The whole command
+
+
+def test_a_run_leaves_exactly_the_files_of_a_run_folder_and_nothing_else(finished):
+    assert sorted(tree(finished.cwd)) == sorted(
+        f"saves/quickstart_seed5_x/{name}" for name in SHIPPED
+    )
+    assert set(SHIPPED) == set(run_folder.FILES) - {run_folder.DUMP}
+
+
+def test_a_run_says_where_its_report_is(finished):
+    assert finished.done.stdout == (
+        "report: saves/quickstart_seed5_x/report.html and report.pdf beside it\n"
+    )
+
+
+def test_output_that_is_no_terminal_has_plain_lines(finished):
+    for text in (finished.done.stdout, finished.done.stderr):
+        assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f]", text) == []
+    assert "network of" in finished.done.stderr
+
+
+def test_lines_in_a_log_have_no_blanks_at_their_end(finished):
+    lines = finished.done.stderr.splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_the_config_is_kept_resolved(finished):
+    changes = sets()[1::2]
+    expected = configuration.load("quickstart", [*changes, "training.seed=5"])
+    assert configuration.load(str(finished.folder / "config.yml")) == expected
+    written = yaml.safe_load((finished.folder / "config.yml").read_text())
+    assert written == expected.model_dump(mode="json")  # every key, defaults too
+
+
+def test_the_fields_are_kept_with_their_shapes(finished):
+    arrays = run_folder.read_arrays(finished.folder / "scores.npz")
+    n, times, shape = 1, 4, (3, 8, 8)
+    assert arrays["images"].shape == (n, *shape)
+    assert arrays["times"].shape == (times,)
+    for name in ("log_density", "scores", "embedded"):
+        assert arrays[name].shape == (n, times, *shape)
+        assert np.isfinite(arrays[name]).all()
+    assert np.ptp(arrays["scores"]) > 0
+    assert json.loads(str(arrays["diagnostics"]))["scheme"] == "spectral"
+    samples = run_folder.read_arrays(finished.folder / "samples.npz")
+    assert samples["samples"].shape == (n, *shape)
+    np.testing.assert_array_equal(samples["path"][-1], samples["samples"])
+    np.testing.assert_array_equal(samples["images"], arrays["images"])
+
+
+def test_the_metrics_are_a_row_a_step(finished):
+    with (finished.folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "training_seconds", "loss", *METRICS, "nfe"]
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    seconds = [float(row["training_seconds"]) for row in rows]
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+    for row in rows:  # --profile with a tiny profile_freq: evaluated at each
+        assert all(np.isfinite(float(row[name])) for name in ("loss", *METRICS))
+    assert rows[-1]["nfe"] == "4.0"
+
+
+def test_the_final_metrics_are_those_of_the_samples(finished):
+    from skimage.metrics import structural_similarity
+
+    arrays = run_folder.read_arrays(finished.folder / "samples.npz")
+    x, truth = arrays["samples"][0].astype(np.float64), arrays["images"][0].astype(np.float64)
+    last = run_folder.read_rows(finished.folder / "metrics.csv")[-1]
+    clipped, scaled = x.clip(0, 1), (x - x.min()) / (x.max() - x.min())
+    for how, shown in (("clipped", clipped), ("minmax", scaled)):
+        expected = structural_similarity(shown, truth, data_range=1, channel_axis=0)
+        assert last[f"ssim_{how}"] == pytest.approx(expected, abs=1e-6)
+        assert last[f"mse_{how}"] == pytest.approx(np.mean((shown - truth) ** 2), rel=1e-5)
+
+
+def test_the_seconds_are_apart_and_in_total(finished):
+    timing = json.loads((finished.folder / "timing.json").read_text())
+    stages = ["density", "solve", "embedding", "training", "evaluation", "sampling"]
+    assert list(timing) == [*stages, "total"]
+    assert all(timing[stage] > 0 for stage in stages)
+    assert sum(timing[stage] for stage in stages) <= timing["total"]
+    clock = sum(timing[stage] for stage in stages[:4])
+    last = run_folder.read_rows(finished.folder / "metrics.csv")[-1]
+    assert last["training_seconds"] == pytest.approx(clock)
+
+
+def test_the_environment_is_kept_without_naming_the_user(finished):
+    text = (finished.folder / "environment.json").read_text()
+    environment = json.loads(text)
+    assert set(environment) == {
+        "python", "packages", "platform", "device", "processor", "threads", "seed", "git_commit"
+    }  # fmt: skip
+    assert environment["seed"] == 5
+    assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"torch", "diffusers", "numpy", "scipy"} <= set(environment["packages"])
+    assert str(Path.home()) not in text
+
+
+def test_the_state_describes_the_weights(finished):
+    state = json.loads((finished.folder / "state.json").read_text())
+    content = (finished.folder / "model.safetensors").read_bytes()
+    weights = load_file(finished.folder / "model.safetensors")
+    assert state["sha256"] == hashlib.sha256(content).hexdigest()
+    assert state["step"] == 3
+    assert state["parameters"] == sum(w.size for w in weights.values())
+
+
+@pytest.mark.parametrize("name", ["sample.png", "scores.png"])
+def test_the_pictures_open_and_show_something(finished, name):
+    with Image.open(finished.folder / name) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 100
+        assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_the_pdf_has_pages(finished):
+    content = (finished.folder / "report.pdf").read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert content.rstrip().endswith(b"%%EOF")
+    assert len(re.findall(rb"/Type /Page\b(?!s)", content)) >= 2
+
+
+class Page(HTMLParser):
+    """Text, tags and the places that a page refers to."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.links, self.text = [], [], ""
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "srcset")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_is_self_contained(finished):
+    page = Page(finished.folder / "report.html")
+    assert page.tags.count("img") == len(page.links) == 5
+    for link in page.links:
+        head, _, data = link.partition(",")
+        assert head == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
+            picture.verify()
+    assert {"script", "link", "iframe"}.isdisjoint(page.tags)
+    assert not re.search(r"url\(|@import|https?://", page.source)
+
+
+def test_the_page_states_prior_sampler_and_quality(finished):
+    text = Page(finished.folder / "report.html").text
+    assert "prior unit: N(0, 1² I); Heun, 2 steps; 4 NFE; seed 5" in text
+    assert "1 image of 8 x 8 x 3 (sample)" in text
+    last = run_folder.read_rows(finished.folder / "metrics.csv")[-1]
+    assert f"{last['ssim_minmax']:.4f}" in text
+    assert f"{last['ssim_clipped']:.4f}" in text
+
+
+def test_the_same_seed_gives_the_same_weights_and_samples_to_the_bit(finished, call, tmp_path):
+    done = call("run", "--config", "quickstart", "--seed", 5, "--out", "elsewhere", *sets())
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "elsewhere" / "quickstart_seed5"  # and without --profile
+    assert os.listdir(tmp_path) == ["elsewhere"]
+    first, second = tree(finished.folder), tree(folder)
+    assert first["model.safetensors"] == second["model.safetensors"]
+    arrays = [run_folder.read_arrays(path / "samples.npz") for path in (finished.folder, folder)]
+    np.testing.assert_array_equal(arrays[0]["samples"], arrays[1]["samples"])
+    rows = run_folder.read_rows(folder / "metrics.csv")
+    assert ["ssim_minmax" in row for row in rows] == [False, False, True]
+
+
+# After a run
+
+AGAIN = ("run", "--no-train", "--config", "quickstart", "--seed", 5, "--folder-ext", "x")
+
+
+def test_no_train_samples_anew_and_leaves_the_model(copied, call):
+    before = tree(copied)
+    (copied / "report.pdf").unlink()
+    done = call(*AGAIN, *sets(sample__prior="matched"))
+    assert done.returncode == 0, done.stderr
+    after = tree(copied)
+    assert set(after) == set(before)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"samples.npz", "sample.png", "report.html", "report.pdf"}
+    text = Page(copied / "report.html").text
+    assert "prior matched: N(0, 1.47² I); Heun, 2 steps" in text
+    assert "prior unit" not in text
+
+
+def test_the_report_does_not_contradict_itself_after_sampling_anew(copied, call):
+    assert call("sample", copied, "--set", "sample.prior=matched").returncode == 0
+    page = re.sub(r"\s*<[^>]+>\s*", "|", Page(copied / "report.html").source)
+    assert "prior matched" in page
+    assert "sample.prior||unit" not in page
+
+
+def test_no_train_never_samples_with_another_equation_than_the_model_learned(copied, call):
+    expected = run_folder.read_arrays(copied / "samples.npz")["samples"]
+    done = call(*AGAIN, *sets(diffusion__sigma=7))
+    if done.returncode == 0:  # refused would be as good
+        sampled = run_folder.read_arrays(copied / "samples.npz")["samples"]
+        np.testing.assert_array_equal(sampled, expected)
+    else:
+        assert_mistake(done, "diffusion.sigma")
+
+
+def test_no_train_without_a_run_says_so(call, tmp_path):
+    done = call("run", "--no-train", "--config", "quickstart", *sets())
+    assert_mistake(done, "saves/quickstart", "not a run folder")
+    assert tree(tmp_path) == {}
+
+
+def test_a_seed_repeats_the_samples_and_another_changes_them(copied, call):
+    drawn = [run_folder.read_arrays(copied / "samples.npz")["samples"]]
+    for seed in (5, 6):  # the run's own, in another process, and another
+        done = call("sample", copied, "--seed", seed)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"samples: {copied}/samples.npz and sample.png beside it\n"
+        drawn.append(run_folder.read_arrays(copied / "samples.npz")["samples"])
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert np.abs(drawn[0] - drawn[2]).max() > 0.01
+    assert "seed 6" in Page(copied / "report.html").text
+    assert sorted(tree(copied)) == sorted(SHIPPED)
+
+
+def test_a_report_is_made_anew_from_the_folder_alone(copied, call):
+    html = (copied / "report.html").read_text(encoding="utf-8")
+    before = tree(copied)
+    for name in ("report.html", "report.pdf"):
+        (copied / name).unlink()
+    done = call("report", copied)
+    assert done.returncode == 0, done.stderr
+    assert (copied / "report.html").read_text(encoding="utf-8") == html
+    assert (copied / "report.pdf").read_bytes().startswith(b"%PDF-")
+    after = tree(copied)
+    assert {name for name in before if before[name] != after[name]} <= {"report.pdf"}
+
+
+def test_a_report_is_made_without_warnings(copied, call):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        done = call("report", copied)
+    assert done.returncode == 0, done.stderr
+
+
+def change_config(folder, **data_loader):
+    values = yaml.safe_load((folder / "config.yml").read_text())
+    values["data_loader"] |= data_loader
+    (folder / "config.yml").write_text(yaml.safe_dump(values), encoding="utf-8")
+
+
+def test_markup_in_the_names_of_images_is_shown_not_obeyed(copied, call):
+    name = "<script>alert(1)</script>&amp; [red]x[/red] **b**.png"
+    change_config(copied, dataset="files", path=[name])
+    assert call("report", copied).returncode == 0
+    page = Page(copied / "report.html")
+    assert "script" not in page.tags
+    assert name in page.text
+
+
+def test_a_run_on_many_files_gets_its_report(copied, call):
+    change_config(copied, dataset="files", path=[f"photographs/IMG_{i:05}.png" for i in range(400)])
+    done = call("report", copied)
+    assert done.returncode == 0, done.stderr
+
+
+def test_solving_alone_leaves_the_fields_and_their_picture(pictures, call, tmp_path):
+    before = set(tree(tmp_path))
+    done = call("solve", *pictures[:2], "--size", 8, "--out", "fields")
+    assert done.returncode == 0, done.stderr
+    assert set(tree(tmp_path)) - before == {"fields/scores.npz", "fields/scores.png"}
+    arrays = run_folder.read_arrays(tmp_path / "fields" / "scores.npz")
+    assert arrays["scores"].shape == (2, 20, 3, 8, 8)
+    assert np.isfinite(arrays["scores"]).all()
+    kept = tree(tmp_path)
+    again = call("solve", *pictures[:2], "--size", 8, "--out", "fields")
+    assert_mistake(again, "fields/scores.npz", "--overwrite", "--out")
+    assert tree(tmp_path) == kept
+    options = ("--overwrite", "--set", "diffusion.sigma=2")
+    assert call("solve", pictures[0], "--out", "fields", *options).returncode == 0
+    replaced = run_folder.read_arrays(tmp_path / "fields" / "scores.npz")
+    assert replaced["scores"].shape == (1, 20, 3, 32, 32)
+
+
+def test_solving_into_a_run_folder_is_refused(copied, pictures, call):
+    before = tree(copied)
+    done = call("solve", pictures[0], "--out", copied, "--overwrite")
+    assert_mistake(done, str(copied), "--out")
+    assert tree(copied) == before
+
+
+# Other data
+
+
+def test_three_images_are_told_apart_by_an_index(pictures, call, tmp_path):
+    conditional = {"sample__type": "conditional", "sample__conditional_weight": 0.5}
+    done = call("run", "--config", "quickstart", *files_config(pictures, **conditional))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "saves" / "quickstart"
+    assert load_file(folder / "model.safetensors")["unet.class_embedding.weight"].shape[0] == 3
+    assert len(run_folder.read_rows(folder / "metrics.csv")) == 9
+    arrays = run_folder.read_arrays(folder / "samples.npz")
+    assert arrays["samples"].shape == (3, 3, 8, 8)
+    text = Page(folder / "report.html").text
+    assert "3 images of 8 x 8 x 3" in text
+    assert "start 0.5 image + 0.5 N(0, sigma² I)" in text
+    for path in pictures:
+        (tmp_path / path).unlink()  # the folder has its own copy
+    again = call("sample", folder)
+    assert again.returncode == 0, again.stderr
+    repeated = run_folder.read_arrays(folder / "samples.npz")
+    np.testing.assert_array_equal(repeated["samples"], arrays["samples"])
+
+
+GREY = {"data_loader__channels": 1, "model__in_channels": 1, "model__out_channels": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        (GREY | {"data_loader__image_size": "[8,16]"}, (1, 8, 16)),
+        ({"diffusion__num_timesteps": 1, "training__epochs": 1}, (3, 8, 8)),
+    ],
+    ids=["grey and not square", "one time and one step"],
+)
+def test_unusual_shapes_run_through(call, tmp_path, changes, shape):
+    done = call("run", "--config", "quickstart", "--profile", *sets(**changes))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "saves" / "quickstart"
+    assert sorted(tree(folder)) == sorted(SHIPPED)
+    samples = run_folder.read_arrays(folder / "samples.npz")["samples"]
+    assert samples.shape == (1, *shape)
+    assert np.isfinite(samples).all()
+
+
+def test_a_constant_image_runs_through_with_a_score_of_zero(call, tmp_path):
+    Image.new("RGB", (8, 8), (90, 90, 90)).save(tmp_path / "grey.png")
+    done = call("run", "--config", "quickstart", *files_config(["grey.png"]))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "saves" / "quickstart"
+    scores = run_folder.read_arrays(folder / "scores.npz")["scores"]
+    assert np.abs(scores).max() < 1e-12
+    assert sorted(tree(folder)) == sorted(SHIPPED)
+
+
+# Help and lists
+
+
+def test_help_is_quick_and_lists_the_commands(tmp_path):
+    started = time.perf_counter()
+    done = process(tmp_path, "--help")
+    assert time.perf_counter() - started < 2
+    assert done.returncode == 0
+    for command in ("run", "solve", "sample", "report", "configs"):
+        assert re.search(rf"^  {command} ", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["--help", "run --help", "configs", "run --config nope"])
+def test_light_commands_load_no_torch(tmp_path, command):
+    script = (
+        "import sys\nfrom score_embedding.cli import main\n"
+        f"sys.argv[1:] = {shlex.split(command)!r}\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'diffusers', 'matplotlib', 'scipy', 'skimage'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_configs_are_listed_one_a_line(tmp_path):
+    done = process(tmp_path, "configs")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(configuration.bundled())
+    assert all(len(line.split()) > 2 for line in lines)  # a title beside each name
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
+    command = f"{shlex.quote(sys.executable)} -m score_embedding configs | true"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+
+
+def test_the_version_is_shown(tmp_path):
+    from score_embedding import __version__
+
+    assert process(tmp_path, "--version").stdout == f"score-embedding {__version__}\n"
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = process(tmp_path, "--debug", "run", "--config", "nope")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+    assert "ConfigError" in done.stderr
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("run --config quikstart", ["'quikstart'", "did you mean 'quickstart'", "cifar1"]),
+        (
+            "run --config quickstart --set training.epoch=3",
+            ["training.epoch", "unknown key", "did you mean 'epochs'"],
+        ),
+        ("run --config quickstart --set epochs", ["--set 'epochs'", "section.key=value"]),
+        ("run --config quickstart --set training.epochs=0", ["training.epochs", "0"]),
+        ("run --config quickstart --folder-ext a/b", ["--folder-ext 'a/b'", "letters"]),
+        ("run --config quickstart --seed -1", ["training.seed", "-1"]),
+        ("run --config quickstart --set data_loader.image_size=9", ["image_size: 9x9", "16 or 32"]),
+        ("sample nowhere", ["nowhere", "not a run folder", "config.yml"]),
+        ("sample nowhere --set training.epochs=3", ["training.epochs=3", "sample section"]),
+        ("solve photo.png --size 0", ["data_loader.image_size", "0"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy_and_nothing_is_created(tmp_path, arguments, parts):
+    assert_mistake(process(tmp_path, *arguments.split()), *parts)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("run --config quickstart --device gpu", ["--device gpu", "auto", "cpu"]),
+        ("report nowhere", ["nowhere", "not a run folder"]),
+        ("solve photo.png other.png", ["photo.png: no such file", "other.png: no such file"]),
+        (
+            "run --config quickstart --set data_loader.image=astronot",
+            ["data_loader.image", "astronot", "astronaut"],
+        ),
+        (
+            "run --config quickstart --set data_loader.dataset=files "
+            "--set data_loader.path=[a.png,b.png] --set data_loader.num_images=2",
+            ["a.png: no such file", "b.png: no such file"],
+        ),
+    ],
+)
+def test_a_mistake_found_late_leaves_nothing_either(call, tmp_path, arguments, parts):
+    assert_mistake(call(*arguments.split()), *parts)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_is_never_replaced_unasked(finished):
+    before = tree(finished.cwd)
+    command = ("run", "--config", "quickstart", "--seed", 5, "--folder-ext", "x")
+    same = process(finished.cwd, *command, *sets())
+    assert_mistake(same, "run of this config", "--overwrite", "--folder-ext", "--no-train")
+    other = process(finished.cwd, *command, *sets(training__epochs=1))
+    assert_mistake(other, "run of another config", "--overwrite", "--folder-ext")
+    assert tree(finished.cwd) == before
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_folder_of_other_files_is_never_a_run_folder(tmp_path, overwrite):
+    folder = tmp_path / "saves" / "quickstart"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("mine")
+    before = tree(tmp_path)
+    done = process(tmp_path, "run", "--config", "quickstart", *overwrite)
+    assert_mistake(done, "saves/quickstart", "--out", "--folder-ext")
+    assert tree(tmp_path) == before
+
+
+RERUN = ("run", "--config", "quickstart", "--seed", 5, "--folder-ext", "x", "--overwrite")
+
+
+def test_overwriting_replaces_a_run_and_leaves_foreign_files(copied, call):
+    (copied / "notes.txt").write_text("mine")
+    (copied / "divergence.npz").write_bytes(b"of the earlier run")
+    before = tree(copied)
+    done = call(*RERUN, *sets(training__epochs=1))
+    assert done.returncode == 0, done.stderr
+    after = tree(copied)
+    assert sorted(after) == sorted([*SHIPPED, "notes.txt"])
+    assert after["notes.txt"] == before["notes.txt"]
+    assert after["model.safetensors"] != before["model.safetensors"]
+    assert len(run_folder.read_rows(copied / "metrics.csv")) == 1
+
+
+@pytest.mark.parametrize("mistake", ["empty image", "unknown device"])
+def test_overwriting_with_a_mistake_keeps_the_old_run_whole(copied, call, tmp_path, mistake):
+    before = tree(copied)
+    if mistake == "empty image":
+        (tmp_path / "a.png").touch()
+        done = call(*RERUN, *files_config(["a.png"]))
+        assert_mistake(done, "a.png: an empty file")
+    else:
+        assert_mistake(call(*RERUN, "--device", "tpu"), "--device tpu")
+    assert tree(copied) == before
+
+
+@pytest.mark.parametrize(
+    "command", ["run --config quickstart --out file", "solve a.png --out file"]
+)
+def test_a_file_where_a_folder_should_go_is_a_mistake_not_a_crash(
+    call, pictures, tmp_path, command
+):
+    (tmp_path / "file").write_text("mine")
+    before = tree(tmp_path)
+    done = call(*command.split(), *(sets() if command.startswith("run") else ["--size", "8"]))
+    assert_mistake(done, "file")
+    assert pictures
+    assert tree(tmp_path) == before
+
+
+# Damage
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def null(path):
+    path.write_text("null\n")
+
+
+def other_json(path):
+    path.write_text("{}\n")
+
+
+def other_arrays(path):
+    run_folder.write_arrays(path, {"other": np.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", flip_a_bit),
+        ("model.safetensors", cut_in_half),
+        ("model.safetensors", empty),
+        ("model.safetensors", Path.unlink),
+        ("state.json", cut_in_half),
+        ("state.json", null),
+        ("state.json", other_json),
+        ("state.json", Path.unlink),
+        ("scores.npz", flip_a_bit),
+        ("scores.npz", cut_in_half),
+        ("scores.npz", empty),
+        ("scores.npz", other_arrays),
+        ("scores.npz", Path.unlink),
+        ("config.yml", cut_in_half),
+        ("config.yml", empty),
+    ],
+)
+def test_damage_is_named_before_anything_is_sampled(copied, call, name, damage):
+    damage(copied / name)
+    before = tree(copied)
+    assert_mistake(call("sample", copied), name)
+    assert tree(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("metrics.csv", cut_in_half),
+        ("metrics.csv", empty),
+        ("timing.json", cut_in_half),
+        ("timing.json", null),
+        ("environment.json", other_json),
+        ("samples.npz", cut_in_half),
+        ("samples.npz", other_arrays),
+        ("samples.npz", Path.unlink),
+        ("scores.npz", flip_a_bit),
+    ],
+)
+def test_damage_is_named_before_a_report_is_replaced(copied, call, name, damage):
+    damage(copied / name)
+    before = tree(copied)
+    assert_mistake(call("report", copied), name)
+    assert tree(copied) == before
+
+
+def test_weights_of_another_network_are_refused(copied, call):
+    values = yaml.safe_load((copied / "config.yml").read_text())
+    values["model"]["ch"] = 12
+    (copied / "config.yml").write_text(yaml.safe_dump(values))
+    assert_mistake(call("sample", copied), "model.safetensors", "config.yml")
+
+
+# Divergence
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_reproduces_it(call, tmp_path):
+    done = call("run", "--config", "quickstart", *sets(training__lr=1e30))
+    assert_mistake(done, "the loss is", "training.lr", "divergence.npz", code=3)
+    folder = tmp_path / "saves" / "quickstart"
+    left = set(tree(folder))
+    assert {"config.yml", "divergence.npz", "scores.npz"} <= left
+    assert left.isdisjoint({"model.safetensors", "state.json", "samples.npz", "report.html"})
+    dump = run_folder.read_arrays(folder / "divergence.npz")
+    assert dump["x"].shape == dump["z"].shape == (4, 3, 8, 8)
+    assert dump["t"].shape == (4,)
+    assert max(float(np.abs(dump[name]).max()) for name in dump if "weights/" in name) > 1e20
+    assert_mistake(call("sample", folder), "lacks model.safetensors", "--overwrite")
+
+
+def test_a_score_that_is_not_finite_while_evaluating_leaves_what_reproduces_it(call, tmp_path):
+    done = call("run", "--config", "quickstart", "--profile", *sets(training__lr=1e30))
+    assert_mistake(done, "not finite", code=3)
+    left = set(tree(tmp_path / "saves" / "quickstart"))
+    assert "divergence.npz" in left
+    assert "model.safetensors" not in left
+
+
+def test_a_path_in_the_log_is_not_broken_over_lines(call, tmp_path):
+    out = tmp_path / ("a-long-name-" * 8)
+    done = call("run", "--config", "quickstart", "--out", out, *sets(training__lr=1e30))
+    assert str(out / "quickstart" / "divergence.npz") in done.stderr

@@ -1,0 +1,42 @@
+"""What the README says works as it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from skimage import data
+
+from score_embedding import configuration
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_library_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(data.chelsea()).save("photo.png")
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["images"].shape == names["m0"].shape == (1, 3, 32, 32)
+    assert names["solution"].log_density.shape == (1, 20, 3, 32, 32)
+    assert names["embedded"].shape == names["scores"].shape == (1, 20, 3, 32, 32)
+
+
+def test_the_keys_it_names_are_keys_of_the_config():
+    keys = set(re.findall(r"`((?:data_loader|diffusion|training|model|sample|misc)\.\w+)`", README))
+    known = configuration.load("quickstart").model_dump()
+    assert len(keys) > 8
+    assert all(key.split(".")[1] in known[key.split(".")[0]] for key in keys)
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))
+def test_its_links_lead_to_files_of_the_repository(target):
+    assert (Path(__file__).parents[1] / target).exists()
+
+
+def test_its_two_commands_are_one_line_each():
+    for marker in ("main", "test"):
+        block = re.search(rf"<!-- {marker} command -->\n```\n(.*?)```", README, flags=re.DOTALL)
+        assert block is not None
+        assert len(block[1].strip().splitlines()) == 1
