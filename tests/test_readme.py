@@ -1,5 +1,6 @@
 """What the README says works as it says."""
 
+import json
 import re
 from pathlib import Path
 
@@ -40,3 +41,24 @@ def test_its_two_commands_are_one_line_each():
         block = re.search(rf"<!-- {marker} command -->\n```\n(.*?)```", README, flags=re.DOTALL)
         assert block is not None
         assert len(block[1].strip().splitlines()) == 1
+
+
+def test_its_figures_are_those_of_the_benchmarks():
+    results = Path(__file__).parents[1] / "benchmarks" / "results"
+
+    def rows(name, key):
+        document = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        return {row[key]: row for row in document["rows"]}
+
+    measured, steps = rows("precompute", "measured"), rows("training_step_ch128", "variant")
+    default = "cell 0.175 (default)"
+    figures = [
+        f"{measured['implicit / spectral']['median']:.0f} times",
+        f"{measured['spectral, 1,000 images, s']['median']:.2f} s",
+        f"{measured['spectral, 1,000 images, peak memory / output']['median']:.2f} times",
+        f"{measured[f'density, 64x64x3, exact / binned, {default}']['median']:.1f} times",
+        f"{measured[f'difference of the logarithm, {default}']['max']:.4f}",
+        f"{steps['channels_last, fused Adam']['seconds / plain']:.2f}",
+        f"{steps['bfloat16 autocast, channels_last']['seconds / plain']:.2f}",
+    ]
+    assert [figure for figure in figures if figure not in README] == []

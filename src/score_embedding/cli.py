@@ -34,9 +34,6 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 
 def main() -> None:
     """Entry point: a user's mistake is one message and an exit status, never a traceback."""
-    # Idle OpenMP threads sleep instead of spinning: beside another busy program a network otherwise
-    # runs tens of times slower (benchmarks/threads.py). OpenMP reads this when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except ScoreEmbeddingError as error:
