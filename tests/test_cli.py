@@ -569,7 +569,7 @@ def test_debug_shows_the_traceback(tmp_path):
         ("run --config quickstart --set training.epochs=0", ["training.epochs", "0"]),
         ("run --config quickstart --folder-ext a/b", ["--folder-ext 'a/b'", "letters"]),
         ("run --config quickstart --seed -1", ["training.seed", "-1"]),
-        ("run --config quickstart --set data_loader.image_size=9", ["image_size: 9x9", "16 or 32"]),
+        ("run --config quickstart --set data_loader.image_size=9", ["image_size: 9x9", "8 or 16"]),
         ("sample nowhere", ["nowhere", "not a run folder", "config.yml"]),
         ("sample nowhere --set training.epochs=3", ["training.epochs=3", "sample section"]),
         ("solve photo.png --size 0", ["data_loader.image_size", "0"]),
