@@ -742,6 +742,12 @@ def test_damage_is_named_before_a_report_is_replaced(copied, call, name, damage)
     assert tree(copied) == before
 
 
+def test_a_seed_that_is_none_is_refused_before_anything_is_sampled(copied, call):
+    before = tree(copied)
+    assert_mistake(call("sample", copied, "--seed", "-1"), "training.seed", "-1")
+    assert tree(copied) == before
+
+
 def test_weights_of_another_network_are_refused(copied, call):
     values = yaml.safe_load((copied / "config.yml").read_text())
     values["model"]["ch"] = 12

@@ -101,14 +101,15 @@ def run(
         changes.append(f"training.seed={seed}")
     settings = configuration.load(config, changes)
     path = out / run_folder.name_of(settings, seed is not None, folder_ext)
-    if not no_train:
-        run_folder.check_free(path, settings, overwrite)  # before the heavy imports
+    if no_train:  # either before the heavy imports
+        run_folder.check_same(path, settings)
+    else:
+        run_folder.check_free(path, settings, overwrite)
 
     from score_embedding import environment, pipeline
 
     selected = environment.select_device(device)
     if no_train:
-        run_folder.check_same(path, settings)
         pipeline.sample_again(path, selected, settings.sample, settings.training.seed)
     else:
         pipeline.run(settings, path, selected, profile, overwrite)
@@ -163,14 +164,15 @@ def sample(
     stray = [change for change in changes if not change.startswith("sample.")]
     if stray:
         raise ConfigError(f"--set {stray[0]}: only keys of the sample section can change here")
-    _, trained = run_folder.open_existing(folder)
+    if seed is not None:
+        changes.append(f"training.seed={seed}")
+    run_folder.open_existing(folder)
     settings = configuration.load(str(folder / run_folder.CONFIG), changes)
-    if seed is None:
-        seed = trained.training.seed
 
     from score_embedding import environment, pipeline
 
-    pipeline.sample_again(folder, environment.select_device(device), settings.sample, seed)
+    selected = environment.select_device(device)
+    pipeline.sample_again(folder, selected, settings.sample, settings.training.seed)
     typer.echo(f"samples: {folder / run_folder.SAMPLES} and {run_folder.SAMPLE_PICTURE} beside it")
 
 
