@@ -36,10 +36,14 @@ def write_scores(folder: RunFolder, images: Tensor, precomputed: Precomputed) ->
 
 
 def write_samples(
-    folder: RunFolder, samples: Samples, images: Tensor, config: Config, seconds: float
-) -> dict[str, float]:
-    """samples.npz, with how they were drawn as JSON, and sample.png; returns the metrics."""
-    values = {**metrics.evaluate(samples.x, images), "nfe": float(samples.nfe)}
+    folder: RunFolder,
+    samples: Samples,
+    images: Tensor,
+    config: Config,
+    values: dict[str, float],
+    seconds: float,
+) -> None:
+    """samples.npz, with how they were drawn and their metrics as JSON, and sample.png."""
     sde = VarianceExploding(config.diffusion.sigma)
     description: dict[str, Any] = {
         **config.sample.model_dump(),
@@ -58,7 +62,6 @@ def write_samples(
     run_folder.write_arrays(folder / run_folder.SAMPLES, arrays)
     with run_folder.replacing(folder / run_folder.SAMPLE_PICTURE) as partial:
         figures.save(figures.samples(arrays), partial)
-    return values
 
 
 def write_metrics(folder: RunFolder, history: History) -> None:

@@ -8,10 +8,13 @@ from typing import Any, BinaryIO
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
+
+from score_embedding import metrics
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -177,5 +180,4 @@ def _field(
 
 
 def _minmax(x: NDArray[Any]) -> NDArray[Any]:
-    low, high = x.min(), x.max()
-    return np.asarray((x - low) / (high - low) if high > low else np.clip(x, 0, 1))
+    return metrics.minmax(torch.from_numpy(x)[None])[0].numpy()

@@ -86,8 +86,7 @@ def train_network(
     """Train on the embedded images; with `profile` sample and measure along the way."""
 
     def evaluate(network: ScoreNetwork) -> dict[str, float]:
-        samples = sample(network, images, config)
-        return {**metrics.evaluate(samples.x, images), "nfe": float(samples.nfe)}
+        return measure(sample(network, images, config), images)
 
     return train(
         network,
@@ -161,6 +160,11 @@ def sample(network: ScoreNetwork, images: Tensor, config: Config) -> Samples:
     )
 
 
+def measure(samples: Samples, images: Tensor) -> dict[str, float]:
+    """The metrics of the samples, and what they cost in function evaluations."""
+    return {**metrics.evaluate(samples.x, images), "nfe": float(samples.nfe)}
+
+
 def sample_into(
     folder: RunFolder, network: ScoreNetwork, images: Tensor, config: Config
 ) -> tuple[dict[str, float], float]:
@@ -168,7 +172,8 @@ def sample_into(
     started = time.perf_counter()
     samples = sample(network, images, config)
     seconds = time.perf_counter() - started
-    values = artifacts.write_samples(folder, samples, images, config, seconds)
+    values = measure(samples, images)
+    artifacts.write_samples(folder, samples, images, config, values, seconds)
     log.info(
         "%d sample(s) in %.1f s, %d evaluations: SSIM %.4f (min-max), %.4f (clipped)",
         len(samples.x),
