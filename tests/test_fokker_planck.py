@@ -339,13 +339,16 @@ def test_an_implicit_step_out_of_iterations_raises_with_its_residuals(m0, monkey
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"m0": torch.zeros(3, 4, 4)}, "m0 must have 4 dimensions"),
+        ({"m0": torch.zeros(4, 4)}, r"m0 must be \(n, c, \*grid\) with one to three grid axes"),
+        ({"m0": torch.zeros(1, 1, 0, 4)}, "m0 must be .* not empty"),
         ({"m0": torch.full((1, 1, 2, 2), math.nan)}, "m0 holds values that are NaN"),
         ({"times": torch.zeros(0)}, "times must be ascending and at least one"),
         ({"times": torch.tensor([0.1, 0.5, 0.5])}, "times must be ascending"),
         ({"times": torch.tensor([0.5, 0.1])}, "times must be ascending"),
         ({"times": torch.zeros(1, 2)}, "times must have 1 dimension"),
-        ({"scheme": "published"}, "scheme must be one of spectral, implicit, got 'published'"),
+        ({"scheme": "explicit"}, "scheme must be one of spectral, implicit, krylov, published, got"),
+        ({"linear": "lu"}, "linear must be one of iterative, direct, got 'lu'"),
+        ({"boundary": "periodic"}, 'boundary must be "reflect" or "zero"'),
         ({"dh": 0.0}, "dh must be positive"),
         ({"dh": math.nan}, "dh must be positive"),
         ({"tolerance": 0.0}, "tolerance must be positive"),

@@ -10,11 +10,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 Time = float | Tensor
+
+
+class SDE(Protocol):
+    """What a Fokker-Planck solve needs to know of an SDE: its diffusion, integrated exactly."""
+
+    def g(self, t: Time) -> Tensor:
+        """Diffusion coefficient g(t)."""
+
+    def integral_g2(self, a: Time, b: Time) -> Tensor:
+        """Integral of g^2 from a to b."""
 
 
 def _tensor(t: Time) -> Tensor:
@@ -72,3 +83,48 @@ class VarianceExploding:
     def prior_std(self) -> float:
         """std(1): the width of the distribution that sampling should start from."""
         return float(self.std(1.0))
+
+
+@dataclass(frozen=True)
+class VariancePreserving:
+    """f(x, t) = -beta(t)/2 x and g(t)^2 = beta(t), beta rising linearly from beta_min to beta_max
+    (Song et al. 2021, eq. 11). With beta_min = beta_max = 2 theta it is the Ornstein-Uhlenbeck
+    process of rate theta. N(0, 1) is stationary. Times and results as for `VarianceExploding`.
+
+    Raises
+    ------
+    ValueError : a beta is not a positive finite number.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        for beta in (self.beta_min, self.beta_max):
+            if not (beta > 0 and math.isfinite(beta)):
+                raise ValueError(f"beta must be a positive finite number, got {beta!r}")
+
+    def beta(self, t: Time) -> Tensor:
+        return self.beta_min + (self.beta_max - self.beta_min) * _tensor(t)
+
+    def rate(self, t: Time) -> Tensor:
+        """The rate beta(t)/2 at which the drift pulls towards 0."""
+        return self.beta(t) / 2
+
+    def f(self, x: Tensor, t: Time) -> Tensor:
+        """Drift f(x, t) = -beta(t)/2 x; t broadcasts with x."""
+        return -self.rate(t).to(x) * x
+
+    def g(self, t: Time) -> Tensor:
+        """Diffusion coefficient g(t) = sqrt(beta(t))."""
+        return self.beta(t).sqrt()
+
+    def integral_g2(self, a: Time, b: Time) -> Tensor:
+        """Integral of beta from a to b, exact by the trapezium rule."""
+        a, b = _tensor(a), _tensor(b)
+        return (b - a) * (self.beta(a) + self.beta(b)) / 2
+
+    def std(self, t: Time) -> Tensor:
+        """Standard deviation of x(t) given x(0): sqrt(1 - exp(-integral of beta))."""
+        t = _tensor(t)
+        return torch.sqrt(-torch.expm1(-self.integral_g2(torch.zeros_like(t), t)))

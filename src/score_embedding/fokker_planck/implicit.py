@@ -1,116 +1,199 @@
-"""The paper's semi-implicit scheme with a consistent stencil.
+"""The paper's semi-implicit scheme with a consistent stencil, for any drift.
 
 Order: first in time, second in space.
 
-A step of diffusion time d = integral of g^2 solves, with ghost cells for the reflecting walls,
+A step of length dt and diffusion time d = integral of g^2 solves
 
-    m_new - (d/2) (lap m_new + grad m_old . grad m_new) = m_previous_time
+    m_new - (d/2) (lap m_new + grad m_old . grad m_new) + dt (div f + f . grad m_new) = m_before
 
 where one factor of |grad m|^2 is taken from the previous iterate m_old: a linear five-point system,
-solved by sparse LU and repeated until the relative change of m falls to the tolerance
-(Na, Gao, Wan 2024, Algorithm 1).
+solved and repeated until the relative change of m falls to the tolerance (Na, Gao, Wan 2024,
+Algorithm 1). f is taken at the end of the step. Through reflecting walls no probability flows:
+there dm/dx = 2 f / g^2 along the normal, which without drift repeats the edge's own value.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import scipy.sparse as sparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
 import torch
-from numpy.typing import NDArray
-from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from score_embedding import progress
 from score_embedding.errors import ConvergenceError
+from score_embedding.fokker_planck.differences import Boundary, first_and_second
+from score_embedding.fokker_planck.drift import Drift, field_at
+from score_embedding.fokker_planck.linear import HeatStep, System, direct, iterative, norm
+from score_embedding.sde import SDE
 
 MAX_ITERATIONS = 500
+VALUES_AT_ONCE = 2**16  # pixels of all channels solved together: a few such arrays fit the cache
 
-Vector = NDArray[np.float64]
+LinearMethod = Literal["iterative", "direct"]
+# Where the solve of one system begins, given the step's index, the system and m_before.
+Start = Callable[[int, System, Tensor, Tensor], Tensor]
+# Channels (B, *grid) and their names to fields (B, N, *grid) and each step's slowest residuals.
+March = Callable[[Tensor, list[str]], tuple[Tensor, list[list[float]]]]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """How the fixed point of a step is sought."""
+
+    tolerance: float
+    linear: LinearMethod = "iterative"
+    start: Start | None = None  # of the first linear system of a step; None: m_before
+
+
+@dataclass(frozen=True)
+class Step:
+    """All that one time step's systems share. Tensors that broadcast with (dims, *grid)."""
+
+    heat: HeatStep
+    velocity: Tensor  # dt f (dims, *grid)
+    source: Tensor  # -dt div f + (d/2) * what the ghost cells add to lap m  (*grid)
+    ghost_slope: Tensor  # what the ghost cells add to grad m (dims, *grid)
+
+    def system(self, m_old: Tensor) -> System:
+        """The linearisation at m_old (B, *grid)."""
+        heat = self.heat
+        gradient = torch.stack(
+            [
+                first_and_second(m_old, axis, heat.dh, heat.boundary)[0]
+                for axis in range(1, m_old.ndim)
+            ]
+        )
+        slope = gradient + self.ghost_slope[:, None]
+        return System(heat, self.velocity[:, None] - heat.d / 2 * slope)
+
+    def right_side(self, m_before: Tensor, system: System) -> Tensor:
+        return m_before + self.source - (system.u * self.ghost_slope[:, None]).sum(dim=0)
 
 
 def evolve(
-    m0: Tensor, diffusion_time: Tensor, dh: float, tolerance: float
+    m0: Tensor,
+    sde: SDE,
+    times: Tensor,
+    dh: float,
+    tolerance: float,
+    boundary: Boundary = "reflect",
+    drift: Drift | None = None,
+    linear: LinearMethod = "iterative",
 ) -> tuple[Tensor, list[list[float]]]:
-    """Log-density (n, N, c, h, w), and for each of the N - 1 steps the residuals of its slowest
-    channel. Channels are solved one by one on the CPU in float64.
+    """Log-density (n, N, c, *grid), and for each of the N - 1 steps the residuals of its slowest
+    channel. Computed in float64.
 
     Raises
     ------
-    ConvergenceError : a step did not reach `tolerance` in MAX_ITERATIONS iterations.
+    ConvergenceError : a step did not reach `tolerance`.
     """
-    n, c, h, w = m0.shape
-    steps = np.diff(diffusion_time.detach().cpu().to(torch.float64).numpy())
-    operators = _operators(h, w, dh)
-    channels = m0.detach().cpu().to(torch.float64).reshape(n * c, h * w).numpy()
-    log_density = np.empty((n * c, len(steps) + 1, h * w))
-    residuals: list[list[float]] = [[] for _ in steps]
+    steps = time_steps(m0, sde, times, dh, boundary, drift)
+    iteration = Iteration(tolerance, linear)
+    at_once = max(1, VALUES_AT_ONCE // m0[0, 0].numel())
+    return in_chunks(m0, at_once, lambda channels, names: march(channels, names, steps, iteration))
+
+
+def in_chunks(
+    m0: Tensor, channels_at_once: int, march: March, first_image: int = 0
+) -> tuple[Tensor, list[list[float]]]:
+    """`march` over the channels of all images m0 (n, c, *grid), in float64: log-density
+    (n, N, c, *grid) in the dtype of m0, and the residuals of each step's slowest channel."""
+    n, c, *grid = m0.shape
+    channels = m0.detach().to(torch.float64).reshape(n * c, *grid)
+    names = [f"image {first_image + k // c}, channel {k % c}" for k in range(n * c)]
+    chunks, slowest = [], []
     with progress.stage("implicit solve", total=n * c) as stage:
-        for channel, m_initial in enumerate(channels):
-            log_density[channel, 0] = m = m_initial
-            for i, step in enumerate(steps):
-                where = f"image {channel // c}, channel {channel % c}, step {i + 1}"
-                m, history = _step(m, step, operators, tolerance, where)
-                log_density[channel, i + 1] = m
-                residuals[i] = max(residuals[i], history, key=len)
-            stage.update()
-    field = torch.from_numpy(log_density).reshape(n, c, len(steps) + 1, h, w).transpose(1, 2)
-    return field.to(dtype=m0.dtype, device=m0.device).contiguous(), residuals
+        for first in range(0, n * c, channels_at_once):
+            chunk = slice(first, first + channels_at_once)
+            fields, residuals = march(channels[chunk], names[chunk])
+            chunks.append(fields.to(m0.dtype))
+            slowest.append(residuals)
+            stage.update(len(fields))
+    log_density = torch.cat(chunks).reshape(n, c, -1, *grid).transpose(1, 2).contiguous()
+    log_density[:, 0] = m0.detach()
+    return log_density, [max(step, key=len) for step in zip(*slowest, strict=True)]
 
 
-def _operators(h: int, w: int, dh: float) -> tuple[sparse.csr_matrix, ...]:
-    """Laplacian and the two central differences on the flattened grid, walls reflecting."""
-    I_h, I_w = sparse.identity(h), sparse.identity(w)
-    laplacian = sparse.kron(_second(h, dh), I_w) + sparse.kron(I_h, _second(w, dh))
-    along_h = sparse.kron(_central(h, dh), I_w)
-    along_w = sparse.kron(I_h, _central(w, dh))
-    return laplacian.tocsr(), along_h.tocsr(), along_w.tocsr()
+def time_steps(
+    m0: Tensor, sde: SDE, times: Tensor, dh: float, boundary: Boundary, drift: Drift | None
+) -> list[Step]:
+    """The N - 1 steps between the N times, for channels of the size and device of m0."""
+    grid, device, steps = tuple(m0.shape[2:]), m0.device, []
+    for start, end in pairwise(times.to(torch.float64).tolist()):
+        d, dt = float(sde.integral_g2(start, end)), end - start
+        heat = HeatStep(grid, d, dh, boundary, device)
+        source = torch.zeros(grid, dtype=torch.float64, device=device)
+        velocity = torch.zeros(len(grid), *grid, dtype=torch.float64, device=device)
+        ghost_slope = torch.zeros_like(velocity)
+        if drift is not None:
+            field = field_at(drift, end, grid, dh, device)
+            velocity = dt * field.centres
+            source = -dt * field.divergence(dh)
+            if boundary == "reflect":
+                for axis, face in enumerate(field.faces):
+                    for edge, outward in ((0, -1), (grid[axis] - 1, 1)):
+                        wall = face.select(axis, 0 if outward < 0 else grid[axis])
+                        slope = 2 * wall * dt / d  # dm/dx at the wall
+                        ghost_slope[axis].select(axis, edge).add_(slope / 2)
+                        source.select(axis, edge).add_(outward * slope / dh * d / 2)
+        steps.append(Step(heat, velocity, source, ghost_slope))
+    return steps
 
 
-def _second(size: int, dh: float) -> sparse.spmatrix:
-    diagonal = np.full(size, -2.0)
-    diagonal[0] += 1  # the ghost cell equals its neighbour
-    diagonal[-1] += 1
-    return _tridiagonal(np.ones(size - 1), diagonal, np.ones(size - 1)) / dh**2
+def march(
+    m0: Tensor, names: list[str], steps: list[Step], iteration: Iteration
+) -> tuple[Tensor, list[list[float]]]:
+    """Channels m0 (B, *grid), called `names`, through all steps: (B, N, *grid), and for each step
+    the residuals of the slowest channel."""
+    fields, slowest = [m0], []
+    for i, step in enumerate(steps):
+        m, histories = _fixed_point(i, step, fields[-1], names, iteration)
+        fields.append(m)
+        slowest.append(max(histories, key=len))
+    return torch.stack(fields, dim=1), slowest
 
 
-def _central(size: int, dh: float) -> sparse.spmatrix:
-    diagonal = np.zeros(size)
-    diagonal[0] -= 1
-    diagonal[-1] += 1
-    return _tridiagonal(-np.ones(size - 1), diagonal, np.ones(size - 1)) / (2 * dh)
-
-
-def _tridiagonal(below: Vector, diagonal: Vector, above: Vector) -> sparse.spmatrix:
-    return sparse.diags([below, diagonal, above], offsets=[-1, 0, 1])
-
-
-def _step(
-    m_start: Vector,
-    step: float,
-    operators: tuple[sparse.csr_matrix, ...],
-    tolerance: float,
-    where: str,
-) -> tuple[Vector, list[float]]:
-    laplacian, along_h, along_w = operators
-    heat = sparse.identity(len(m_start), format="csr") - step / 2 * laplacian
-    residuals: list[float] = []
-    m = m_start
-    while len(residuals) < MAX_ITERATIONS:
-        advection = along_h.multiply((along_h @ m)[:, None])
-        advection += along_w.multiply((along_w @ m)[:, None])
-        # COLAMD, the default ordering, fills in about twice as much on a five-point stencil.
-        system = splu((heat - step / 2 * advection).tocsc(), permc_spec="MMD_AT_PLUS_A")
-        m_new: Vector = system.solve(m_start)
-        scale = float(np.linalg.norm(m)) or 1.0
-        residuals.append(float(np.linalg.norm(m_new - m)) / scale)
-        m = m_new
-        if not np.isfinite(residuals[-1]):
+def _fixed_point(
+    i: int, step: Step, m_before: Tensor, names: list[str], iteration: Iteration
+) -> tuple[Tensor, list[list[float]]]:
+    """m at the end of step i from m_before (B, *grid), and each channel's residuals."""
+    m = m_before.clone()
+    histories: list[list[float]] = [[] for _ in m]
+    going = torch.arange(len(m), device=m.device)
+    for count in range(MAX_ITERATIONS):
+        m_old = m[going]
+        system = step.system(m_old)
+        b = step.right_side(m_before[going], system)
+        begin = iteration.start(i, system, b, m_old) if iteration.start and count == 0 else m_old
+        m_new = direct(system, b) if iteration.linear == "direct" else iterative(system, b, begin)
+        if m_new is None:
             break
-        if residuals[-1] <= tolerance:
-            return m, residuals
-    raise ConvergenceError(
-        f"implicit solve, {where}: relative change {residuals[-1]:.2e} after {len(residuals)} "
-        f"iterations, tolerance {tolerance:g}; take more time steps (num_timesteps), a larger "
-        f"tolerance, or the spectral scheme, which needs no iteration",
+        scale = norm(m_old)
+        residual = norm(m_new - m_old) / torch.where(scale > 0, scale, 1.0)
+        m[going] = m_new
+        for channel, value in zip(going.tolist(), residual.tolist(), strict=True):
+            histories[channel].append(value)
+        if not bool(torch.isfinite(residual).all()):
+            going = going[~torch.isfinite(residual)]
+            break
+        going = going[residual > iteration.tolerance]
+        if len(going) == 0:
+            return m, histories
+    channel = int(going[0])
+    where = f"{names[channel]}, step {i + 1}"
+    raise not_converged("implicit", where, histories[channel], iteration.tolerance)
+
+
+def not_converged(
+    scheme: str, where: str, residuals: list[float], tolerance: float
+) -> ConvergenceError:
+    reached = f"relative change {residuals[-1]:.2e}" if residuals else "linear system not solved"
+    return ConvergenceError(
+        f"{scheme} solve, {where}: {reached} after {len(residuals)} iterations, tolerance "
+        f"{tolerance:g}; take more time steps (num_timesteps), a larger tolerance, or the "
+        f"spectral scheme, which needs no iteration",
         residuals,
     )

@@ -1,0 +1,97 @@
+"""Heat kernels of one axis: the matrices that carry a density exactly from one time to another."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from score_embedding.fokker_planck.differences import Boundary
+from score_embedding.fokker_planck.drift import AffineDrift
+from score_embedding.sde import SDE
+
+SUBSTEPS = 16  # of an affine drift, between two times
+
+
+def basis(size: int, boundary: Boundary, dh: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Orthonormal eigenvectors, as rows (size, size), and eigenvalues (size,) of minus the second
+    difference of an axis, float64: the DCT-II basis between reflecting walls, with
+    (2 - 2 cos(pi k / n)) / dh^2, the DST-I basis where 0 lies beyond the edge."""
+    k = torch.arange(size, dtype=torch.float64, device=device)
+    if boundary == "reflect":
+        C = torch.cos(math.pi / size * k[:, None] * (k + 0.5)) * math.sqrt(2 / size)
+        C[0] = 1 / math.sqrt(size)
+        angle = math.pi * k / size
+    else:
+        angle = math.pi * (k + 1) / (size + 1)
+        C = torch.sin(angle[:, None] * (k + 1)) * math.sqrt(2 / (size + 1))
+    return C, (2 - 2 * torch.cos(angle)) / dh**2
+
+
+def heat_kernel(
+    size: int, diffusion_time: Tensor, dh: float, boundary: Boundary = "reflect"
+) -> Tensor:
+    """exp(tau/2 times the second difference), (N, size, size) in float64, for each tau of (N,)."""
+    C, Lambda = basis(size, boundary, dh, diffusion_time.device)
+    decay = torch.exp(-0.5 * diffusion_time.to(torch.float64)[:, None] * Lambda)
+    kernel = (C.T * decay[:, None]) @ C
+    return kernel.clamp_min(0)  # entries far from the diagonal are round-off of either sign
+
+
+def affine_kernel(size: int, sde: SDE, times: Tensor, drift: AffineDrift, dh: float) -> Tensor:
+    """The kernel of an axis with the drift f = -rate(t) x and reflecting walls, (N, size, size) in
+    float64, from times[0] to each of the N times; columns sum to 1.
+
+    Between two times it is a product of SUBSTEPS exponentials of the generator with its
+    coefficients integrated over the substep: exact in time where rate/g^2 is constant (variance
+    preserving, Ornstein-Uhlenbeck), second order in the substep otherwise.
+    """
+    kernel = torch.eye(size, dtype=torch.float64)
+    kernels = [kernel]
+    for start, end in pairwise(times.tolist()):
+        substeps = torch.linspace(start, end, SUBSTEPS + 1, dtype=torch.float64).tolist()
+        for a, b in pairwise(substeps):
+            # Simpson's rule: exact for rates up to cubic in time
+            pull = drift.rate_at(a) + 4 * drift.rate_at((a + b) / 2) + drift.rate_at(b)
+            generator = _generator(size, float(sde.integral_g2(a, b)), pull * (b - a) / 6, dh)
+            kernel = _positive_exponential(generator) @ kernel
+        kernels.append(kernel)
+    return torch.stack(kernels).to(times.device)
+
+
+def _generator(size: int, diffusion_time: float, pull: float, dh: float) -> Tensor:
+    """The flux form of (tau/2) p_xx + pull (x p)_x with exponential fitting: second order, mass
+    conserved, rates never negative, and exp(-pull x^2 / tau) stationary to the bit."""
+    faces = (torch.arange(size - 1, dtype=torch.float64) - (size - 2) / 2) * dh
+    rate = diffusion_time / (2 * dh**2)
+    z = 2 * pull * faces * dh / diffusion_time  # rise of the potential across a face
+    up, down = rate * _bernoulli(z), rate * _bernoulli(-z)
+    outflow = torch.zeros(size, dtype=torch.float64)
+    outflow[:-1] += up
+    outflow[1:] += down
+    return torch.diag(up, -1) + torch.diag(down, 1) - torch.diag(outflow)
+
+
+def _bernoulli(z: Tensor) -> Tensor:
+    """z / (exp(z) - 1), 1 at 0."""
+    return torch.where(z == 0, 1.0, z / torch.expm1(torch.where(z == 0, 1.0, z)))
+
+
+def _positive_exponential(generator: Tensor) -> Tensor:
+    """exp of a matrix whose off-diagonal entries are not negative, by scaling, a Taylor series and
+    squaring. Shifted by its largest outflow no term is negative: nothing cancels, and small entries
+    keep their relative accuracy."""
+    size = len(generator)
+    shift = float(-generator.diagonal().min())
+    squarings = max(0, math.ceil(math.log2(shift))) if shift > 0 else 0
+    P = (generator + shift * torch.eye(size, dtype=generator.dtype)) / 2**squarings
+    term = exponential = torch.eye(size, dtype=generator.dtype)
+    for k in range(1, 20):  # columns of P sum to 1 at most, and 1/20! is below round-off
+        term = term @ P / k
+        exponential = exponential + term
+    exponential = exponential * math.exp(-shift / 2**squarings)
+    for _ in range(squarings):
+        exponential = exponential @ exponential
+    return exponential
