@@ -25,7 +25,7 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 
-from score_embedding import cli, configuration, progress, run_folder
+from score_embedding import cli, configuration, pipeline, precomputation, progress, run_folder
 
 # One test of its own is about this warning; the others need not fail with it.
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
@@ -423,7 +423,8 @@ def test_solving_alone_leaves_the_fields_and_their_picture(pictures, call, tmp_p
     before = set(tree(tmp_path))
     done = call("solve", *pictures[:2], "--size", 8, "--out", "fields")
     assert done.returncode == 0, done.stderr
-    assert set(tree(tmp_path)) - before == {"fields/scores.npz", "fields/scores.png"}
+    names = ("scores.npz", "scores.png", "diagnostics.json")
+    assert set(tree(tmp_path)) - before == {f"fields/{name}" for name in names}
     arrays = run_folder.read_arrays(tmp_path / "fields" / "scores.npz")
     assert arrays["scores"].shape == (2, 20, 3, 8, 8)
     assert np.isfinite(arrays["scores"]).all()
@@ -435,6 +436,79 @@ def test_solving_alone_leaves_the_fields_and_their_picture(pictures, call, tmp_p
     assert call("solve", pictures[0], "--out", "fields", *options).returncode == 0
     replaced = run_folder.read_arrays(tmp_path / "fields" / "scores.npz")
     assert replaced["scores"].shape == (1, 20, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "spectral, reflect boundary, drift none: exact in time"),
+        (("--boundary", "zero", "--scheme", "implicit"), "implicit, zero boundary, drift none"),
+        (("--scheme", "krylov", "--drift", 0.05), "krylov, reflect boundary, drift -0.05 x"),
+        (("--scheme", "published"), "published, wrapping boundary, drift none"),
+        (("--drift", 0.05), "spectral, reflect boundary, drift -0.05 x: no iteration"),
+    ],
+)
+def test_a_solve_says_and_writes_what_it_did(options, said, pictures, call, tmp_path):
+    done = call("solve", *pictures[:3], "--size", 8, "-N", 7, "--out", "fields", *options)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stderr
+    diagnostics = json.loads((tmp_path / "fields" / "diagnostics.json").read_text())
+    assert (diagnostics["images"], diagnostics["num_timesteps"]) == (3, 7)
+    iterated = diagnostics["scheme"] != "spectral"
+    assert bool(diagnostics["residuals"]) == iterated
+    assert diagnostics["iterations"] == [len(step) for step in diagnostics["residuals"]]
+    if not iterated:
+        assert diagnostics["largest_relative_change_of_mass"] < 1e-12
+    with Image.open(tmp_path / "fields" / "scores.png") as picture:
+        assert picture.size[1] > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--scheme", "publshed"), ("diffusion.scheme", "did you mean 'published'")),
+        (("--boundary", "periodic"), ("diffusion.boundary", "'reflect' or 'zero'")),
+        (("--drift", -1), ("diffusion.drift", "greater than or equal to 0")),
+        (("--drift", 1, "--boundary", "zero"), ("diffusion", "only with boundary reflect")),
+        (("--scheme", "published", "--drift", 1), ("diffusion", "published knows no drift")),
+        (("-N", 0), ("diffusion.num_timesteps",)),
+    ],
+)
+def test_a_solve_that_cannot_be_is_refused(options, said, pictures, call, tmp_path):
+    before = tree(tmp_path)
+    assert_mistake(call("solve", pictures[0], "--out", "fields", *options), *said)
+    assert tree(tmp_path) == before
+
+
+def test_a_solve_that_does_not_converge_leaves_nothing(pictures, call, tmp_path):
+    before = tree(tmp_path)
+    options = ("--scheme", "implicit", "-N", 3, "--drift", 300)
+    done = call("solve", pictures[0], "--out", "fields", *options)
+    assert done.returncode == 3
+    assert "implicit solve, image 0, channel" in done.stderr
+    assert "the spectral scheme" in done.stderr
+    assert tree(tmp_path) == before
+
+
+def test_more_images_than_memory_holds_are_solved_into_a_mapped_file(
+    pictures, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(precomputation, "IN_MEMORY", 0)
+    monkeypatch.setattr(pipeline, "SHOWN", 2)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["solve", *pictures[:3], "--size", "8", "--out", "many"]
+    monkeypatch.setattr(sys, "argv", ["score-embedding", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    scores = np.load(tmp_path / "many" / "scores.npy", mmap_mode="r")
+    first = run_folder.read_arrays(tmp_path / "many" / "scores.npz")
+    assert scores.shape == (3, 20, 3, 8, 8)
+    assert (first["scores"].shape, first["images"].shape) == ((2, 20, 3, 8, 8), (3, 3, 8, 8))
+    np.testing.assert_allclose(scores[:2], first["scores"], rtol=0, atol=1e-4)
+    diagnostics = json.loads((tmp_path / "many" / "diagnostics.json").read_text())
+    assert diagnostics["images"] == 3
+    assert "scores.npy" in capsys.readouterr().out
 
 
 def test_solving_into_a_run_folder_is_refused(copied, pictures, call):

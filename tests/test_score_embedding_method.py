@@ -1,14 +1,9 @@
 import math
-import time
 
 import pytest
 import torch
 
-from score_embedding.config import Diffusion, Misc
-from score_embedding.density import log_density
-from score_embedding.embedding import embed
-from score_embedding.fokker_planck import score, solve
-from score_embedding.methods.score_embedding import Batch, draw_batch, loss, precompute, time_grid
+from score_embedding.methods.score_embedding import Batch, draw_batch, loss
 from score_embedding.sde import VarianceExploding
 
 EPS = 1e-3
@@ -72,14 +67,6 @@ def test_the_gradient_of_the_loss_is_its_difference_quotient(generator):
     assert float(weight.grad) == pytest.approx(float(quotient), rel=1e-7)
 
 
-@pytest.mark.parametrize("N", [1, 2, 20])
-def test_the_time_grid_is_even_from_eps_to_one(N):
-    times = time_grid(N, EPS)
-    expected = [EPS + (1 - EPS) * n / max(N - 1, 1) for n in range(N)]
-    assert times.dtype == torch.float64
-    assert times.tolist() == pytest.approx(expected, abs=1e-15)
-
-
 def labelled_states(n, N):
     """embedded[i, k] is filled with 100 i + k, so that a state tells where it is from."""
     labels = 100 * torch.arange(n)[:, None] + torch.arange(N)
@@ -136,44 +123,3 @@ def test_a_batch_is_determined_by_the_generator():
     assert torch.equal(first.x, second.x)
     assert torch.equal(first.t, second.t)
     assert not torch.equal(first.t, other.t)
-
-
-@pytest.mark.parametrize(
-    "diffusion",
-    [
-        Diffusion(num_timesteps=4),
-        Diffusion(num_timesteps=4, sigma=2.0, dh=2.0, boundary="zero", density="binned"),
-        Diffusion(num_timesteps=30, sigma=2.0, scheme="implicit", solve_tolerance=1e-6),
-    ],
-    ids=["default", "binned", "implicit"],
-)
-def test_precompute_is_the_chain_of_its_stages(diffusion, photographs):
-    images = photographs(8, 10, n=2).to(torch.float32)
-    N, sde = diffusion.num_timesteps, VarianceExploding(diffusion.sigma)
-    started = time.perf_counter()
-    known = precompute(images, diffusion, Misc())
-    elapsed = time.perf_counter() - started
-
-    times = torch.linspace(EPS, 1, N, dtype=torch.float64)
-    assert torch.equal(known.times, times)
-    m0 = log_density(images, diffusion.density)
-    tolerance = diffusion.solve_tolerance
-    m = solve(m0, sde, times, diffusion.scheme, diffusion.dh, tolerance).log_density
-    scores = score(m, diffusion.dh, diffusion.boundary)
-    assert torch.equal(known.log_density, m)
-    assert torch.equal(known.scores, scores)
-    assert torch.equal(known.embedded, embed(images, scores, sde, times).to(torch.float32))
-    assert torch.equal(known.embedded[:, 0], images)
-    assert known.embedded.shape == known.scores.shape == (2, N, 3, 8, 10)
-    assert (known.scores.dtype, known.embedded.dtype) == (torch.float64, torch.float32)
-    assert (known.diagnostics.scheme, known.diagnostics.dh) == (diffusion.scheme, diffusion.dh)
-    assert list(known.seconds) == ["density", "solve", "embedding"]
-    assert all(seconds > 0 for seconds in known.seconds.values())
-    assert known.diagnostics.seconds <= known.seconds["solve"]
-    assert sum(known.seconds.values()) <= elapsed
-
-
-def test_a_constant_image_runs_through_with_score_zero():
-    known = precompute(torch.full((1, 3, 8, 8), 0.5), Diffusion(num_timesteps=3), Misc())
-    assert float(known.scores.abs().max()) < 1e-12
-    assert (known.embedded == 0.5).all()

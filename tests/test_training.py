@@ -7,6 +7,7 @@ import torch
 from score_embedding import configuration
 from score_embedding.methods import score_embedding as method
 from score_embedding.network import build
+from score_embedding.precomputation import precompute
 from score_embedding.sde import VarianceExploding
 from score_embedding.training import LossNotFiniteError, train
 
@@ -31,7 +32,7 @@ def network_for(config, size=8, images=1):
 def embedded(photographs):
     config = tiny_config()
     images = photographs(8, 8, 1)
-    return method.precompute(images, config.diffusion, config.misc).embedded
+    return precompute(images, config.diffusion, config.misc).embedded
 
 
 def test_a_step_is_adam_on_the_published_loss(embedded):

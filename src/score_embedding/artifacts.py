@@ -12,8 +12,8 @@ from torch import Tensor
 from score_embedding import figures, metrics, run_folder
 from score_embedding.config import Config
 from score_embedding.errors import DivergenceError
-from score_embedding.methods.score_embedding import Precomputed
 from score_embedding.network import ScoreNetwork
+from score_embedding.precomputation import Precomputed
 from score_embedding.run_folder import RunFolder
 from score_embedding.sampling import Samples
 from score_embedding.sde import VarianceExploding
@@ -21,7 +21,8 @@ from score_embedding.training import History, LossNotFiniteError
 
 
 def write_scores(folder: RunFolder, images: Tensor, precomputed: Precomputed) -> None:
-    """scores.npz (fields in float32, the solver's diagnostics as JSON) and scores.png."""
+    """scores.npz (fields in float32, the solver's diagnostics as JSON) and scores.png. The fields
+    may be those of the first images only."""
     arrays = {
         "images": _numpy(images),
         "times": _numpy(precomputed.times),
@@ -32,7 +33,28 @@ def write_scores(folder: RunFolder, images: Tensor, precomputed: Precomputed) ->
     }
     run_folder.write_arrays(folder / run_folder.SCORES, arrays)
     with run_folder.replacing(folder / run_folder.SCORES_PICTURE) as partial:
-        figures.save(figures.score_fields(arrays), partial)
+        figures.save(figures.solution(arrays), partial)
+
+
+def write_diagnostics(
+    folder: RunFolder, num_images: int, precomputed: Precomputed, config: Config
+) -> None:
+    """diagnostics.json: what was solved and how, and how well the fields kept their mass."""
+    m = precomputed.log_density
+    log_mass = m.flatten(3).logsumexp(dim=3)  # (n, N, c)
+    change = (log_mass - log_mass[:, :1]).expm1().abs().amax()
+    values = {
+        "images": num_images,
+        "image_size": list(m.shape[-2:]),
+        "channels": m.shape[2],
+        "num_timesteps": m.shape[1],
+        "eps": config.misc.eps,
+        "sigma": config.diffusion.sigma,
+        "density": config.diffusion.density,
+        **dataclasses.asdict(precomputed.diagnostics),
+        "largest_relative_change_of_mass": float(change),
+    }
+    run_folder.write_json(folder / run_folder.DIAGNOSTICS, values)
 
 
 def write_samples(

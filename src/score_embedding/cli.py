@@ -120,18 +120,40 @@ def run(
 def solve(
     images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
     size: Annotated[int, typer.Option(help="Height and width to resize to.")] = 32,
+    scheme: Annotated[
+        str | None, typer.Option(help="spectral, implicit, krylov or published.")
+    ] = None,
+    boundary: Annotated[
+        str | None, typer.Option(help="Beyond the edge: reflect, or zero (m = 0).")
+    ] = None,
+    drift: Annotated[
+        str | None, typer.Option(metavar="RATE", help="f = -RATE x on the grid, x from its middle.")
+    ] = None,
+    num_timesteps: Annotated[
+        str | None, typer.Option("--num-timesteps", "-N", metavar="N", help="Times from eps to 1.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the result.")] = Path("saves/solve"),
     device: Device = "auto",
     overwrite: Overwrite = False,
     overrides: Overrides = None,
 ) -> None:
-    """Only the pre-computation: the score field over time as scores.npz and scores.png.
+    """Only the pre-computation: log-density and score over time of one image or many.
 
-    Its parameters are those of a config's diffusion section, --set diffusion.sigma=2 for one.
+    Writes scores.npz, scores.png and diagnostics.json. All parameters are those of a config's
+    diffusion section: --set diffusion.sigma=2, for one. Of more images than fit into memory the
+    scores go to scores.npy, which numpy.load(..., mmap_mode="r") opens.
     """
     from score_embedding import configuration, run_folder
 
-    settings = configuration.for_images([str(path) for path in images], size, overrides or [])
+    given = {
+        "scheme": scheme,
+        "boundary": boundary,
+        "drift": drift,
+        "num_timesteps": num_timesteps,
+    }
+    changes = [f"diffusion.{key}={value}" for key, value in given.items() if value is not None]
+    changes += overrides or []
+    settings = configuration.for_images([str(path) for path in images], size, changes)
     run_folder.check_place(out)
     if (out / run_folder.CONFIG).exists():
         raise RunFolderError(f"{out}: a run folder; give another place with --out")
@@ -144,7 +166,14 @@ def solve(
     from score_embedding import environment, pipeline
 
     pipeline.solve(settings, out, environment.select_device(device))
-    typer.echo(f"scores: {out / run_folder.SCORES} and {run_folder.SCORES_PICTURE} beside it")
+    everything = out / run_folder.ALL_SCORES
+    if everything.exists():
+        typer.echo(f"scores of all images: {everything}; those of the first in {out}")
+    else:
+        typer.echo(
+            f"scores: {out / run_folder.SCORES}, with {run_folder.SCORES_PICTURE} and "
+            f"{run_folder.DIAGNOSTICS} beside it"
+        )
 
 
 @app.command()

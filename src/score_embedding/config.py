@@ -41,6 +41,7 @@ def _list(value: Any) -> Any:
 Int = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_inf_nan=False)]
 PositiveOrOff = Annotated[Positive | None, BeforeValidator(_off)]
 ShareOrOff = Annotated[Share | None, BeforeValidator(_off)]
@@ -87,9 +88,18 @@ class Diffusion(Section):
     num_timesteps: Count = 20
     solve_tolerance: Positive = 2e-8
     # ours
-    scheme: Literal["spectral", "implicit"] = "spectral"
+    scheme: Literal["spectral", "implicit", "krylov", "published"] = "spectral"
     density: Literal["exact", "binned"] = "exact"
-    boundary: Literal["reflect", "zero"] = "reflect"
+    boundary: Literal["reflect", "zero"] = "reflect"  # of the solve and of the score
+    drift: Rate = 0.0  # f = -drift x on the grid, x in units of dh from its middle
+
+    @model_validator(mode="after")
+    def _scheme_knows_it(self) -> Diffusion:
+        if self.scheme == "published" and (self.drift or self.boundary != "reflect"):
+            raise ValueError("scheme published knows no drift and no boundary but its own")
+        if self.scheme == "spectral" and self.drift and self.boundary != "reflect":
+            raise ValueError("scheme spectral solves a drift only with boundary reflect")
+        return self
 
 
 class Training(Section):

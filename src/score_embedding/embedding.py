@@ -9,7 +9,13 @@ from score_embedding.arrays import ArrayLike, to_tensor
 from score_embedding.sde import VarianceExploding
 
 
-def embed(images: ArrayLike, scores: ArrayLike, sde: VarianceExploding, times: ArrayLike) -> Tensor:
+def embed(
+    images: ArrayLike,
+    scores: ArrayLike,
+    sde: VarianceExploding,
+    times: ArrayLike,
+    dt: float | None = None,
+) -> Tensor:
     """Carry each image along the probability flow of its own score, by forward Euler steps
 
         x^0 = image,    x^n = x^(n-1) + (f - g(t_n)^2 / 2 * score^n) (t_n - t_(n-1))
@@ -22,6 +28,7 @@ def embed(images: ArrayLike, scores: ArrayLike, sde: VarianceExploding, times: A
     scores : (n, N, c, h, w), the score at the N times; the first is not used.
     sde : the forward SDE.
     times : (N,), ascending.
+    dt : length of every step; None for the times' own spacing.
 
     Returns
     -------
@@ -43,6 +50,6 @@ def embed(images: ArrayLike, scores: ArrayLike, sde: VarianceExploding, times: A
     embedded = [x]
     for i in range(1, len(t)):
         velocity = sde.f(x, t[i]) - sde.g(t[i]) ** 2 / 2 * s[:, i]
-        x = x + velocity * (t[i] - t[i - 1])
+        x = x + velocity * (t[i] - t[i - 1] if dt is None else dt)
         embedded.append(x)
     return torch.stack(embedded, dim=1).to(s.dtype)

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
@@ -41,9 +41,66 @@ def save(figure: Figure, target: Path | BinaryIO) -> None:
 
 def score_fields(arrays: Arrays) -> Figure:
     """Image, log-density and score (means over channels) at times from the first to the last."""
+    figure = Figure(figsize=_score_grid_size(arrays), layout="constrained")
+    _draw_score_fields(arrays, figure)
+    return figure
+
+
+def solution(arrays: Arrays) -> Figure:
+    """Score and log-density as pictures and over time, and the residuals of the iteration."""
+    width, height = _score_grid_size(arrays)
+    width = max(width, 6.5)
+    figure = Figure(figsize=(width, height + 2.6), layout="constrained")
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[height, 2.6])[:, 0]
+    _draw_score_fields(arrays, above)
+    diagnostics = json.loads(str(arrays["diagnostics"]))
+    with mpl.rc_context(_STYLE):
+        left, right = below.subplots(1, 2)
+        _draw_over_time(arrays, left)
+        _draw_residuals(diagnostics, right)
+    heading = f"{diagnostics['scheme']}, {diagnostics['boundary']} boundary, drift "
+    figure.suptitle(f"{heading}{diagnostics['drift']}, N = {len(arrays['times'])}", fontsize=9)
+    return figure
+
+
+def _draw_over_time(arrays: Arrays, axis: Axes) -> None:
+    """Root mean square of the score, and the range of the log-density, of all that is shown."""
+    n = min(len(arrays["scores"]), IMAGES_SHOWN)
+    m, s = arrays["log_density"][:n], arrays["scores"][:n]
+    per_time = (0, 2, 3, 4)
+    spread = (m.max(axis=(3, 4)) - m.min(axis=(3, 4))).max(axis=(0, 2))
+    axis.plot(arrays["times"], np.sqrt((s**2).mean(axis=per_time)), color=_BLUE, label="RMS score")
+    axis.plot(arrays["times"], spread, color=_ORANGE, label="range of log p")
+    if (s != 0).any():
+        axis.set_yscale("log")
+    axis.set_xlabel("t")
+    axis.legend()
+
+
+def _draw_residuals(diagnostics: dict[str, Any], axis: Axes) -> None:
+    """Relative change per iteration, one line for each time step."""
+    histories = diagnostics["residuals"]
+    if not histories:
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "no iteration, no residual", ha="center", transform=axis.transAxes)
+        return
+    for k, history in enumerate(histories):
+        shade = 0.35 + 0.6 * k / len(histories)
+        axis.semilogy(range(1, len(history) + 1), history, ".-", lw=0.8, color=mpl.cm.Blues(shade))
+    axis.axhline(diagnostics["tolerance"], color=_GREY, lw=0.8, ls="--")
+    axis.set_xlabel("sweep" if diagnostics["scheme"] == "published" else "iteration of a time step")
+    axis.set_ylabel("relative change")
+
+
+def _score_grid_size(arrays: Arrays) -> tuple[float, float]:
+    rows = 2 * min(len(arrays["scores"]), IMAGES_SHOWN)
+    return _grid_size(rows, 1 + min(len(arrays["times"]), TIMES_SHOWN))
+
+
+def _draw_score_fields(arrays: Arrays, figure: Figure | SubFigure) -> None:
     times, shown = arrays["times"], _evenly(len(arrays["times"]), TIMES_SHOWN)
-    n = min(len(arrays["images"]), IMAGES_SHOWN)
-    figure, axes = _grid(2 * n, 1 + len(shown))
+    n = min(len(arrays["scores"]), IMAGES_SHOWN)
+    axes = _bare_axes(figure, 2 * n, 1 + len(shown))
     for i in range(n):
         _image(axes[2 * i][0], arrays["images"][i], "image")
         for k, above, below in zip(shown, axes[2 * i][1:], axes[2 * i + 1][1:], strict=True):
@@ -51,13 +108,12 @@ def score_fields(arrays: Arrays) -> Figure:
             bound = float(np.abs(score).max()) or 1.0
             _field(above, m, f"log p\nt = {times[k]:.2f}", "viridis")
             _field(below, score, f"score\n±{bound:.2g}", "RdBu_r", (-bound, bound))
-    return figure
 
 
 def embedded(arrays: Arrays) -> Figure:
     """The embedded images x^n, each min-max scaled, with the range that its values span."""
     times, shown = arrays["times"], _evenly(len(arrays["times"]), TIMES_SHOWN)
-    n = min(len(arrays["images"]), IMAGES_SHOWN)
+    n = min(len(arrays["embedded"]), IMAGES_SHOWN)
     figure, axes = _grid(n, len(shown))
     for i in range(n):
         for axis, k in zip(axes[i], shown, strict=True):
@@ -153,13 +209,21 @@ def _evenly(count: int, shown: int) -> list[int]:
 
 
 def _grid(rows: int, columns: int, side: float = 1.15) -> tuple[Figure, NDArray[Any]]:
+    figure = Figure(figsize=_grid_size(rows, columns, side), layout="constrained")
+    return figure, _bare_axes(figure, rows, columns)
+
+
+def _grid_size(rows: int, columns: int, side: float = 1.15) -> tuple[float, float]:
+    return side * columns, (side + 0.3) * rows + 0.2
+
+
+def _bare_axes(figure: Figure | SubFigure, rows: int, columns: int) -> NDArray[Any]:
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(side * columns, (side + 0.3) * rows + 0.2), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.grid(False)
         axis.set_axis_off()
-    return figure, axes
+    return axes
 
 
 def _image(axis: Axes, x: NDArray[Any], title: str) -> None:

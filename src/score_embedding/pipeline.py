@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -11,19 +12,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from score_embedding import artifacts, checkpoint, environment, metrics, report, run_folder
+from score_embedding import (
+    artifacts,
+    checkpoint,
+    environment,
+    metrics,
+    precomputation,
+    report,
+    run_folder,
+)
 from score_embedding import network as networks
 from score_embedding.config import Config, Sample
 from score_embedding.data import load_dataset
 from score_embedding.errors import DivergenceError
-from score_embedding.methods import score_embedding as method
 from score_embedding.network import ScoreNetwork
+from score_embedding.precomputation import EmbeddedImages, Precomputed
 from score_embedding.run_folder import RunFolder
 from score_embedding.sampling import Samples, draw
 from score_embedding.sde import VarianceExploding
 from score_embedding.training import History, train
 
 log = logging.getLogger(__name__)
+
+SHOWN = 16  # images whose fields are kept where not all are
 
 
 def run(config: Config, path: Path, device: torch.device, profile: bool, overwrite: bool) -> None:
@@ -42,14 +53,16 @@ def run(config: Config, path: Path, device: torch.device, profile: bool, overwri
     description = environment.describe(device, config.training.seed)
     run_folder.write_json(folder / run_folder.ENVIRONMENT, description)
 
-    precomputed = precompute(images, config, device)
+    precomputed, embedded = precompute(images, config, device)
     artifacts.write_scores(folder, images, precomputed)
 
     images = images.to(device)
     network = build_network(config, len(images), device)
     log.info("network of %.1f M parameters on %s", network.num_parameters / 1e6, device)
     with dumping_divergence(folder, network):
-        history = train_network(network, images, precomputed, config, profile)
+        history = train_network(
+            network, images, embedded, config, sum(precomputed.seconds.values()), profile
+        )
         checkpoint.save(folder, network, history.step, history.training_seconds)
         artifacts.write_metrics(folder, history)
         values, sampling_seconds = sample_into(folder, network, images, config)
@@ -67,20 +80,37 @@ def run(config: Config, path: Path, device: torch.device, profile: bool, overwri
     report.write(folder)
 
 
-def precompute(images: Tensor, config: Config, device: torch.device) -> method.Precomputed:
-    """Everything that is known before training. Solved on `device`, on the CPU where that has no
-    float64 (MPS)."""
-    solver_device = torch.device("cpu") if device.type == "mps" else device
-    precomputed = method.precompute(images.to(solver_device), config.diffusion, config.misc)
-    log.info("%s", precomputed.diagnostics.summary())
-    return precomputed
+def precompute(
+    images: Tensor, config: Config, device: torch.device
+) -> tuple[Precomputed, Tensor | EmbeddedImages]:
+    """Everything that is known before training, and the embedded images for it on `device`.
+
+    Of more images than fit into memory only the first SHOWN are computed now, for the pictures.
+    """
+    images = images.to(solver_device(device))
+    if precomputation.fits_in_memory(images, config.diffusion):
+        precomputed = precomputation.precompute(images, config.diffusion, config.misc)
+        log.info("%s", precomputed.diagnostics.summary())
+        return precomputed, precomputed.embedded.to(device)
+    started = time.perf_counter()
+    embedded = EmbeddedImages(images, config.diffusion, config.misc, device)
+    seconds = {"density": time.perf_counter() - started, "solve": 0.0, "embedding": 0.0}
+    shown = precomputation.precompute(images[:SHOWN], config.diffusion, config.misc)
+    log.info("log-density of %d images; their scores are computed during training", len(images))
+    return dataclasses.replace(shown, seconds=seconds), embedded
+
+
+def solver_device(device: torch.device) -> torch.device:
+    """`device`, or the CPU where that has no float64 (MPS)."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def train_network(
     network: ScoreNetwork,
     images: Tensor,
-    precomputed: method.Precomputed,
+    embedded: Tensor | EmbeddedImages,
     config: Config,
+    precompute_seconds: float,
     profile: bool,
 ) -> History:
     """Train on the embedded images; with `profile` sample and measure along the way."""
@@ -90,9 +120,9 @@ def train_network(
 
     return train(
         network,
-        precomputed.embedded.to(images.device),
+        embedded,
         config,
-        precompute_seconds=sum(precomputed.seconds.values()),
+        precompute_seconds,
         evaluate=evaluate if profile else None,
     )
 
@@ -127,11 +157,24 @@ def sample_again(path: Path, device: torch.device, options: Sample, seed: int) -
 
 
 def solve(config: Config, path: Path, device: torch.device) -> None:
-    """Only the pre-computation of the config's images, into the folder `path`."""
-    images = load_dataset(config.data_loader)
-    precomputed = precompute(images, config, device)
+    """Only the pre-computation of the config's images, into the folder `path`.
+
+    Of more images than fit into memory all scores go to a file of their own, block by block; the
+    other fields, and the picture, are those of the first SHOWN.
+    """
+    diffusion, misc = config.diffusion, config.misc
+    images = load_dataset(config.data_loader).to(solver_device(device))
+    many = not precomputation.fits_in_memory(images, diffusion)
+    precomputed = precomputation.precompute(images[:SHOWN] if many else images, diffusion, misc)
     path.mkdir(parents=True, exist_ok=True)
-    artifacts.write_scores(RunFolder(path), images, precomputed)
+    folder = RunFolder(path)
+    if many:
+        with run_folder.replacing(folder / run_folder.ALL_SCORES) as partial:
+            diagnostics = precomputation.write_scores(images, diffusion, misc, partial)
+        precomputed = dataclasses.replace(precomputed, diagnostics=diagnostics)
+    log.info("%s", precomputed.diagnostics.summary())
+    artifacts.write_scores(folder, images, precomputed)
+    artifacts.write_diagnostics(folder, len(images), precomputed, config)
 
 
 def build_network(config: Config, num_images: int, device: torch.device) -> ScoreNetwork:

@@ -177,10 +177,14 @@ def _solve(diagnostics: dict[str, object], config: Config) -> Table:
     rows = [
         ("scheme", str(diagnostics["scheme"])),
         ("density", config.diffusion.density),
-        ("boundary of the score", config.diffusion.boundary),
+        ("boundary", str(diagnostics["boundary"])),
+        ("drift on the grid", str(diagnostics["drift"])),
         ("tolerance (config)", f"{config.diffusion.solve_tolerance:g}"),
-        ("iterations by time step", counts or "none: exact in time"),
+        ("iterations", counts or "none"),
     ]
+    warnings = diagnostics["warnings"]
+    if isinstance(warnings, list):
+        rows += [("warning", str(warning)) for warning in warnings[:3]]
     return Table("Fokker-Planck solve", ("", ""), rows)
 
 

@@ -19,6 +19,7 @@ from score_embedding.config import Config
 from score_embedding.errors import DivergenceError
 from score_embedding.methods import score_embedding as method
 from score_embedding.network import ScoreNetwork
+from score_embedding.precomputation import EmbeddedImages
 from score_embedding.sde import VarianceExploding
 
 log = logging.getLogger(__name__)
@@ -52,12 +53,13 @@ class LossNotFiniteError(DivergenceError):
 
 def train(
     network: ScoreNetwork,
-    embedded: Tensor,
+    embedded: Tensor | EmbeddedImages,
     config: Config,
     precompute_seconds: float,
     evaluate: Evaluate | None = None,
 ) -> History:
     """Train `network` in place on embedded images (n, N, c, h, w): epochs times one step an image.
+    What is computed only in the loop counts as training time.
 
     With `evaluate` the metrics are taken every misc.profile_freq training seconds, and training
     ends early when the min-max SSIM reaches training.target_ssim.

@@ -106,7 +106,7 @@ def solve(
     diagnostics = Diagnostics(
         scheme=scheme,
         dh=dh,
-        boundary=boundary,
+        boundary="wrapping" if scheme == "published" else boundary,
         drift="none" if drift is None else str(drift) if callable(drift) else "array",
         tolerance=None if scheme == "spectral" else tolerance,
         iterations=[len(step) for step in residuals],

@@ -31,6 +31,9 @@ class AffineDrift:
     def __call__(self, x: Tensor, t: float) -> Tensor:
         return -self.rate_at(t) * x
 
+    def __str__(self) -> str:
+        return "-rate(t) x" if callable(self.rate) else f"-{self.rate:g} x"
+
 
 Drift = Callable[[Tensor, float], Tensor] | ArrayLike
 

@@ -162,7 +162,7 @@ def _fixed_point(
     """m at the end of step i from m_before (B, *grid), and each channel's residuals."""
     m = m_before.clone()
     histories: list[list[float]] = [[] for _ in m]
-    going = torch.arange(len(m), device=m.device)
+    going, where = torch.arange(len(m), device=m.device), f"step {i + 1}"
     for count in range(MAX_ITERATIONS):
         m_old = m[going]
         system = step.system(m_old)
@@ -170,6 +170,7 @@ def _fixed_point(
         begin = iteration.start(i, system, b, m_old) if iteration.start and count == 0 else m_old
         m_new = direct(system, b) if iteration.linear == "direct" else iterative(system, b, begin)
         if m_new is None:
+            where += ", linear system not solved"
             break
         scale = norm(m_old)
         residual = norm(m_new - m_old) / torch.where(scale > 0, scale, 1.0)
@@ -183,16 +184,17 @@ def _fixed_point(
         if len(going) == 0:
             return m, histories
     channel = int(going[0])
-    where = f"{names[channel]}, step {i + 1}"
-    raise not_converged("implicit", where, histories[channel], iteration.tolerance)
+    raise not_converged(
+        "implicit", f"{names[channel]}, {where}", histories[channel], iteration.tolerance
+    )
 
 
 def not_converged(
     scheme: str, where: str, residuals: list[float], tolerance: float
 ) -> ConvergenceError:
-    reached = f"relative change {residuals[-1]:.2e}" if residuals else "linear system not solved"
+    reached = f"relative change {residuals[-1]:.2e} after " if residuals else ""
     return ConvergenceError(
-        f"{scheme} solve, {where}: {reached} after {len(residuals)} iterations, tolerance "
+        f"{scheme} solve, {where}: {reached}{len(residuals)} iterations, tolerance "
         f"{tolerance:g}; take more time steps (num_timesteps), a larger tolerance, or the "
         f"spectral scheme, which needs no iteration",
         residuals,

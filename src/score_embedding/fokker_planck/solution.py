@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ class Diagnostics:
 
     Attributes
     ----------
-    scheme, dh, boundary : as asked for.
+    scheme, dh, boundary : as asked for; the boundary of `published` is "wrapping", its own.
     drift : "none", or a description of it.
     tolerance : relative change at which the iteration stopped; None for a scheme without iteration.
     seconds : wall-clock time of the solve.
@@ -35,14 +35,35 @@ class Diagnostics:
 
     def summary(self) -> str:
         """One line for the log."""
-        setting = f"{self.scheme}, {self.boundary} boundary, drift {self.drift}"
         if self.tolerance is None:
-            return f"{setting}: exact in time, no iteration, {self.seconds:.3g} s"
-        kind = "sweeps" if self.scheme == "published" else "time steps"
-        return (
-            f"{setting}: {sum(self.iterations)} iterations over {len(self.iterations)} {kind} "
-            f"to tolerance {self.tolerance:g}, {self.seconds:.3g} s"
-        )
+            effort = "no iteration" if self.drift != "none" else "exact in time, no iteration"
+        elif self.scheme == "published":
+            effort = f"{sum(self.iterations)} sweeps to tolerance {self.tolerance:g}"
+        else:
+            effort = (
+                f"{sum(self.iterations)} iterations over {len(self.iterations)} time steps to "
+                f"tolerance {self.tolerance:g}"
+            )
+        return f"{self.setting}: {effort}, {self.seconds:.3g} s"
+
+    @property
+    def setting(self) -> str:
+        """Scheme, boundary and drift in words."""
+        return f"{self.scheme}, {self.boundary} boundary, drift {self.drift}"
+
+
+def merged(parts: list[Diagnostics]) -> Diagnostics:
+    """The diagnostics of one solve that was made in parts, some of the images in each."""
+    residuals = [
+        max(step, key=len) for step in zip(*(part.residuals for part in parts), strict=True)
+    ]
+    return replace(
+        parts[0],
+        seconds=sum(part.seconds for part in parts),
+        iterations=[len(step) for step in residuals],
+        residuals=residuals,
+        warnings=[warning for part in parts for warning in part.warnings],
+    )
 
 
 @dataclass(frozen=True)
