@@ -27,6 +27,7 @@ Method = Literal["exact", "binned"]
 # square: docs/theory.md has the measured figures.
 CELL = 0.175
 GAP = 8.0  # kernel widths: the kernel is 1e-14 there
+WIDE = 20.0  # kernel widths: grids wider than that are worth looking for gaps
 _ROWS = 512  # kernel rows held at once by the exact estimate
 _CHANNELS = 8  # channels binned at once
 
@@ -105,26 +106,37 @@ def _binned_sum(z: Tensor) -> Tensor:
     made narrower by as much. A pair's own contribution, where the error would be largest, is known
     exactly and put back as 1.
     """
-    return torch.cat([_binned_chunk(chunk) for chunk in torch.split(z, _CHANNELS)])
+    position = z - z.amin(dim=1, keepdim=True)
+    wide = position.amax(dim=(1, 2)) > WIDE
+    if bool(wide.any()):
+        position[wide] = _without_gaps(z[wide])
+    extent = position.amax(dim=(1, 2)) / CELL
+    total = torch.empty(z.shape[:2], dtype=z.dtype, device=z.device)
+    for channels in torch.split(extent.argsort(), _CHANNELS):  # of like size: one grid for all
+        cells = int(extent[channels].max()) + 2  # a point in the last has a right neighbour
+        total[channels] = _binned_chunk(position[channels] / CELL, cells)
+    return total
 
 
-def _binned_chunk(z: Tensor) -> Tensor:
-    B, D, _ = z.shape
-    position = _without_gaps(z) / CELL
-    cells = int(position.max()) + 2  # a point in the last cell still has a right neighbour
+def _binned_chunk(position: Tensor, cells: int) -> Tensor:
+    """The sums of channels (B, D) at positions (B, D, 2) in units of a cell."""
+    B = len(position)
     left = position.floor()
     share = position - left  # weight of the right neighbour, (B, D, 2)
     corners, weights = _bilinear(left.long(), share, cells)
 
-    histogram = torch.zeros(B, cells * cells, dtype=z.dtype, device=z.device)
+    histogram = torch.zeros(B, cells * cells, dtype=position.dtype, device=position.device)
     for corner, weight in zip(corners, weights, strict=True):
         histogram.scatter_add_(1, corner, weight)
 
     variance = 1 - CELL**2 / 3
-    offset = CELL * torch.arange(cells, dtype=z.dtype, device=z.device)
+    offset = CELL * torch.arange(cells, dtype=position.dtype, device=position.device)
     kernel = torch.exp(-0.5 * (offset[:, None] - offset).square() / variance) / math.sqrt(variance)
-    smooth = (kernel @ histogram.reshape(B, cells, cells) @ kernel).reshape(B, -1)
-    total = torch.zeros(B, D, dtype=z.dtype, device=z.device)
+    # No term is negative, so that float32 keeps the sums to 1e-6 of themselves.
+    kernel32, histogram32 = kernel.to(torch.float32), histogram.to(torch.float32)
+    smooth32 = kernel32 @ histogram32.reshape(B, cells, cells) @ kernel32
+    smooth = smooth32.reshape(B, -1).to(position.dtype)
+    total = torch.zeros_like(position[..., 0])
     for corner, weight in zip(corners, weights, strict=True):
         total += weight * smooth.gather(1, corner)
 

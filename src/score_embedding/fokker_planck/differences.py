@@ -18,22 +18,30 @@ def check_boundary(boundary: str) -> None:
         raise ValueError(f'boundary must be "reflect" or "zero", got {boundary!r}')
 
 
-def neighbours(m: Tensor, axis: int, boundary: Boundary) -> tuple[Tensor, Tensor]:
-    """The values before and after each along `axis`, with a ghost cell beyond either edge:
-    "reflect" repeats the edge's own value (a wall half a pixel away), "zero" is 0."""
+# Beyond either edge of an axis lies a ghost cell: "reflect" repeats the edge's own value (a wall
+# half a pixel away), "zero" is 0.
+
+
+def first_difference(m: Tensor, axis: int, dh: float, boundary: Boundary) -> Tensor:
+    """(after - before) / (2 dh) along `axis`, shape of m."""
     size = m.shape[axis]
     first, last = m.narrow(axis, 0, 1), m.narrow(axis, size - 1, 1)
-    if boundary == "zero":
+    if size == 1:
+        return torch.zeros_like(m)
+    second, next_to_last = m.narrow(axis, 1, 1), m.narrow(axis, size - 2, 1)
+    inner = m.narrow(axis, 2, size - 2) - m.narrow(axis, 0, size - 2)
+    if boundary == "reflect":
+        second, next_to_last = second - first, next_to_last - last
+    return torch.cat([second, inner, -next_to_last], dim=axis) / (2 * dh)
+
+
+def second_difference(m: Tensor, axis: int, dh: float, boundary: Boundary) -> Tensor:
+    """(after - 2 m + before) / dh^2 along `axis`, shape of m."""
+    first, last = m.narrow(axis, 0, 1), m.narrow(axis, m.shape[axis] - 1, 1)
+    if boundary == "reflect":
         first, last = torch.zeros_like(first), torch.zeros_like(last)
-    before = torch.cat([first, m.narrow(axis, 0, size - 1)], dim=axis)
-    after = torch.cat([m.narrow(axis, 1, size - 1), last], dim=axis)
-    return before, after
-
-
-def first_and_second(m: Tensor, axis: int, dh: float, boundary: Boundary) -> tuple[Tensor, Tensor]:
-    """First and second central difference along `axis`."""
-    before, after = neighbours(m, axis, boundary)
-    return (after - before) / (2 * dh), (after - 2 * m + before) / dh**2
+    slopes = torch.cat([first, m.diff(dim=axis), -last], dim=axis)
+    return slopes.diff(dim=axis) / dh**2
 
 
 def gradient(
@@ -63,8 +71,7 @@ def gradient(
         axes = ", ".join("dhw"[-dims:])
         raise ValueError(f"log_density must end in ({axes}), got shape {tuple(m.shape)}")
     check_boundary(boundary)
-    around = (neighbours(m, axis, boundary) for axis in range(-dims, 0))
-    return tuple((after - before) / (2 * dh) for before, after in around)
+    return tuple(first_difference(m, axis, dh, boundary) for axis in range(-dims, 0))
 
 
 def score(

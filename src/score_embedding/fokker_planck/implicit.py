@@ -24,7 +24,7 @@ from torch import Tensor
 
 from score_embedding import progress
 from score_embedding.errors import ConvergenceError
-from score_embedding.fokker_planck.differences import Boundary, first_and_second
+from score_embedding.fokker_planck.differences import Boundary, first_difference
 from score_embedding.fokker_planck.drift import Drift, field_at
 from score_embedding.fokker_planck.linear import HeatStep, System, direct, iterative, norm
 from score_embedding.sde import SDE
@@ -61,10 +61,7 @@ class Step:
         """The linearisation at m_old (B, *grid)."""
         heat = self.heat
         gradient = torch.stack(
-            [
-                first_and_second(m_old, axis, heat.dh, heat.boundary)[0]
-                for axis in range(1, m_old.ndim)
-            ]
+            [first_difference(m_old, axis, heat.dh, heat.boundary) for axis in range(1, m_old.ndim)]
         )
         slope = gradient + self.ghost_slope[:, None]
         return System(heat, self.velocity[:, None] - heat.d / 2 * slope)

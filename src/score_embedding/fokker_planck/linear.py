@@ -15,7 +15,7 @@ import torch
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-from score_embedding.fokker_planck.differences import Boundary, first_and_second
+from score_embedding.fokker_planck.differences import Boundary, first_difference, second_difference
 from score_embedding.fokker_planck.kernels import basis
 
 DIRECTIONS = 30  # kept before the iteration starts again from its residual
@@ -57,14 +57,14 @@ class System:
         """u . grad v for v (B, *grid)."""
         result = torch.zeros_like(v)
         for axis, u in enumerate(self.u, start=1):
-            result += u * first_and_second(v, axis, self.heat.dh, self.heat.boundary)[0]
+            result += u * first_difference(v, axis, self.heat.dh, self.heat.boundary)
         return result
 
     def apply(self, v: Tensor) -> Tensor:
         """A v for v (B, *grid)."""
         result = v + self.advection(v)
         for axis in range(1, v.ndim):
-            second = first_and_second(v, axis, self.heat.dh, self.heat.boundary)[1]
+            second = second_difference(v, axis, self.heat.dh, self.heat.boundary)
             result -= self.heat.d / 2 * second
         return result
 
