@@ -96,3 +96,55 @@ def test_float32_stays_float32_and_numpy_becomes_a_tensor(function, boundary, ge
 def test_what_has_no_gradient_is_refused(function, m, boundary, message):
     with pytest.raises(ValueError, match=message):
         function(m, boundary=boundary)
+
+
+# --- one to three dimensions -------------------------------------------------------------------
+
+
+def difference_by_loops(m, axis, dh, boundary):
+    """The central difference along one axis of a field of any dimension."""
+    result = np.zeros(m.shape)
+    for pixel in np.ndindex(*m.shape):
+        around = []
+        for i in (pixel[axis] - 1, pixel[axis] + 1):
+            inside = min(max(i, 0), m.shape[axis] - 1)
+            neighbour = (*pixel[:axis], inside, *pixel[axis + 1 :])
+            around.append(0.0 if boundary == "zero" and i != inside else m[neighbour])
+        result[pixel] = (around[1] - around[0]) / (2 * dh)
+    return result
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("dh", [1.0, 0.4])
+@pytest.mark.parametrize("grid", [(6,), (1,), (3, 5), (3, 4, 5), (2, 1, 3)])
+def test_gradient_and_score_of_any_dimension_are_the_loops(boundary, dh, grid, generator):
+    dims = len(grid)
+    m = torch.randn(2, 3, *grid, generator=generator, dtype=torch.float64)
+    parts, total = gradient(m, dh, boundary, dims=dims), score(m, dh, boundary, dims=dims)
+    assert len(parts) == dims
+    assert all(part.shape == m.shape for part in (*parts, total))
+    for image, channel in np.ndindex(2, 3):
+        field = m[image, channel].numpy()
+        expected = [difference_by_loops(field, axis, dh, boundary) for axis in range(dims)]
+        for part, part_expected in zip(parts, expected, strict=True):
+            np.testing.assert_allclose(part[image, channel], part_expected, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(total[image, channel], sum(expected), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_fewer_dims_are_the_last_axes(boundary, generator):
+    m = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
+    by_dims = [gradient(m, 0.5, boundary, dims=dims) for dims in (1, 2, 3)]
+    for parts in by_dims:
+        for part, expected in zip(parts, by_dims[2][-len(parts) :], strict=True):
+            assert torch.equal(part, expected)
+    assert torch.equal(score(m, 0.5, boundary), by_dims[1][0] + by_dims[1][1])
+
+
+@pytest.mark.parametrize("function", [gradient, score])
+@pytest.mark.parametrize(
+    ("shape", "dims", "axes"), [((), 1, "w"), ((4,), 2, "h, w"), ((4, 4), 3, "d, h, w")]
+)
+def test_a_field_of_fewer_axes_than_dims_is_refused(function, shape, dims, axes):
+    with pytest.raises(ValueError, match=rf"log_density must end in \({axes}\), got shape"):
+        function(torch.zeros(shape), dims=dims)

@@ -7,6 +7,7 @@ not the f of the SDE, which acts on images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,7 +27,11 @@ class AffineDrift:
     rate: float | Callable[[float], float | Tensor]
 
     def rate_at(self, t: float) -> float:
-        return float(self.rate(t) if callable(self.rate) else self.rate)
+        """The rate at time t. Raises ValueError where it is NaN or infinite."""
+        rate = float(self.rate(t) if callable(self.rate) else self.rate)
+        if not math.isfinite(rate):
+            raise ValueError(f"the drift's rate must be finite, got {rate!r} at t = {t:g}")
+        return rate
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         return -self.rate_at(t) * x
@@ -47,7 +52,7 @@ class DriftField:
     faces: tuple[Tensor, ...]
 
     def divergence(self, dh: float) -> Tensor:
-        """div f (*grid), second order."""
+        """div f (*grid), second order; first order at the walls where f was given as an array."""
         return sum(
             (face.diff(dim=axis) / dh for axis, face in enumerate(self.faces)),
             start=torch.zeros_like(self.centres[0]),

@@ -12,46 +12,71 @@ from score_embedding.fokker_planck.differences import Boundary
 from score_embedding.fokker_planck.drift import AffineDrift
 from score_embedding.sde import SDE
 
-SUBSTEPS = 16  # of an affine drift, between two times
+SUBSTEPS = 320  # of an affine drift over all times, each interval its share
 
 
 def basis(size: int, boundary: Boundary, dh: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Orthonormal eigenvectors, as rows (size, size), and eigenvalues (size,) of minus the second
     difference of an axis, float64: the DCT-II basis between reflecting walls, with
     (2 - 2 cos(pi k / n)) / dh^2, the DST-I basis where 0 lies beyond the edge."""
-    k = torch.arange(size, dtype=torch.float64, device=device)
+    k = torch.arange(size, device=device)
+    # Whole turns are taken off as integers, which keeps the last digits on long axes.
     if boundary == "reflect":
-        C = torch.cos(math.pi / size * k[:, None] * (k + 0.5)) * math.sqrt(2 / size)
+        quarter_turns = k[:, None] * (2 * k + 1) % (4 * size)
+        C = torch.cos(math.pi / (2 * size) * quarter_turns.double()) * math.sqrt(2 / size)
         C[0] = 1 / math.sqrt(size)
-        angle = math.pi * k / size
+        angle = math.pi / size * k.double()
     else:
-        angle = math.pi * (k + 1) / (size + 1)
-        C = torch.sin(angle[:, None] * (k + 1)) * math.sqrt(2 / (size + 1))
-    return C, (2 - 2 * torch.cos(angle)) / dh**2
+        half_turns = (k[:, None] + 1) * (k + 1) % (2 * size + 2)
+        C = torch.sin(math.pi / (size + 1) * half_turns.double()) * math.sqrt(2 / (size + 1))
+        angle = math.pi / (size + 1) * (k.double() + 1)
+    return C, (2 * torch.sin(angle / 2)).square() / dh**2
 
 
 def heat_kernel(
     size: int, diffusion_time: Tensor, dh: float, boundary: Boundary = "reflect"
 ) -> Tensor:
-    """exp(tau/2 times the second difference), (N, size, size) in float64, for each tau of (N,)."""
+    """exp(tau/2 times the second difference), (N, size, size) in float64, for each tau of (N,).
+
+    Exact to about 1e-17, which is round-off of its largest entries.
+    """
     C, Lambda = basis(size, boundary, dh, diffusion_time.device)
     decay = torch.exp(-0.5 * diffusion_time.to(torch.float64)[:, None] * Lambda)
     kernel = (C.T * decay[:, None]) @ C
     return kernel.clamp_min(0)  # entries far from the diagonal are round-off of either sign
 
 
+def precise_heat_kernel(
+    size: int, diffusion_time: Tensor, dh: float, boundary: Boundary = "reflect"
+) -> Tensor:
+    """The same with even the smallest entries relatively exact, at many times the cost. For "zero"
+    it is (N, size + 1, size + 1): the last column holds what flows in from beyond the edge."""
+    inner = torch.ones(size - 1, dtype=torch.float64)
+    generator = torch.diag(inner, 1) + torch.diag(inner, -1)
+    if boundary == "zero":
+        generator = torch.nn.functional.pad(generator, (0, 1, 0, 1))
+        generator[0, size] += 1
+        generator[size - 1, size] += 1
+    generator -= torch.diag(generator.sum(dim=1))
+    taus = diffusion_time.tolist()
+    kernels = [_positive_exponential(tau / (2 * dh**2) * generator) for tau in taus]
+    return torch.stack(kernels).to(diffusion_time.device)
+
+
 def affine_kernel(size: int, sde: SDE, times: Tensor, drift: AffineDrift, dh: float) -> Tensor:
     """The kernel of an axis with the drift f = -rate(t) x and reflecting walls, (N, size, size) in
     float64, from times[0] to each of the N times; columns sum to 1.
 
-    Between two times it is a product of SUBSTEPS exponentials of the generator with its
-    coefficients integrated over the substep: exact in time where rate/g^2 is constant (variance
-    preserving, Ornstein-Uhlenbeck), second order in the substep otherwise.
+    It is a product of exponentials of the generator with its coefficients integrated over a
+    substep: exact in time where rate/g^2 is constant (variance preserving, Ornstein-Uhlenbeck),
+    second order in the substep otherwise.
     """
     kernel = torch.eye(size, dtype=torch.float64)
     kernels = [kernel]
+    times = times.to(torch.float64)
     for start, end in pairwise(times.tolist()):
-        substeps = torch.linspace(start, end, SUBSTEPS + 1, dtype=torch.float64).tolist()
+        count = math.ceil(SUBSTEPS * (end - start) / float(times[-1] - times[0]))
+        substeps = torch.linspace(start, end, count + 1, dtype=torch.float64).tolist()
         for a, b in pairwise(substeps):
             # Simpson's rule: exact for rates up to cubic in time
             pull = drift.rate_at(a) + 4 * drift.rate_at((a + b) / 2) + drift.rate_at(b)
@@ -81,11 +106,12 @@ def _bernoulli(z: Tensor) -> Tensor:
 
 def _positive_exponential(generator: Tensor) -> Tensor:
     """exp of a matrix whose off-diagonal entries are not negative, by scaling, a Taylor series and
-    squaring. Shifted by its largest outflow no term is negative: nothing cancels, and small entries
-    keep their relative accuracy."""
+    squaring. Shifted by its largest outflow no term is negative: nothing cancels, and even the
+    smallest entries are relatively exact."""
     size = len(generator)
     shift = float(-generator.diagonal().min())
     squarings = max(0, math.ceil(math.log2(shift))) if shift > 0 else 0
+    squarings = max(squarings, math.ceil(math.log2(size / 4)))  # the series reaches every entry
     P = (generator + shift * torch.eye(size, dtype=generator.dtype)) / 2**squarings
     term = exponential = torch.eye(size, dtype=generator.dtype)
     for k in range(1, 20):  # columns of P sum to 1 at most, and 1/20! is below round-off

@@ -84,9 +84,15 @@ def _channel(
             alpha = -half_g2[i] * s[i] * dt / (2 * dh)
             beta = half_g2[i] * dt / dh**2
             A = _matrix(alpha, beta, h)
-            m_new[i] = splu(A, permc_spec="MMD_AT_PLUS_A").solve(m_new[i - 1])
+            try:
+                m_new[i] = splu(A, permc_spec="MMD_AT_PLUS_A").solve(m_new[i - 1])
+            except RuntimeError:  # exactly singular
+                m_new[i:] = np.nan
+                break
         s = _flat_score(m_new, dh)
-        residuals.append(float(np.linalg.norm(m_new - m) / np.linalg.norm(m)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = np.linalg.norm(m) or 1.0  # a constant channel's log-density is 0
+            residuals.append(float(np.linalg.norm(m_new - m) / scale))
         m = m_new
         if not np.isfinite(residuals[-1]):
             break
@@ -121,6 +127,6 @@ def _instability(s: Field, half_g2: NDArray[np.float64], dh: float, where: str) 
         return []
     return [
         f"{where}: the score at step {i + 1} is {excess[i]:.3g} times the bound "
-        f"2/dh + dh/(g^2 dt) = {bound[i]:.3g} of the scheme's stable region; its field means "
-        f"nothing there: take more time steps or a smaller sigma"
+        f"2/dh + dh/(g^2 dt) = {bound[i]:.3g} of the region in which the scheme is known to be "
+        f"stable; take more time steps, or another scheme"
     ]

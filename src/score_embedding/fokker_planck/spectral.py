@@ -22,14 +22,18 @@ from torch import Tensor
 
 from score_embedding.fokker_planck.differences import Boundary
 from score_embedding.fokker_planck.drift import AffineDrift
-from score_embedding.fokker_planck.kernels import affine_kernel, heat_kernel
+from score_embedding.fokker_planck.kernels import (
+    affine_kernel,
+    heat_kernel,
+    precise_heat_kernel,
+)
 from score_embedding.sde import SDE
 
 _CHUNK_BYTES = 4 * 2**20  # of output per chunk: intermediate products stay in the cache
 FFT_FROM = 200  # pixels of the longest axis: matrix products cost more from there on
-# The fast transform's round-off is relative to the peak of p, which is at most exp(range of m0)
-# times any p: within this range the log-density is right to 1e-9.
-FFT_RANGE = 15.0
+# Round-off of the fast transform, and of the kernels by eigenvectors, is relative to the peak of p,
+# which is at most exp(range of m0) times any p: within this range log p is right to about 1e-9.
+RANGE = 15.0
 
 
 def evolve(
@@ -43,54 +47,63 @@ def evolve(
     """Log-density (n, N, c, *grid) at each of the N times from m0 (n, c, *grid) at times[0].
 
     Differentiable in m0. Matrix products, or on large grids and a CPU the fast cosine transform,
-    which takes fewer operations but is relatively accurate only near the peak of a density.
+    which takes fewer operations. Where log p falls far below its peak the kernels are made at a
+    higher cost, so that it is right there too, as far as the dtype can hold p.
     """
-    if drift is None and boundary == "reflect" and _fast_transform_pays(m0):
-        return _by_transform(m0, sde.integral_g2(times[0], times), dh)
-    kernels, outside = _kernels(m0, sde, times, dh, boundary, drift)
-    return _by_products(m0, kernels, outside)
-
-
-def _fast_transform_pays(m0: Tensor) -> bool:
-    if m0.device.type != "cpu" or m0.requires_grad or max(m0.shape[2:]) < FFT_FROM:
-        return False
-    channels = m0.flatten(2)
-    return bool((channels.amax(dim=2) - channels.amin(dim=2)).max() <= FFT_RANGE)
-
-
-def _kernels(
-    m0: Tensor, sde: SDE, times: Tensor, dh: float, boundary: Boundary, drift: AffineDrift | None
-) -> tuple[list[Tensor], Tensor | None]:
-    """The kernel (N, size, size) of each axis in the dtype of m0, and what flows in from a
-    surrounding p = 1 (N, *grid), where there is one."""
-    grid = m0.shape[2:]
+    grid, deep = m0.shape[2:], _is_deep(m0, boundary)
     if drift is not None:
         of_size = {size: affine_kernel(size, sde, times, drift, dh) for size in set(grid)}
-    else:
-        tau = sde.integral_g2(times[0], times)
-        of_size = {size: heat_kernel(size, tau, dh, boundary) for size in set(grid)}
-    kernels = [of_size[size] for size in grid]
-    outside = None
+        return _by_products(m0, [of_size[size] for size in grid], None)
+    tau = sde.integral_g2(times[:1].to(torch.float64), times.to(torch.float64))
+    fast = m0.device.type == "cpu" and not m0.requires_grad and max(grid) >= FFT_FROM
+    if fast and not deep and boundary == "reflect":
+        return _by_transform(m0, tau, dh)
+    make = precise_heat_kernel if deep else heat_kernel
+    of_size = {size: make(size, tau, dh, boundary) for size in set(grid)}
+    if boundary == "reflect":
+        return _by_products(m0, [of_size[size] for size in grid], None)
+    inflow = {
+        size: kernel[:, :size, size] if deep else (1 - kernel.sum(dim=2)).clamp_min(0)
+        for size, kernel in of_size.items()
+    }
+    kernels = [of_size[size][:, :size, :size] for size in grid]
+    return _by_products(m0, kernels, _from_outside([inflow[size] for size in grid]))
+
+
+def _is_deep(m0: Tensor, boundary: Boundary) -> bool:
+    """Whether log p, that beyond the edge included, spans more than RANGE in a channel."""
+    channels = m0.detach().flatten(2)
+    highest, lowest = channels.amax(dim=2), channels.amin(dim=2)
     if boundary == "zero":
-        kept = torch.ones(len(times), *grid, dtype=torch.float64, device=m0.device)
-        for axis, kernel in enumerate(kernels):
-            shape = [len(times), *(size if a == axis else 1 for a, size in enumerate(grid))]
-            kept = kept * kernel.sum(dim=2).reshape(shape)
-        outside = (1 - kept).clamp_min(0).to(m0.dtype)
-    return [kernel.to(m0.dtype) for kernel in kernels], outside
+        highest, lowest = highest.clamp_min(0), lowest.clamp_max(0)
+    return bool((highest - lowest).max() > RANGE)
+
+
+def _from_outside(inflow: list[Tensor]) -> Tensor:
+    """What a surrounding p = 1 adds to p, (N, *grid), from the share (N, size) that comes in along
+    each axis: 1 - product of (1 - share), added up without cancelling."""
+    outside = inflow[0]
+    for share in inflow[1:]:
+        share = share.reshape(len(share), *[1] * (outside.ndim - 1), -1)
+        outside = outside[..., None] + (1 - outside[..., None]) * share
+    return outside
 
 
 def _by_products(m0: Tensor, kernels: list[Tensor], outside: Tensor | None) -> Tensor:
+    """The kernels (N, size, size) of the axes on p0, and what comes from `outside` (N, *grid)."""
     n, c, *grid = m0.shape
+    kernels = [kernel.to(m0.dtype) for kernel in kernels]
     N = len(kernels[0])
     log_density = torch.empty(n, N, c, *grid, dtype=m0.dtype, device=m0.device)
     images_at_once = max(1, _CHUNK_BYTES // (log_density[0].nbytes or 1))
     for start in range(0, n, images_at_once):
         chunk = m0[start : start + images_at_once]
         peak = chunk.detach().flatten(2).amax(dim=2).reshape(len(chunk), c, *[1] * len(grid))
+        if outside is not None:
+            peak = peak.clamp_min(0)
         p = _transported((chunk - peak).exp(), kernels)  # exp cannot overflow
         if outside is not None:
-            p = p + outside[:, None, None] * (-peak).exp()
+            p = p + outside.to(p)[:, None, None] * (-peak).exp()
         # Where the kernel underflows, the smallest normal number keeps the logarithm finite.
         m = p.clamp_min_(torch.finfo(p.dtype).tiny).log_().movedim(0, 1)
         if m.requires_grad:
