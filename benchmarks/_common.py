@@ -45,6 +45,17 @@ def _photograph(name: str, size: int) -> Tensor:
     return image.expand(1, 3, size, size)
 
 
+def crops(n: int, size: int) -> Tensor:
+    """n crops of the photographs at four times the size, (n, 3, size, size), at random places."""
+    images = photographs(4 * size)
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.randint(3 * size + 1, (n, 2), generator=generator).tolist()
+    windows = [
+        images[k % len(images), :, i : i + size, j : j + size] for k, (i, j) in enumerate(corners)
+    ]
+    return torch.stack(windows)
+
+
 def in_turns(
     functions: dict[str, Callable[[], Any]], rounds: int, calls: dict[str, int] | None = None
 ) -> dict[str, list[float]]:
@@ -72,6 +83,14 @@ def ratios(numerator: list[float], denominator: list[float]) -> list[float]:
 
 def spread(values: list[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def resident(key: str) -> int:
+    """Resident memory in bytes: VmRSS of now, VmHWM the peak since the process started."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"no {key} in /proc/self/status")
 
 
 def environment() -> dict[str, Any]:

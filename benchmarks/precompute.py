@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from _common import environment, in_turns, photographs, ratios, spread, write
+from _common import crops, environment, in_turns, photographs, ratios, resident, spread, write
 from score_embedding import density
 from score_embedding.density import log_density
 from score_embedding.fokker_planck import Solution, solve
@@ -91,17 +91,6 @@ def thousand_images() -> list[Row]:
     return rows
 
 
-def crops(n: int, size: int) -> Tensor:
-    """n crops of the photographs at four times the size, (n, 3, size, size), at random places."""
-    images = photographs(4 * size)
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.randint(3 * size + 1, (n, 2), generator=generator).tolist()
-    windows = [
-        images[k % len(images), :, i : i + size, j : j + size] for k, (i, j) in enumerate(corners)
-    ]
-    return torch.stack(windows)
-
-
 def memory_in_fresh_process(m0: Tensor) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m0.npy"
@@ -117,14 +106,6 @@ def memory_of_solve(path: str) -> float:
     before = resident("VmRSS")
     output = solve(m0, SDE, TIMES).log_density
     return (resident("VmHWM") - before) / output.nbytes
-
-
-def resident(key: str) -> int:
-    """Resident memory in bytes: VmRSS of now, VmHWM the peak since the process started."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {key} in /proc/self/status")
 
 
 def densities() -> list[Row]:

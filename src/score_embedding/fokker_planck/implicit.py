@@ -165,25 +165,38 @@ def _fixed_point(
         system = step.system(m_old)
         b = step.right_side(m_before[going], system)
         begin = iteration.start(i, system, b, m_old) if iteration.start and count == 0 else m_old
-        m_new = direct(system, b) if iteration.linear == "direct" else iterative(system, b, begin)
-        if m_new is None:
-            where += ", linear system not solved"
-            break
+        m_new, solved = (
+            direct(system, b) if iteration.linear == "direct" else iterative(system, b, begin)
+        )
         scale = norm(m_old)
         residual = norm(m_new - m_old) / torch.where(scale > 0, scale, 1.0)
         m[going] = m_new
         for channel, value in zip(going.tolist(), residual.tolist(), strict=True):
             histories[channel].append(value)
-        if not bool(torch.isfinite(residual).all()):
-            going = going[~torch.isfinite(residual)]
+        failed = ~(solved & torch.isfinite(residual))
+        if bool(failed.any()):
+            going, where = going[failed], f"{where}, linear system not solved"
             break
         going = going[residual > iteration.tolerance]
         if len(going) == 0:
-            return m, histories
+            wrong = _defect(step, m, m_before) > 10 * max(iteration.tolerance, 1e-12)
+            if not bool(wrong.any()):
+                return m, histories
+            going, where = wrong.nonzero()[:, 0], f"{where}, not a solution"
+            break
     channel = int(going[0])
     raise not_converged(
         "implicit", f"{names[channel]}, {where}", histories[channel], iteration.tolerance
     )
+
+
+def _defect(step: Step, m: Tensor, m_before: Tensor) -> Tensor:
+    """How far m (B, *grid) is from solving its step, relative to m, (B,): an iteration can also
+    stop for want of digits. NaN counts as infinite."""
+    system = step.system(m)
+    defect = step.heat.inverse(step.right_side(m_before, system) - system.apply(m))
+    scale = norm(m)
+    return (norm(defect) / torch.where(scale > 0, scale, 1.0)).nan_to_num(nan=torch.inf)
 
 
 def not_converged(

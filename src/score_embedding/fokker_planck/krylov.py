@@ -41,9 +41,9 @@ def evolve(
     bases: list[Tensor] = []  # of each time step, (rank, *grid)
 
     def learn(_: int, system: System, b: Tensor, m_before: Tensor) -> Tensor:
-        start, directions = conjugate_residuals(system, b, m_before, reduction=1e-2)
+        start, _solved, directions = conjugate_residuals(system, b, m_before, reduction=1e-2)
         bases.append(_orthonormal(directions, m_before))
-        return m_before if start is None else start
+        return start
 
     def project(i: int, system: System, b: Tensor, m_before: Tensor) -> Tensor:
         return projected(system, b, m_before, bases[i])
@@ -69,9 +69,10 @@ def evolve(
 
 def _orthonormal(directions: list[Tensor], like: Tensor) -> Tensor:
     """The RANK leading left singular vectors of all channels' directions, (rank, *grid)."""
-    if not directions:
-        return like.new_zeros(0, *like.shape[1:])
-    columns = torch.cat(directions).flatten(1)
+    columns = torch.cat([like[:0], *directions]).flatten(1)
+    columns = columns[torch.isfinite(columns).all(dim=1)]
+    if len(columns) == 0:
+        return like[:0]
     _, sizes, rows = torch.linalg.svd(columns, full_matrices=False)
     rank = min(RANK, int((sizes > 1e-8 * sizes[0]).sum()))
     basis: Tensor = rows[:rank].reshape(rank, *like.shape[1:])

@@ -7,6 +7,7 @@ M = I - (d/2) lap, which all channels share, and an advection. `direct` factoris
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,61 +70,74 @@ class System:
         return result
 
 
-def direct(system: System, b: Tensor) -> Tensor:
-    """A^-1 b for b (B, *grid) by sparse LU, one channel after another on the CPU."""
+def direct(system: System, b: Tensor) -> tuple[Tensor, Tensor]:
+    """A^-1 b for b (B, *grid) by sparse LU, one channel after another on the CPU, and which of the
+    channels (B,) were solved: a singular A is not."""
     heat = system.heat
     laplacian, gradient = sparse_operators(heat.grid, heat.dh, heat.boundary)
     M = sparse.identity(b[0].numel(), format="csr") - heat.d / 2 * laplacian
     velocities = system.u.flatten(2).cpu().numpy()  # (dims, B, D)
-    solutions = np.empty(b.flatten(1).shape)
+    solutions = np.full(b.flatten(1).shape, np.nan)
     for channel, right_side in enumerate(b.flatten(1).cpu().numpy()):
         A = M
-        for derivative, u in zip(gradient, velocities[:, channel], strict=True):
-            A = A + derivative.multiply(u[:, None])
-        # COLAMD, the default ordering, fills in about twice as much on a five-point stencil.
-        solutions[channel] = splu(A.tocsc(), permc_spec="MMD_AT_PLUS_A").solve(right_side)
-    return torch.from_numpy(solutions).reshape(b.shape).to(b.device)
+        with np.errstate(all="ignore"):  # what is not finite is found out below
+            for derivative, u in zip(gradient, velocities[:, channel], strict=True):
+                A = A + derivative.multiply(u[:, None])
+        with suppress(RuntimeError):  # exactly singular
+            # COLAMD, the default ordering, fills in about twice as much on a five-point stencil.
+            solutions[channel] = splu(A.tocsc(), permc_spec="MMD_AT_PLUS_A").solve(right_side)
+    v = torch.from_numpy(solutions).reshape(b.shape).to(b.device)
+    return v, torch.isfinite(v).flatten(1).all(dim=1)
 
 
-def iterative(system: System, b: Tensor, start: Tensor) -> Tensor | None:
+def iterative(system: System, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """A^-1 b by `conjugate_residuals`, to a hundredth of the residual at `start`: the fixed-point
-    iteration around it asks for no more. None where it is not reached."""
-    return conjugate_residuals(system, b, start, reduction=1e-2)[0]
+    iteration around it asks for no more. Also which of the channels (B,) were solved."""
+    v, solved, _ = conjugate_residuals(system, b, start, reduction=1e-2)
+    return v, solved
 
 
 def conjugate_residuals(
     system: System, b: Tensor, start: Tensor, reduction: float
-) -> tuple[Tensor | None, list[Tensor]]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """A^-1 b by generalised conjugate residuals preconditioned by M, from `start` until the
-    residual of each channel is `reduction` times what it was; None where RESTARTS times DIRECTIONS
-    steps do not reach that. Also the last directions searched, each (B, *grid).
+    residual of each channel is `reduction` times what it was; which channels (B,) got there within
+    RESTARTS times DIRECTIONS steps; and the last directions searched, each (B, *grid).
 
     Minimises the residual over the same spaces as GMRES, all channels at once; a channel that is
     done stays as it is, so that it does not depend on its neighbours in the batch.
     """
-    v, r = start, b - system.apply(start)
+    v = start
+    r = seed = b - system.apply(v)
     enough = torch.maximum(reduction * norm(r), 1e-15 * norm(b))
     directions: list[Tensor] = []  # Z, and W = A Z with orthonormal columns
-    for _ in range(RESTARTS):
-        directions = []
-        images: list[Tensor] = []
-        while len(directions) < DIRECTIONS:
-            done = norm(r) <= enough
-            if bool(done.all()):
-                return v, directions
-            z = system.heat.inverse(r)
-            w = r + system.advection(z)  # A M^-1 r
-            for _ in range(2 if images else 0):  # twice: once leaves round-off of near-parallels
-                for z_k, w_k in zip(directions, images, strict=True):
-                    along = dot(w_k, w)
-                    z, w = z - scaled(z_k, along), w - scaled(w_k, along)
-            unit = torch.where(done, 0.0, 1 / norm(w))
-            z, w = scaled(z, unit), scaled(w, unit)
-            step = dot(w, r)
-            v, r = v + scaled(z, step), r - scaled(w, step)
-            directions.append(z)
-            images.append(w)
-    return None, directions
+    images: list[Tensor] = []
+    for _ in range(RESTARTS * DIRECTIONS):
+        left = norm(r)
+        solved = (left <= enough) & torch.isfinite(left)
+        if bool((solved | ~torch.isfinite(left)).all()):
+            break
+        if len(directions) == DIRECTIONS:
+            directions, images = [], []
+            r = seed = b - system.apply(v)
+        z = system.heat.inverse(seed)
+        w = seed + system.advection(z)  # A M^-1 seed
+        whole = norm(w)
+        for _ in range(2 if images else 0):  # twice: once leaves round-off of near-parallels
+            for z_k, w_k in zip(directions, images, strict=True):
+                along = dot(w_k, w)
+                z, w = z - scaled(z_k, along), w - scaled(w_k, along)
+        length = norm(w)
+        # Nothing but round-off left: the space is exhausted, and this is no direction.
+        unit = torch.where(solved | (length <= 1e-13 * whole), 0.0, 1 / length)
+        z, w = scaled(z, unit), scaled(w, unit)
+        step = dot(w, r)
+        v, r = v + scaled(z, step), r - scaled(w, step)
+        directions.append(z)
+        images.append(w)
+        # A step that left the residual as it was would be made again; its image leads on.
+        seed = torch.where(_like(step.abs() > 1e-6 * left, w), r, w)
+    return v, norm(r) <= enough, directions
 
 
 def dot(v: Tensor, w: Tensor) -> Tensor:
@@ -138,8 +152,12 @@ def norm(v: Tensor) -> Tensor:
 
 
 def scaled(v: Tensor, factors: Tensor) -> Tensor:
-    """v (B, *grid) times a factor for each channel."""
-    return v * factors.reshape(-1, *[1] * (v.ndim - 1))
+    """v (B, *grid) times a factor for each channel (B,)."""
+    return v * _like(factors, v)
+
+
+def _like(of_channels: Tensor, v: Tensor) -> Tensor:
+    return of_channels.reshape(-1, *[1] * (v.ndim - 1))
 
 
 def sparse_operators(
