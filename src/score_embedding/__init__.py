@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from score_embedding.data import load_images as load_images
     from score_embedding.density import log_density as log_density
     from score_embedding.embedding import embed as embed
+    from score_embedding.fokker_planck import AffineDrift as AffineDrift
     from score_embedding.fokker_planck import Solution as Solution
     from score_embedding.fokker_planck import gradient as gradient
     from score_embedding.fokker_planck import score as score
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from score_embedding.sampling import heun as heun
     from score_embedding.sampling import rk45 as rk45
     from score_embedding.sde import VarianceExploding as VarianceExploding
+    from score_embedding.sde import VariancePreserving as VariancePreserving
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,7 @@ _MODULE_OF = {
     "load_images": "data",
     "log_density": "density",
     "embed": "embedding",
+    "AffineDrift": "fokker_planck",
     "Solution": "fokker_planck",
     "gradient": "fokker_planck",
     "score": "fokker_planck",
@@ -42,6 +45,7 @@ _MODULE_OF = {
     "heun": "sampling",
     "rk45": "sampling",
     "VarianceExploding": "sde",
+    "VariancePreserving": "sde",
 }
 
 __all__ = ["__version__", *_MODULE_OF]
