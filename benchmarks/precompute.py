@@ -47,10 +47,12 @@ def row(measured: str, values: list[float], target: str = "", met: bool | None =
 
 def one_image() -> list[Row]:
     m0 = log_density(photographs(32)[:1])
-    check_converged(solve(m0, SDE, TIMES, scheme="implicit", tolerance=TOLERANCE))
+    check_converged(solve(m0, SDE, TIMES, scheme="implicit", tolerance=TOLERANCE, linear="direct"))
     seconds = in_turns(
         {
-            "implicit": lambda: solve(m0, SDE, TIMES, scheme="implicit", tolerance=TOLERANCE),
+            "implicit": lambda: solve(
+                m0, SDE, TIMES, scheme="implicit", tolerance=TOLERANCE, linear="direct"
+            ),
             "spectral": lambda: solve(m0, SDE, TIMES, scheme="spectral"),
         },
         rounds=5,

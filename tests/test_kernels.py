@@ -8,7 +8,12 @@ import torch
 from scipy.integrate import solve_ivp
 
 from score_embedding.fokker_planck import AffineDrift, kernels
-from score_embedding.fokker_planck.kernels import affine_kernel, basis, heat_kernel
+from score_embedding.fokker_planck.kernels import (
+    affine_kernel,
+    basis,
+    heat_kernel,
+    precise_heat_kernel,
+)
 from score_embedding.sde import VarianceExploding, VariancePreserving
 
 CPU = torch.device("cpu")
@@ -47,10 +52,10 @@ def taylor_exponential(generator):
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("size", [1, 2, 5, 32, 100])
 def test_the_basis_is_orthonormal_and_diagonalises_the_second_difference(boundary, size):
-    C, Lambda = basis(size, boundary, 0.7, CPU)
+    C, Lambda = basis(size, boundary, CPU)
     identity = torch.eye(size, dtype=torch.float64)
     torch.testing.assert_close(C @ C.T, identity, rtol=0, atol=3e-14)
-    matrix = torch.from_numpy(second_difference(size, 0.7, boundary))
+    matrix = torch.from_numpy(second_difference(size, 1.0, boundary))
     torch.testing.assert_close(C @ matrix @ C.T, -torch.diag(Lambda), rtol=0, atol=3e-13)
     assert (Lambda.diff() > 0).all()
     assert (float(Lambda[0]) == 0) == (boundary == "reflect")
@@ -65,6 +70,18 @@ def test_the_heat_kernel_is_the_matrix_exponential(boundary, size, dh):
     expected = [torch.from_numpy(scipy.linalg.expm(float(t) / 2 * matrix)) for t in tau]
     kernel = heat_kernel(size, tau, dh, boundary)
     torch.testing.assert_close(kernel, torch.stack(expected), rtol=0, atol=2e-14)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("size", [1, 2, 9])
+def test_the_precise_heat_kernel_is_the_same_with_the_inflow_over_either_edge(boundary, size):
+    dh, tau = 0.4, torch.tensor([0.0, 0.01, 1.0, 30.0], dtype=torch.float64)
+    matrix = second_difference(size, dh, boundary)
+    if boundary == "zero":  # what a row lacks of a sum of 0 comes from beyond the edge
+        matrix = np.pad(np.column_stack([matrix, -matrix.sum(axis=1)]), ((0, 1), (0, 0)))
+    expected = [torch.from_numpy(scipy.linalg.expm(float(t) / 2 * matrix)) for t in tau]
+    kernel = precise_heat_kernel(size, tau, dh, boundary)
+    torch.testing.assert_close(kernel, torch.stack(expected), rtol=0, atol=3e-13)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -188,6 +205,24 @@ def test_the_affine_kernel_is_the_flow_of_its_generator(sde, rate, tolerance, mo
     kernel = affine_kernel(size, sde, TIMES, AffineDrift(rate), dh)
     torch.testing.assert_close(kernel, expected, rtol=0, atol=tolerance)
     assert torch.equal(kernel[0], torch.eye(size, dtype=torch.float64))
+
+
+class Cubic:
+    """g(t)^2 = 1 + t^3."""
+
+    def g(self, t):
+        return torch.sqrt(1 + torch.as_tensor(t) ** 3)
+
+    def integral_g2(self, a, b):
+        return torch.as_tensor(b - a + (b**4 - a**4) / 4)
+
+
+def test_a_rate_up_to_cubic_in_time_is_integrated_exactly_in_one_substep(monkeypatch):
+    monkeypatch.setattr(kernels, "SUBSTEPS", 1)
+    rising = AffineDrift(lambda t: 0.8 * (1 + t**3))
+    kernel = affine_kernel(9, Cubic(), TIMES.new_tensor([0, 1]), rising, 0.5)
+    constant = (VarianceExploding(1.0), TIMES.new_tensor([0, 1.25]), AffineDrift(0.8))
+    torch.testing.assert_close(kernel, affine_kernel(9, *constant, 0.5), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 64, 128])

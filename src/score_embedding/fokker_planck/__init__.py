@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from score_embedding.arrays import ArrayLike, to_tensor
@@ -20,6 +21,7 @@ from score_embedding.fokker_planck import implicit, krylov, published, spectral
 from score_embedding.fokker_planck.differences import Boundary, check_boundary, gradient, score
 from score_embedding.fokker_planck.drift import AffineDrift, Drift
 from score_embedding.fokker_planck.implicit import LinearMethod
+from score_embedding.fokker_planck.problem import Problem
 from score_embedding.fokker_planck.solution import Diagnostics, Solution
 from score_embedding.sde import SDE
 
@@ -86,22 +88,20 @@ def solve(
     ConvergenceError : the iteration did not reach the tolerance; carries the residual history.
     """
     m0, times = _checked(m0, times, scheme, dh, tolerance, boundary, linear)
-    _check_supported(m0, scheme, boundary, drift)
+    problem = Problem(m0, sde, times.to(torch.float64), dh, boundary, drift)
+    _check_supported(problem, scheme)
     started = time.perf_counter()
     own_score: Tensor | None = None
     residuals: list[list[float]] = []
     warnings: list[str] = []
     if scheme == "spectral":
-        affine = drift if isinstance(drift, AffineDrift) else None
-        log_density = spectral.evolve(m0, sde, times, dh, boundary, affine)
+        log_density = spectral.evolve(problem)
     elif scheme == "implicit":
-        log_density, residuals = implicit.evolve(
-            m0, sde, times, dh, tolerance, boundary, drift, linear
-        )
+        log_density, residuals = implicit.evolve(problem, tolerance, linear)
     elif scheme == "krylov":
-        log_density, residuals = krylov.evolve(m0, sde, times, dh, tolerance, boundary, drift)
+        log_density, residuals = krylov.evolve(problem, tolerance)
     else:
-        log_density, own_score, sweeps, warnings = published.evolve(m0, sde, times, dh, tolerance)
+        log_density, own_score, sweeps, warnings = published.evolve(problem, tolerance)
         residuals = [sweeps]
     diagnostics = Diagnostics(
         scheme=scheme,
@@ -145,14 +145,15 @@ def _checked(
     return m0, times
 
 
-def _check_supported(m0: Tensor, scheme: str, boundary: str, drift: Drift | None) -> None:
-    plain = drift is None and boundary == "reflect"
-    if scheme == "published" and not (plain and m0.ndim == 4):
+def _check_supported(problem: Problem, scheme: str) -> None:
+    drift, reflecting = problem.drift, problem.boundary == "reflect"
+    plain = drift is None and reflecting and len(problem.grid) == 2
+    if scheme == "published" and not plain:
         raise ValueError(
             "the published scheme knows only (n, c, h, w), no drift and no choice of boundary; "
             "use implicit"
         )
-    affine = isinstance(drift, AffineDrift) and boundary == "reflect"
+    affine = isinstance(drift, AffineDrift) and reflecting
     if scheme == "spectral" and drift is not None and not affine:
         raise ValueError(
             "the spectral scheme knows no drift but an AffineDrift between reflecting walls; "

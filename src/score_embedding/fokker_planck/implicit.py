@@ -24,10 +24,10 @@ from torch import Tensor
 
 from score_embedding import progress
 from score_embedding.errors import ConvergenceError
-from score_embedding.fokker_planck.differences import Boundary, first_difference
-from score_embedding.fokker_planck.drift import Drift, field_at
+from score_embedding.fokker_planck.differences import first_difference
+from score_embedding.fokker_planck.drift import field_at
 from score_embedding.fokker_planck.linear import HeatStep, System, direct, iterative, norm
-from score_embedding.sde import SDE
+from score_embedding.fokker_planck.problem import Problem
 
 MAX_ITERATIONS = 500
 VALUES_AT_ONCE = 2**16  # pixels of all channels solved together: a few such arrays fit the cache
@@ -71,14 +71,7 @@ class Step:
 
 
 def evolve(
-    m0: Tensor,
-    sde: SDE,
-    times: Tensor,
-    dh: float,
-    tolerance: float,
-    boundary: Boundary = "reflect",
-    drift: Drift | None = None,
-    linear: LinearMethod = "iterative",
+    problem: Problem, tolerance: float, linear: LinearMethod = "iterative"
 ) -> tuple[Tensor, list[list[float]]]:
     """Log-density (n, N, c, *grid), and for each of the N - 1 steps the residuals of its slowest
     channel. Computed in float64.
@@ -87,7 +80,7 @@ def evolve(
     ------
     ConvergenceError : a step did not reach `tolerance`.
     """
-    steps = time_steps(m0, sde, times, dh, boundary, drift)
+    m0, steps = problem.m0, time_steps(problem)
     iteration = Iteration(tolerance, linear)
     at_once = max(1, VALUES_AT_ONCE // m0[0, 0].numel())
     return in_chunks(m0, at_once, lambda channels, names: march(channels, names, steps, iteration))
@@ -114,13 +107,12 @@ def in_chunks(
     return log_density, [max(step, key=len) for step in zip(*slowest, strict=True)]
 
 
-def time_steps(
-    m0: Tensor, sde: SDE, times: Tensor, dh: float, boundary: Boundary, drift: Drift | None
-) -> list[Step]:
-    """The N - 1 steps between the N times, for channels of the size and device of m0."""
-    grid, device, steps = tuple(m0.shape[2:]), m0.device, []
-    for start, end in pairwise(times.to(torch.float64).tolist()):
-        d, dt = float(sde.integral_g2(start, end)), end - start
+def time_steps(problem: Problem) -> list[Step]:
+    """The N - 1 steps between the N times."""
+    grid, dh, boundary = problem.grid, problem.dh, problem.boundary
+    drift, device, steps = problem.drift, problem.m0.device, []
+    for start, end in pairwise(problem.times.tolist()):
+        d, dt = float(problem.sde.integral_g2(start, end)), end - start
         heat = HeatStep(grid, d, dh, boundary, device)
         source = torch.zeros(grid, dtype=torch.float64, device=device)
         velocity = torch.zeros(len(grid), *grid, dtype=torch.float64, device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -15,10 +16,12 @@ from score_embedding.sde import SDE
 SUBSTEPS = 320  # of an affine drift over all times, each interval its share
 
 
-def basis(size: int, boundary: Boundary, dh: float, device: torch.device) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=16)
+def basis(size: int, boundary: Boundary, device: torch.device) -> tuple[Tensor, Tensor]:
     """Orthonormal eigenvectors, as rows (size, size), and eigenvalues (size,) of minus the second
-    difference of an axis, float64: the DCT-II basis between reflecting walls, with
-    (2 - 2 cos(pi k / n)) / dh^2, the DST-I basis where 0 lies beyond the edge."""
+    difference of an axis with dh = 1, float64: the DCT-II basis between reflecting walls, with
+    2 - 2 cos(pi k / n), the DST-I basis where 0 lies beyond the edge. Kept: not to be written to.
+    """
     k = torch.arange(size, device=device)
     # Whole turns are taken off as integers, which keeps the last digits on long axes.
     if boundary == "reflect":
@@ -30,7 +33,7 @@ def basis(size: int, boundary: Boundary, dh: float, device: torch.device) -> tup
         half_turns = (k[:, None] + 1) * (k + 1) % (2 * size + 2)
         C = torch.sin(math.pi / (size + 1) * half_turns.double()) * math.sqrt(2 / (size + 1))
         angle = math.pi / (size + 1) * (k.double() + 1)
-    return C, (2 * torch.sin(angle / 2)).square() / dh**2
+    return C, (2 * torch.sin(angle / 2)).square()
 
 
 def heat_kernel(
@@ -40,8 +43,8 @@ def heat_kernel(
 
     Exact to about 1e-17, which is round-off of its largest entries.
     """
-    C, Lambda = basis(size, boundary, dh, diffusion_time.device)
-    decay = torch.exp(-0.5 * diffusion_time.to(torch.float64)[:, None] * Lambda)
+    C, Lambda = basis(size, boundary, diffusion_time.device)
+    decay = torch.exp(-0.5 * diffusion_time.to(torch.float64)[:, None] * (Lambda / dh**2))
     kernel = (C.T * decay[:, None]) @ C
     return kernel.clamp_min(0)  # entries far from the diagonal are round-off of either sign
 

@@ -18,26 +18,16 @@ import torch
 from torch import Tensor
 
 from score_embedding.fokker_planck import implicit
-from score_embedding.fokker_planck.differences import Boundary
-from score_embedding.fokker_planck.drift import Drift
 from score_embedding.fokker_planck.linear import System, conjugate_residuals
-from score_embedding.sde import SDE
+from score_embedding.fokker_planck.problem import Problem
 
 SEEDS = 2  # images
 RANK = 8  # of each time step's basis
 
 
-def evolve(
-    m0: Tensor,
-    sde: SDE,
-    times: Tensor,
-    dh: float,
-    tolerance: float,
-    boundary: Boundary = "reflect",
-    drift: Drift | None = None,
-) -> tuple[Tensor, list[list[float]]]:
+def evolve(problem: Problem, tolerance: float) -> tuple[Tensor, list[list[float]]]:
     """As `implicit.evolve`; the first SEEDS images are the seeds."""
-    steps = implicit.time_steps(m0, sde, times, dh, boundary, drift)
+    m0, steps = problem.m0, implicit.time_steps(problem)
     bases: list[Tensor] = []  # of each time step, (rank, *grid)
 
     def learn(_: int, system: System, b: Tensor, m_before: Tensor) -> Tensor:

@@ -33,9 +33,9 @@ class HeatStep:
         self._bases = []
         self._symbol = torch.ones((), dtype=torch.float64, device=device)  # becomes (*grid)
         for size in grid:
-            C, Lambda = basis(size, boundary, dh, device)
+            C, Lambda = basis(size, boundary, device)
             self._bases.append(C)
-            self._symbol = self._symbol[..., None] + d / 2 * Lambda
+            self._symbol = self._symbol[..., None] + d / (2 * dh**2) * Lambda
 
     def inverse(self, r: Tensor) -> Tensor:
         """M^-1 r for r (B, *grid)."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from score_embedding import progress
 from score_embedding.fokker_planck.implicit import not_converged
-from score_embedding.sde import SDE
+from score_embedding.fokker_planck.problem import Problem
 
 MAX_SWEEPS = 500
 
@@ -34,9 +34,7 @@ log = logging.getLogger(__name__)
 Field = NDArray[np.float64]  # (N, D)
 
 
-def evolve(
-    m0: Tensor, sde: SDE, times: Tensor, dh: float, tolerance: float
-) -> tuple[Tensor, Tensor, list[float], list[str]]:
+def evolve(problem: Problem, tolerance: float) -> tuple[Tensor, Tensor, list[float], list[str]]:
     """Log-density and score, each (n, N, c, h, w), the slowest channel's relative change sweep by
     sweep, and warnings where a system left the region in which it is known to be stable. Channels
     are solved one by one on the CPU in float64.
@@ -45,8 +43,9 @@ def evolve(
     ------
     ConvergenceError : MAX_SWEEPS did not reach `tolerance`.
     """
+    m0, times, dh = problem.m0, problem.times, problem.dh
     n, c, h, w = m0.shape
-    half_g2 = sde.g(times).square().to(torch.float64).cpu().numpy() / 2
+    half_g2 = problem.sde.g(times).square().cpu().numpy() / 2
     channels = m0.detach().cpu().to(torch.float64).reshape(n * c, h * w).numpy()
     fields = np.empty((2, n * c, len(times), h * w))  # log-density, score
     slowest: list[float] = []

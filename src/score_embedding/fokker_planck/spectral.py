@@ -20,41 +20,34 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from score_embedding.fokker_planck.differences import Boundary
 from score_embedding.fokker_planck.drift import AffineDrift
 from score_embedding.fokker_planck.kernels import (
     affine_kernel,
     heat_kernel,
     precise_heat_kernel,
 )
-from score_embedding.sde import SDE
+from score_embedding.fokker_planck.problem import Problem
 
-_CHUNK_BYTES = 4 * 2**20  # of output per chunk: intermediate products stay in the cache
+_CHUNK_BYTES = 2 * 2**20  # of output per chunk: intermediate products stay in the cache
 FFT_FROM = 200  # pixels of the longest axis: matrix products cost more from there on
 # Round-off of the fast transform, and of the kernels by eigenvectors, is relative to the peak of p,
 # which is at most exp(range of m0) times any p: within this range log p is right to about 1e-9.
 RANGE = 15.0
 
 
-def evolve(
-    m0: Tensor,
-    sde: SDE,
-    times: Tensor,
-    dh: float,
-    boundary: Boundary = "reflect",
-    drift: AffineDrift | None = None,
-) -> Tensor:
-    """Log-density (n, N, c, *grid) at each of the N times from m0 (n, c, *grid) at times[0].
+def evolve(problem: Problem) -> Tensor:
+    """Log-density (n, N, c, *grid) at each of the N times.
 
     Differentiable in m0. Matrix products, or on large grids and a CPU the fast cosine transform,
     which takes fewer operations. Where log p falls far below its peak the kernels are made at a
     higher cost, so that it is right there too, as far as the dtype can hold p.
     """
-    grid, deep = m0.shape[2:], _is_deep(m0, boundary)
-    if drift is not None:
+    m0, grid, dh, boundary = problem.m0, problem.grid, problem.dh, problem.boundary
+    if isinstance(problem.drift, AffineDrift):
+        sde, times, drift = problem.sde, problem.times, problem.drift
         of_size = {size: affine_kernel(size, sde, times, drift, dh) for size in set(grid)}
         return _by_products(m0, [of_size[size] for size in grid], None)
-    tau = sde.integral_g2(times[:1].to(torch.float64), times.to(torch.float64))
+    tau, deep = problem.diffusion_time, _is_deep(problem)
     fast = m0.device.type == "cpu" and not m0.requires_grad and max(grid) >= FFT_FROM
     if fast and not deep and boundary == "reflect":
         return _by_transform(m0, tau, dh)
@@ -70,11 +63,11 @@ def evolve(
     return _by_products(m0, kernels, _from_outside([inflow[size] for size in grid]))
 
 
-def _is_deep(m0: Tensor, boundary: Boundary) -> bool:
+def _is_deep(problem: Problem) -> bool:
     """Whether log p, that beyond the edge included, spans more than RANGE in a channel."""
-    channels = m0.detach().flatten(2)
+    channels = problem.m0.detach().flatten(2)
     highest, lowest = channels.amax(dim=2), channels.amin(dim=2)
-    if boundary == "zero":
+    if problem.boundary == "zero":
         highest, lowest = highest.clamp_min(0), lowest.clamp_max(0)
     return bool((highest - lowest).max() > RANGE)
 
