@@ -218,8 +218,8 @@ MUTATIONS = (
     Mutation(
         "spectral: kernels rounded to float32",
         SPECTRAL,
-        "[kernel.to(m0.dtype) for kernel in kernels]",
-        "[kernel.float().to(m0.dtype) for kernel in kernels]",
+        "{size: kernel.to(m0.dtype) for",
+        "{size: kernel.float().to(m0.dtype) for",
         ("fokker_planck",),
     ),
     Mutation(

@@ -42,25 +42,38 @@ def evolve(problem: Problem) -> Tensor:
     which takes fewer operations. Where log p falls far below its peak the kernels are made at a
     higher cost, so that it is right there too, as far as the dtype can hold p.
     """
-    m0, grid, dh, boundary = problem.m0, problem.grid, problem.dh, problem.boundary
+    m0, deep = problem.m0, _is_deep(problem)
+    plain = problem.drift is None and problem.boundary == "reflect"
+    on_cpu = m0.device.type == "cpu" and not m0.requires_grad
+    if plain and on_cpu and not deep and max(problem.grid) >= FFT_FROM:
+        return _by_transform(m0, problem.diffusion_time, problem.dh)
+    kernels, outside = _kernels(problem, deep)
+    kernels = {size: kernel.to(m0.dtype) for size, kernel in kernels.items()}
+    return _by_products(m0, [kernels[size] for size in problem.grid], outside)
+
+
+def _kernels(problem: Problem, deep: bool) -> tuple[dict[int, Tensor], Tensor | None]:
+    """The kernel (N, size, size) of each size of axis, and what a surrounding p = 1 adds to p
+    (N, *grid), where there is one."""
+    sizes, tau, dh, boundary = (
+        set(problem.grid),
+        problem.diffusion_time,
+        problem.dh,
+        problem.boundary,
+    )
     if isinstance(problem.drift, AffineDrift):
         sde, times, drift = problem.sde, problem.times, problem.drift
-        of_size = {size: affine_kernel(size, sde, times, drift, dh) for size in set(grid)}
-        return _by_products(m0, [of_size[size] for size in grid], None)
-    tau, deep = problem.diffusion_time, _is_deep(problem)
-    fast = m0.device.type == "cpu" and not m0.requires_grad and max(grid) >= FFT_FROM
-    if fast and not deep and boundary == "reflect":
-        return _by_transform(m0, tau, dh)
+        return {size: affine_kernel(size, sde, times, drift, dh) for size in sizes}, None
     make = precise_heat_kernel if deep else heat_kernel
-    of_size = {size: make(size, tau, dh, boundary) for size in set(grid)}
+    kernels = {size: make(size, tau, dh, boundary) for size in sizes}
     if boundary == "reflect":
-        return _by_products(m0, [of_size[size] for size in grid], None)
+        return kernels, None
     inflow = {
         size: kernel[:, :size, size] if deep else (1 - kernel.sum(dim=2)).clamp_min(0)
-        for size, kernel in of_size.items()
+        for size, kernel in kernels.items()
     }
-    kernels = [of_size[size][:, :size, :size] for size in grid]
-    return _by_products(m0, kernels, _from_outside([inflow[size] for size in grid]))
+    within = {size: kernel[:, :size, :size] for size, kernel in kernels.items()}
+    return within, _from_outside([inflow[size] for size in problem.grid])
 
 
 def _is_deep(problem: Problem) -> bool:
@@ -85,7 +98,6 @@ def _from_outside(inflow: list[Tensor]) -> Tensor:
 def _by_products(m0: Tensor, kernels: list[Tensor], outside: Tensor | None) -> Tensor:
     """The kernels (N, size, size) of the axes on p0, and what comes from `outside` (N, *grid)."""
     n, c, *grid = m0.shape
-    kernels = [kernel.to(m0.dtype) for kernel in kernels]
     N = len(kernels[0])
     log_density = torch.empty(n, N, c, *grid, dtype=m0.dtype, device=m0.device)
     images_at_once = max(1, _CHUNK_BYTES // (log_density[0].nbytes or 1))
