@@ -51,8 +51,19 @@ def test_its_figures_are_those_of_the_benchmarks():
         return {row[key]: row for row in document["rows"]}
 
     measured, steps = rows("precompute", "measured"), rows("training_step_ch128", "variant")
+    ratios, many = rows("solvers_ratios", "measured"), rows("solvers_many", "measured")
+    of_100, alone = (
+        ratios[f"published / spectral float32, 32x32, {batch}"]
+        for batch in ("of 100 images", "one image")
+    )
     default = "cell 0.175 (default)"
     figures = [
+        f"{1e3 * alone['faster, s']:.2f} ms; {1e3 * of_100['faster, s']:.2f} ms",
+        f"{alone['median']:.0f} times; {of_100['median']:.0f} times",
+        f"{ratios['implicit direct / iterative, 24 images']['median']:.1f} times",
+        f"{ratios['implicit direct / krylov, 24 images']['median']:.1f} times",
+        f"{many['50,000 log-densities, kept, s']['value']:.0f} s",
+        f"{many['share of a step at ch 32, %']['value']:.2f} % of a step",
         f"{measured['implicit / spectral']['median']:.0f} times",
         f"{measured['spectral, 1,000 images, s']['median']:.2f} s",
         f"{measured['spectral, 1,000 images, peak memory / output']['median']:.2f} times",

@@ -121,16 +121,18 @@ def solve(
     images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
     size: Annotated[int, typer.Option(help="Height and width to resize to.")] = 32,
     scheme: Annotated[
-        str | None, typer.Option(help="spectral, implicit, krylov or published.")
+        str | None, typer.Option(help="spectral (default), implicit, krylov, published.")
     ] = None,
     boundary: Annotated[
-        str | None, typer.Option(help="Beyond the edge: reflect, or zero (m = 0).")
+        str | None, typer.Option(help="Beyond the edge: reflect (default), or zero.")
     ] = None,
     drift: Annotated[
-        str | None, typer.Option(metavar="RATE", help="f = -RATE x on the grid, x from its middle.")
+        str | None,
+        typer.Option(metavar="RATE", help="f = -RATE x on the grid, x from its middle; default 0."),
     ] = None,
     num_timesteps: Annotated[
-        str | None, typer.Option("--num-timesteps", "-N", metavar="N", help="Times from eps to 1.")
+        str | None,
+        typer.Option("--num-timesteps", "-N", metavar="N", help="Times from eps to 1; default 20."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the result.")] = Path("saves/solve"),
     device: Device = "auto",
