@@ -511,6 +511,13 @@ def test_more_images_than_memory_holds_are_solved_into_a_mapped_file(
     assert "scores.npy" in capsys.readouterr().out
 
 
+def test_a_run_that_cannot_be_precomputed_as_asked_creates_nothing(call, tmp_path):
+    before = tree(tmp_path)
+    done = call("run", "--config", "quickstart", "--set", "diffusion.embedding=shuffled")
+    assert_mistake(done, "diffusion.embedding shuffled", "two images or more")
+    assert tree(tmp_path) == before
+
+
 def test_solving_into_a_run_folder_is_refused(copied, pictures, call):
     before = tree(copied)
     done = call("solve", pictures[0], "--out", copied, "--overwrite")

@@ -13,6 +13,7 @@ from score_embedding.errors import DataError
 from score_embedding.fokker_planck import AffineDrift, score, solve
 from score_embedding.precomputation import (
     EmbeddedImages,
+    check,
     fits_in_memory,
     precompute,
     time_grid,
@@ -119,10 +120,14 @@ def test_a_block_is_computed_once_for_the_images_in_it(photographs, monkeypatch)
 
 
 @pytest.mark.parametrize("scheme", ["implicit", "krylov", "published"])
-def test_a_scheme_too_slow_for_the_training_loop_is_refused(scheme, photographs):
+def test_a_scheme_too_slow_for_the_training_loop_is_refused(scheme, photographs, monkeypatch):
+    images = photographs(8).to(torch.float32)
     diffusion = Diffusion(num_timesteps=5, scheme=scheme)
+    check(images, diffusion)
+    monkeypatch.setattr(precomputation, "IN_MEMORY", 1000)
+    check(images, Diffusion(num_timesteps=5))
     with pytest.raises(DataError, match=f"4 images at 5 times .* the {scheme} scheme .* spectral"):
-        EmbeddedImages(photographs(8).to(torch.float32), diffusion, Misc(), CPU)
+        check(images, diffusion)
 
 
 @pytest.mark.parametrize("scheme", ["spectral", "implicit", "published"])
@@ -158,3 +163,41 @@ def test_what_fits_in_memory_is_a_matter_of_images_times_and_pixels():
     assert fits_in_memory(small, Diffusion(num_timesteps=20))
     assert not fits_in_memory(small, Diffusion(num_timesteps=40))
     assert not fits_in_memory(small.repeat(1, 1, 2, 1), Diffusion(num_timesteps=20))
+
+
+def test_nothing_embedded_leaves_the_image_at_all_times_all_else_equal(photographs):
+    images = photographs(8, n=2).to(torch.float32)
+    known, control = (
+        precompute(images, Diffusion(num_timesteps=4, embedding=kind), Misc())
+        for kind in ("input", "none")
+    )
+    assert torch.equal(control.embedded, images[:, None].expand_as(control.embedded))
+    assert torch.equal(control.scores, known.scores)
+    assert not torch.equal(known.embedded, control.embedded)
+
+
+def test_shuffled_embeds_the_score_of_the_image_before(photographs):
+    images, diffusion = photographs(8, n=3).to(torch.float32), Diffusion(num_timesteps=4)
+    own = precompute(images, diffusion, Misc())
+    control = precompute(images, diffusion.model_copy(update={"embedding": "shuffled"}), Misc())
+    assert torch.equal(control.scores, own.scores.roll(1, dims=0))
+    sde = VarianceExploding(diffusion.sigma)
+    expected = embed(images, own.scores[[2, 0, 1]], sde, own.times).to(torch.float32)
+    assert torch.equal(control.embedded, expected)
+
+
+def test_shuffled_on_demand_is_shuffled_over_all_images(photographs, monkeypatch):
+    images = photographs(8).to(torch.float32)
+    diffusion = Diffusion(num_timesteps=4, embedding="shuffled")
+    together = precompute(images, diffusion, Misc()).embedded
+    monkeypatch.setattr(precomputation, "_BLOCK", 2 * 4 * 4 * images[0].numel())
+    embedded = EmbeddedImages(images, diffusion, Misc(), CPU)
+    for index in range(4):
+        torch.testing.assert_close(embedded[index], together[index], rtol=0, atol=2e-4)
+
+
+def test_shuffling_a_single_image_is_refused(photographs):
+    images, diffusion = photographs(8, n=2), Diffusion(num_timesteps=4, embedding="shuffled")
+    check(images, diffusion)
+    with pytest.raises(DataError, match="shuffled needs two images or more"):
+        check(images[:1], diffusion)

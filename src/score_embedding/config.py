@@ -92,6 +92,8 @@ class Diffusion(Section):
     density: Literal["exact", "binned"] = "exact"
     boundary: Literal["reflect", "zero"] = "reflect"  # of the solve and of the score
     drift: Rate = 0.0  # f = -drift x on the grid, x in units of dh from its middle
+    # input: the paper's. Controls, all else equal: none embeds nothing, shuffled another's score.
+    embedding: Literal["input", "none", "shuffled"] = "input"
 
     @model_validator(mode="after")
     def _scheme_knows_it(self) -> Diffusion:

@@ -49,6 +49,7 @@ def run(config: Config, path: Path, device: torch.device, profile: bool, overwri
     started = time.perf_counter()
     run_folder.check_free(path, config, overwrite)
     images = load_dataset(config.data_loader)
+    precomputation.check(images, config.diffusion)
     folder = run_folder.create(path, config)
     description = environment.describe(device, config.training.seed)
     run_folder.write_json(folder / run_folder.ENVIRONMENT, description)

@@ -55,10 +55,22 @@ def fits_in_memory(images: Tensor, diffusion: Diffusion) -> bool:
     return values * (8 + 8 + 4) <= IN_MEMORY  # log-density, score, embedded
 
 
+def check(images: Tensor, diffusion: Diffusion) -> None:
+    """Raise DataError where the images cannot be pre-computed for training as asked."""
+    if diffusion.embedding == "shuffled" and len(images) < 2:
+        raise DataError("diffusion.embedding shuffled needs two images or more, there is one")
+    if diffusion.scheme != "spectral" and not fits_in_memory(images, diffusion):
+        raise DataError(
+            f"{len(images)} images at {diffusion.num_timesteps} times are too many to be kept in "
+            f"memory, and the {diffusion.scheme} scheme is too slow to be computed during "
+            f"training; take diffusion.scheme spectral, or fewer images"
+        )
+
+
 def precompute(images: Tensor, diffusion: Diffusion, misc: Misc) -> Precomputed:
     """Log-density, Fokker-Planck solve, score and embedding of images (n, c, h, w)."""
     started = time.perf_counter()
-    m0 = log_density(images, diffusion.density)
+    m0 = _of_the_images(log_density(images, diffusion.density), diffusion)
     density = time.perf_counter() - started
     precomputed = evolve(images, m0, diffusion, misc)
     return replace(precomputed, seconds={"density": density, **precomputed.seconds})
@@ -85,7 +97,8 @@ def evolve(images: Tensor, m0: Tensor, diffusion: Diffusion, misc: Misc) -> Prec
     clock.append(time.perf_counter())
     # The published code embeds with steps of 1/N, though its times are 1/(N - 1) apart.
     steps = 1 / len(times) if diffusion.scheme == "published" else None
-    embedded = embed(images, scores, sde, times, steps).to(torch.float32)
+    moving = torch.zeros_like(scores) if diffusion.embedding == "none" else scores
+    embedded = embed(images, moving, sde, times, steps).to(torch.float32)
     clock.append(time.perf_counter())
     solve_and_score, embedding = (b - a for a, b in pairwise(clock))
     return Precomputed(
@@ -98,30 +111,26 @@ def evolve(images: Tensor, m0: Tensor, diffusion: Diffusion, misc: Misc) -> Prec
     )
 
 
+def _of_the_images(m0: Tensor, diffusion: Diffusion) -> Tensor:
+    """The log-density (n, c, h, w) that each image is given: its own, or that of the one before."""
+    return m0.roll(1, dims=0) if diffusion.embedding == "shuffled" else m0
+
+
 class EmbeddedImages:
     """The embedded images of a data set, computed when they are asked for.
 
     Indexed like the tensor (n, N, c, h, w) on `device` that it stands for, in float32; computed on
     the device of the images (n, c, h, w). Images that follow each other are computed together,
     those of the last block are kept.
-
-    Raises
-    ------
-    DataError : a scheme that is too slow for that.
     """
 
     def __init__(self, images: Tensor, diffusion: Diffusion, misc: Misc, device: torch.device):
-        if diffusion.scheme != "spectral":
-            raise DataError(
-                f"{len(images)} images at {diffusion.num_timesteps} times are too many to be kept "
-                f"in memory, and the {diffusion.scheme} scheme is too slow to be computed during "
-                f"training; take diffusion.scheme spectral, or fewer images"
-            )
         self.device = device
         self._images, self._diffusion, self._misc = images, diffusion, misc
         self._m0 = torch.empty_like(images, dtype=torch.float32)
         for block in blocks(images, diffusion, "log-density"):
             self._m0[block] = log_density(images[block], diffusion.density).to(torch.float32)
+        self._m0 = _of_the_images(self._m0, diffusion)
         self._block, self._embedded = slice(0, 0), torch.empty(0)
 
     def __len__(self) -> int:

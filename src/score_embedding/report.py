@@ -179,6 +179,7 @@ def _solve(diagnostics: dict[str, object], config: Config) -> Table:
         ("density", config.diffusion.density),
         ("boundary", str(diagnostics["boundary"])),
         ("drift on the grid", str(diagnostics["drift"])),
+        ("embedding", config.diffusion.embedding),
         ("tolerance (config)", f"{config.diffusion.solve_tolerance:g}"),
         ("iterations", counts or "none"),
     ]
