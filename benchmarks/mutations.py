@@ -218,8 +218,8 @@ MUTATIONS = (
     Mutation(
         "spectral: kernels rounded to float32",
         SPECTRAL,
-        "{size: kernel.to(m0.dtype) for",
-        "{size: kernel.float().to(m0.dtype) for",
+        "{size: K[:, :size, :size].to(dtype) for",
+        "{size: K[:, :size, :size].float().to(dtype) for",
         ("fokker_planck",),
     ),
     Mutation(
@@ -239,7 +239,7 @@ MUTATIONS = (
     Mutation(
         "spectral, zero beyond the edge: inflow missing",
         SPECTRAL,
-        "p = p + outside.to(p)[:, None, None] * (-peak).exp()",
+        "p = p + outside[:, None, None] * (-peak).exp()",
         "p = p + 0",
         ("spectral",),
     ),

@@ -491,3 +491,35 @@ def test_any_density_stays_finite_within_its_bounds_and_of_its_mass(
     if boundary == "reflect":
         mass = m.flatten(3).logsumexp(dim=3)
         torch.testing.assert_close(mass, mass[:, :1].expand_as(mass), rtol=0, atol=tolerance)
+
+
+def test_kernels_kept_from_one_solve_serve_only_the_same_setting(generator):
+    m0 = torch.randn(1, 1, 6, 9, generator=generator, dtype=torch.float64)
+    settings = [
+        {"dh": dh, "boundary": boundary, "sde": VarianceExploding(sigma), "times": times}
+        for dh in (1.0, 0.5)
+        for boundary in BOUNDARIES
+        for sigma in (1.0, 2.0)
+        for times in (TIMES, TIMES[:2])
+    ]
+    first = [solve(m0, **setting).log_density for setting in settings]
+    again = [solve(m0, **setting).log_density for setting in settings]
+    spectral._heat_kernels.cache_clear()
+    for kept, setting, before in zip(again, settings, first, strict=True):
+        spectral._heat_kernels.cache_clear()
+        assert torch.equal(solve(m0, **setting).log_density, before)
+        assert torch.equal(kept, before)
+    assert len({tuple(m[0, -1].flatten().tolist()) for m in first}) == len(settings)
+
+
+@pytest.mark.parametrize("drift", [None, AffineDrift(0.3)])
+def test_what_is_kept_from_inference_mode_serves_gradients(drift, generator):
+    m0 = torch.randn(1, 1, 5, 7, generator=generator, dtype=torch.float64)
+    times = TIMES.new_tensor([0.0, 0.123, 0.456])  # of no other test
+    with torch.inference_mode():
+        inferred = solve(m0, VarianceExploding(3.0), times, drift=drift).log_density
+    m0.requires_grad_()
+    m = solve(m0, VarianceExploding(3.0), times, drift=drift).log_density
+    assert torch.equal(m.detach(), inferred)
+    m[:, -1].sum().backward()
+    assert float(m0.grad.abs().min()) > 0

@@ -22,18 +22,19 @@ def basis(size: int, boundary: Boundary, device: torch.device) -> tuple[Tensor, 
     difference of an axis with dh = 1, float64: the DCT-II basis between reflecting walls, with
     2 - 2 cos(pi k / n), the DST-I basis where 0 lies beyond the edge. Kept: not to be written to.
     """
-    k = torch.arange(size, device=device)
-    # Whole turns are taken off as integers, which keeps the last digits on long axes.
-    if boundary == "reflect":
-        quarter_turns = k[:, None] * (2 * k + 1) % (4 * size)
-        C = torch.cos(math.pi / (2 * size) * quarter_turns.double()) * math.sqrt(2 / size)
-        C[0] = 1 / math.sqrt(size)
-        angle = math.pi / size * k.double()
-    else:
-        half_turns = (k[:, None] + 1) * (k + 1) % (2 * size + 2)
-        C = torch.sin(math.pi / (size + 1) * half_turns.double()) * math.sqrt(2 / (size + 1))
-        angle = math.pi / (size + 1) * (k.double() + 1)
-    return C, (2 * torch.sin(angle / 2)).square()
+    with torch.inference_mode(False):
+        k = torch.arange(size, device=device)
+        # Whole turns are taken off as integers, which keeps the last digits on long axes.
+        if boundary == "reflect":
+            quarter_turns = k[:, None] * (2 * k + 1) % (4 * size)
+            C = torch.cos(math.pi / (2 * size) * quarter_turns.double()) * math.sqrt(2 / size)
+            C[0] = 1 / math.sqrt(size)
+            angle = math.pi / size * k.double()
+        else:
+            half_turns = (k[:, None] + 1) * (k + 1) % (2 * size + 2)
+            C = torch.sin(math.pi / (size + 1) * half_turns.double()) * math.sqrt(2 / (size + 1))
+            angle = math.pi / (size + 1) * (k.double() + 1)
+        return C, (2 * torch.sin(angle / 2)).square()
 
 
 def heat_kernel(
@@ -74,19 +75,34 @@ def affine_kernel(size: int, sde: SDE, times: Tensor, drift: AffineDrift, dh: fl
     substep: exact in time where rate/g^2 is constant (variance preserving, Ornstein-Uhlenbeck),
     second order in the substep otherwise.
     """
-    kernel = torch.eye(size, dtype=torch.float64)
-    kernels = [kernel]
+    intervals = []
     times = times.to(torch.float64)
     for start, end in pairwise(times.tolist()):
         count = math.ceil(SUBSTEPS * (end - start) / float(times[-1] - times[0]))
         substeps = torch.linspace(start, end, count + 1, dtype=torch.float64).tolist()
+        coefficients = []
         for a, b in pairwise(substeps):
             # Simpson's rule: exact for rates up to cubic in time
             pull = drift.rate_at(a) + 4 * drift.rate_at((a + b) / 2) + drift.rate_at(b)
-            generator = _generator(size, float(sde.integral_g2(a, b)), pull * (b - a) / 6, dh)
-            kernel = _positive_exponential(generator) @ kernel
-        kernels.append(kernel)
-    return torch.stack(kernels).to(times.device)
+            coefficients.append((float(sde.integral_g2(a, b)), pull * (b - a) / 6))
+        intervals.append(tuple(coefficients))
+    return _product_of_exponentials(size, tuple(intervals), dh).to(times.device)
+
+
+@lru_cache(maxsize=8)
+def _product_of_exponentials(
+    size: int, intervals: tuple[tuple[tuple[float, float], ...], ...], dh: float
+) -> Tensor:
+    """From the diffusion time and pull of each substep of each interval: (N, size, size). Kept."""
+    with torch.inference_mode(False):
+        kernel = torch.eye(size, dtype=torch.float64)
+        kernels = [kernel]
+        for substeps in intervals:
+            for diffusion_time, pull in substeps:
+                generator = _generator(size, diffusion_time, pull, dh)
+                kernel = _positive_exponential(generator) @ kernel
+            kernels.append(kernel)
+        return torch.stack(kernels)
 
 
 def _generator(size: int, diffusion_time: float, pull: float, dh: float) -> Tensor:

@@ -15,11 +15,14 @@ DST-I basis. An affine drift f = -rate(t) x is a sum over the axes too: only the
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import scipy.fft
 import torch
 from torch import Tensor
 
+from score_embedding.fokker_planck.differences import Boundary
 from score_embedding.fokker_planck.drift import AffineDrift
 from score_embedding.fokker_planck.kernels import (
     affine_kernel,
@@ -47,33 +50,42 @@ def evolve(problem: Problem) -> Tensor:
     on_cpu = m0.device.type == "cpu" and not m0.requires_grad
     if plain and on_cpu and not deep and max(problem.grid) >= FFT_FROM:
         return _by_transform(m0, problem.diffusion_time, problem.dh)
-    kernels, outside = _kernels(problem, deep)
-    kernels = {size: kernel.to(m0.dtype) for size, kernel in kernels.items()}
-    return _by_products(m0, [kernels[size] for size in problem.grid], outside)
-
-
-def _kernels(problem: Problem, deep: bool) -> tuple[dict[int, Tensor], Tensor | None]:
-    """The kernel (N, size, size) of each size of axis, and what a surrounding p = 1 adds to p
-    (N, *grid), where there is one."""
-    sizes, tau, dh, boundary = (
-        set(problem.grid),
-        problem.diffusion_time,
-        problem.dh,
-        problem.boundary,
-    )
     if isinstance(problem.drift, AffineDrift):
-        sde, times, drift = problem.sde, problem.times, problem.drift
-        return {size: affine_kernel(size, sde, times, drift, dh) for size in sizes}, None
+        sde, times, drift, dh = problem.sde, problem.times, problem.drift, problem.dh
+        kernels = [affine_kernel(size, sde, times, drift, dh).to(m0) for size in problem.grid]
+        return _by_products(m0, kernels, None)
+    tau = tuple(problem.diffusion_time.tolist())
+    return _by_products(
+        m0,
+        *_heat_kernels(problem.grid, tau, problem.dh, problem.boundary, deep, m0.dtype, m0.device),
+    )
+
+
+@lru_cache(maxsize=8)
+def _heat_kernels(
+    grid: tuple[int, ...],
+    diffusion_time: tuple[float, ...],
+    dh: float,
+    boundary: Boundary,
+    deep: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[list[Tensor], Tensor | None]:
+    """The kernel (N, size, size) of each axis, and what a surrounding p = 1 adds to p (N, *grid),
+    where there is one. Kept, for the next images at the same times."""
     make = precise_heat_kernel if deep else heat_kernel
-    kernels = {size: make(size, tau, dh, boundary) for size in sizes}
-    if boundary == "reflect":
-        return kernels, None
-    inflow = {
-        size: kernel[:, :size, size] if deep else (1 - kernel.sum(dim=2)).clamp_min(0)
-        for size, kernel in kernels.items()
-    }
-    within = {size: kernel[:, :size, :size] for size, kernel in kernels.items()}
-    return within, _from_outside([inflow[size] for size in problem.grid])
+    with torch.inference_mode(False):
+        tau = torch.tensor(diffusion_time, dtype=torch.float64, device=device)
+        whole = {size: make(size, tau, dh, boundary) for size in set(grid)}
+        kernels = {size: K[:, :size, :size].to(dtype) for size, K in whole.items()}
+        if boundary == "reflect":
+            return [kernels[size] for size in grid], None
+        inflow = {
+            size: K[:, :size, size] if deep else (1 - K.sum(dim=2)).clamp_min(0)
+            for size, K in whole.items()
+        }
+        outside = _from_outside([inflow[size] for size in grid]).to(dtype)
+    return [kernels[size] for size in grid], outside
 
 
 def _is_deep(problem: Problem) -> bool:
@@ -108,7 +120,7 @@ def _by_products(m0: Tensor, kernels: list[Tensor], outside: Tensor | None) -> T
             peak = peak.clamp_min(0)
         p = _transported((chunk - peak).exp(), kernels)  # exp cannot overflow
         if outside is not None:
-            p = p + outside.to(p)[:, None, None] * (-peak).exp()
+            p = p + outside[:, None, None] * (-peak).exp()
         # Where the kernel underflows, the smallest normal number keeps the logarithm finite.
         m = p.clamp_min_(torch.finfo(p.dtype).tiny).log_().movedim(0, 1)
         if m.requires_grad:
