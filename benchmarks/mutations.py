@@ -318,8 +318,8 @@ MUTATIONS = (
     Mutation(
         "implicit, reflecting wall: slope 2 f / g^2 of the opposite sign",
         IMPLICIT,
-        "slope = 2 * wall * dt / d ",
-        "slope = -2 * wall * dt / d ",
+        "slope = 2 * face.select(axis, wall) * dt / d ",
+        "slope = -2 * face.select(axis, wall) * dt / d ",
         ("implicit",),
     ),
     Mutation(

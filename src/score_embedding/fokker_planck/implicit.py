@@ -25,7 +25,7 @@ from torch import Tensor
 from score_embedding import progress
 from score_embedding.errors import ConvergenceError
 from score_embedding.fokker_planck.differences import first_difference
-from score_embedding.fokker_planck.drift import field_at
+from score_embedding.fokker_planck.drift import DriftField, field_at
 from score_embedding.fokker_planck.linear import HeatStep, System, direct, iterative, norm
 from score_embedding.fokker_planck.problem import Problem
 
@@ -109,27 +109,33 @@ def in_chunks(
 
 def time_steps(problem: Problem) -> list[Step]:
     """The N - 1 steps between the N times."""
-    grid, dh, boundary = problem.grid, problem.dh, problem.boundary
-    drift, device, steps = problem.drift, problem.m0.device, []
+    grid, device, drift = problem.grid, problem.m0.device, problem.drift
+    steps = []
     for start, end in pairwise(problem.times.tolist()):
         d, dt = float(problem.sde.integral_g2(start, end)), end - start
-        heat = HeatStep(grid, d, dh, boundary, device)
-        source = torch.zeros(grid, dtype=torch.float64, device=device)
-        velocity = torch.zeros(len(grid), *grid, dtype=torch.float64, device=device)
-        ghost_slope = torch.zeros_like(velocity)
-        if drift is not None:
-            field = field_at(drift, end, grid, dh, device)
-            velocity = dt * field.centres
-            source = -dt * field.divergence(dh)
-            if boundary == "reflect":
-                for axis, face in enumerate(field.faces):
-                    for edge, outward in ((0, -1), (grid[axis] - 1, 1)):
-                        wall = face.select(axis, 0 if outward < 0 else grid[axis])
-                        slope = 2 * wall * dt / d  # dm/dx at the wall
-                        ghost_slope[axis].select(axis, edge).add_(slope / 2)
-                        source.select(axis, edge).add_(outward * slope / dh * d / 2)
-        steps.append(Step(heat, velocity, source, ghost_slope))
+        heat = HeatStep(grid, d, problem.dh, problem.boundary, device)
+        if drift is None:
+            nothing = torch.zeros(len(grid), *grid, dtype=torch.float64, device=device)
+            steps.append(Step(heat, velocity=nothing, source=nothing[0], ghost_slope=nothing))
+        else:
+            steps.append(_with_drift(heat, field_at(drift, end, grid, problem.dh, device), dt))
     return steps
+
+
+def _with_drift(heat: HeatStep, field: DriftField, dt: float) -> Step:
+    """A step of length dt with the drift at its end."""
+    d, dh = heat.d, heat.dh
+    velocity = dt * field.centres
+    source = -dt * field.divergence(dh)
+    ghost_slope = torch.zeros_like(velocity)
+    walls = field.faces if heat.boundary == "reflect" else ()
+    for axis, face in enumerate(walls):
+        last = heat.grid[axis] - 1
+        for edge, wall, outward in ((0, 0, -1), (last, last + 1, 1)):
+            slope = 2 * face.select(axis, wall) * dt / d  # dm/dx at the wall
+            ghost_slope[axis].select(axis, edge).add_(slope / 2)
+            source.select(axis, edge).add_(outward * slope / dh * d / 2)
+    return Step(heat, velocity, source, ghost_slope)
 
 
 def march(
