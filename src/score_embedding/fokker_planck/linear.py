@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy.sparse as sparse
@@ -160,10 +161,12 @@ def _like(of_channels: Tensor, v: Tensor) -> Tensor:
     return of_channels.reshape(-1, *[1] * (v.ndim - 1))
 
 
+@lru_cache(maxsize=4)
 def sparse_operators(
     grid: tuple[int, ...], dh: float, boundary: Boundary
 ) -> tuple[sparse.csr_matrix, list[sparse.csr_matrix]]:
-    """Laplacian, and central difference along each axis, of the flattened grid."""
+    """Laplacian, and central difference along each axis, of the flattened grid. Kept from one
+    linear system to the next: not to be written to."""
     size = int(np.prod(grid))
     laplacian, gradient = sparse.csr_matrix((size, size)), []
     for axis, length in enumerate(grid):
