@@ -28,6 +28,7 @@ from score_embedding.fokker_planck.differences import first_difference
 from score_embedding.fokker_planck.drift import DriftField, field_at
 from score_embedding.fokker_planck.linear import HeatStep, System, direct, iterative, norm
 from score_embedding.fokker_planck.problem import Problem
+from score_embedding.fokker_planck.solution import slowest
 
 MAX_ITERATIONS = 500
 VALUES_AT_ONCE = 2**16  # pixels of all channels solved together: a few such arrays fit the cache
@@ -82,29 +83,29 @@ def evolve(
     """
     m0, steps = problem.m0, time_steps(problem)
     iteration = Iteration(tolerance, linear)
-    at_once = max(1, VALUES_AT_ONCE // m0[0, 0].numel())
-    return in_chunks(m0, at_once, lambda channels, names: march(channels, names, steps, iteration))
+    return in_chunks(m0, lambda channels, names: march(channels, names, steps, iteration))
 
 
 def in_chunks(
-    m0: Tensor, channels_at_once: int, march: March, first_image: int = 0
+    m0: Tensor, march: March, channels_at_once: int | None = None, first_image: int = 0
 ) -> tuple[Tensor, list[list[float]]]:
     """`march` over the channels of all images m0 (n, c, *grid), in float64: log-density
     (n, N, c, *grid) in the dtype of m0, and the residuals of each step's slowest channel."""
     n, c, *grid = m0.shape
+    channels_at_once = channels_at_once or max(1, VALUES_AT_ONCE // m0[0, 0].numel())
     channels = m0.detach().to(torch.float64).reshape(n * c, *grid)
     names = [f"image {first_image + k // c}, channel {k % c}" for k in range(n * c)]
-    chunks, slowest = [], []
+    chunks, histories = [], []
     with progress.stage("implicit solve", total=n * c) as stage:
         for first in range(0, n * c, channels_at_once):
             chunk = slice(first, first + channels_at_once)
             fields, residuals = march(channels[chunk], names[chunk])
             chunks.append(fields.to(m0.dtype))
-            slowest.append(residuals)
+            histories.append(residuals)
             stage.update(len(fields))
     log_density = torch.cat(chunks).reshape(n, c, -1, *grid).transpose(1, 2).contiguous()
     log_density[:, 0] = m0.detach()
-    return log_density, [max(step, key=len) for step in zip(*slowest, strict=True)]
+    return log_density, slowest(histories)
 
 
 def time_steps(problem: Problem) -> list[Step]:
@@ -143,12 +144,12 @@ def march(
 ) -> tuple[Tensor, list[list[float]]]:
     """Channels m0 (B, *grid), called `names`, through all steps: (B, N, *grid), and for each step
     the residuals of the slowest channel."""
-    fields, slowest = [m0], []
+    fields, residuals = [m0], []
     for i, step in enumerate(steps):
         m, histories = _fixed_point(i, step, fields[-1], names, iteration)
         fields.append(m)
-        slowest.append(max(histories, key=len))
-    return torch.stack(fields, dim=1), slowest
+        residuals.append(max(histories, key=len))
+    return torch.stack(fields, dim=1), residuals
 
 
 def _fixed_point(

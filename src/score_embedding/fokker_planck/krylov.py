@@ -20,6 +20,7 @@ from torch import Tensor
 from score_embedding.fokker_planck import implicit
 from score_embedding.fokker_planck.linear import System, conjugate_residuals
 from score_embedding.fokker_planck.problem import Problem
+from score_embedding.fokker_planck.solution import slowest
 
 SEEDS = 2  # images
 RANK = 8  # of each time step's basis
@@ -42,19 +43,18 @@ def evolve(problem: Problem, tolerance: float) -> tuple[Tensor, list[list[float]
     learning = implicit.Iteration(tolerance, start=learn)
     helped = implicit.Iteration(tolerance, start=project)
     first = implicit.in_chunks(
-        m0[:seeds], seeds * m0.shape[1], lambda m, names: implicit.march(m, names, steps, learning)
+        m0[:seeds],
+        lambda m, names: implicit.march(m, names, steps, learning),
+        channels_at_once=seeds * m0.shape[1],  # one chunk: each step learns once
     )
     if seeds == len(m0):
         return first
-    at_once = max(1, implicit.VALUES_AT_ONCE // m0[0, 0].numel())
     rest = implicit.in_chunks(
         m0[seeds:],
-        at_once,
         lambda m, names: implicit.march(m, names, steps, helped),
         first_image=seeds,
     )
-    slowest = [max(pair, key=len) for pair in zip(first[1], rest[1], strict=True)]
-    return torch.cat([first[0], rest[0]]), slowest
+    return torch.cat([first[0], rest[0]]), slowest([first[1], rest[1]])
 
 
 def _orthonormal(directions: list[Tensor], like: Tensor) -> Tensor:

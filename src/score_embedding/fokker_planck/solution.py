@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -52,11 +53,14 @@ class Diagnostics:
         return f"{self.scheme}, {self.boundary} boundary, drift {self.drift}"
 
 
+def slowest(parts: Iterable[list[list[float]]]) -> list[list[float]]:
+    """The longest residual history of each time step among parts of the channels."""
+    return [max(step, key=len) for step in zip(*parts, strict=True)]
+
+
 def merged(parts: list[Diagnostics]) -> Diagnostics:
     """The diagnostics of one solve that was made in parts, some of the images in each."""
-    residuals = [
-        max(step, key=len) for step in zip(*(part.residuals for part in parts), strict=True)
-    ]
+    residuals = slowest(part.residuals for part in parts)
     return replace(
         parts[0],
         seconds=sum(part.seconds for part in parts),
