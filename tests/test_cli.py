@@ -539,7 +539,7 @@ def test_three_images_are_told_apart_by_an_index(pictures, call, tmp_path):
     assert arrays["samples"].shape == (3, 3, 8, 8)
     text = Page(folder / "report.html").text
     assert "3 images of 8 x 8 x 3" in text
-    assert "start 0.5 image + 0.5 N(0, sigma² I)" in text
+    assert "start 0.5 image + 0.5 N(0, 2² I)" in text
     for path in pictures:
         (tmp_path / path).unlink()  # the folder has its own copy
     again = call("sample", folder)
@@ -577,6 +577,214 @@ def test_a_constant_image_runs_through_with_a_score_of_zero(call, tmp_path):
     scores = run_folder.read_arrays(folder / "scores.npz")["scores"]
     assert np.abs(scores).max() < 1e-12
     assert sorted(tree(folder)) == sorted(SHIPPED)
+
+
+# Other methods
+
+BASELINE = """\
+name: base
+sample_method: ddpm
+data_loader: {dataset: sample, image: astronaut, image_size: 8, batch_size: 4}
+diffusion: {beta_max: 0.3, num_timesteps: 10}
+training: {epochs: 3, ema: 0.99, warmup: 2}
+model: {ch: 8, ch_mult: [1, 2], num_res_blocks: 1, attention_resolutions: []}
+misc: {profile_freq: 1e-6, profile_priors: [unit, matched]}
+"""
+BASELINE_FILES = sorted(set(SHIPPED) - {"scores.npz", "scores.png"})
+
+
+@pytest.fixture(scope="session")
+def trained_baseline(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("baseline")
+    (cwd / "base.yml").write_text(BASELINE, encoding="utf-8")
+    done = process(cwd, "run", "--config", "base.yml", "--profile")
+    assert done.returncode == 0, done.stderr
+    return cwd
+
+
+@pytest.fixture
+def baseline(trained_baseline, tmp_path):
+    """A copy of a finished run of a baseline, and its config beside it, as in `call`'s folder."""
+    shutil.copytree(trained_baseline, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "saves" / "base"
+
+
+def samples_of(folder):
+    return run_folder.read_arrays(folder / "samples.npz")
+
+
+def test_a_baseline_leaves_a_run_folder_without_a_solve(trained_baseline):
+    folder = trained_baseline / "saves" / "base"
+    assert sorted(tree(folder)) == BASELINE_FILES
+    timing = json.loads((folder / "timing.json").read_text())
+    assert list(timing) == ["training", "evaluation", "sampling", "total"]
+    arrays = samples_of(folder)
+    assert arrays["samples"].shape == arrays["images"].shape == (1, 3, 8, 8)
+    assert arrays["truth"].tolist() == [0]
+    described = json.loads(str(arrays["description"]))
+    assert (described["method"], described["prior"], described["prior_std"]) == ("ddpm", "unit", 1)
+    assert configuration.load(str(folder / "config.yml")).method == "ddpm"
+
+
+def test_the_report_of_a_baseline_names_method_prior_and_evaluations(trained_baseline):
+    folder = trained_baseline / "saves" / "base"
+    page = Page(folder / "report.html")
+    assert "DDPM, 1 image of 8 x 8 x 3 (sample)" in page.text
+    assert "prior unit: N(0, 1² I); DDPM; 10 NFE; seed 0" in page.text
+    assert "Fokker-Planck" not in page.text
+    assert page.tags.count("img") == 3
+    last = run_folder.read_rows(folder / "metrics.csv")[-1]
+    assert f"{last['ssim_minmax']:.4f}" in page.text
+    assert (folder / "report.pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_every_prior_that_is_profiled_has_its_metrics_and_samples(trained_baseline):
+    folder = trained_baseline / "saves" / "base"
+    rows = run_folder.read_rows(folder / "metrics.csv")
+    matched = [f"matched_{name}" for name in (*METRICS, "nfe")]
+    assert list(rows[0]) == ["step", "training_seconds", "loss", *METRICS, "nfe", *matched]
+    assert all(np.isfinite(row[name]) for row in rows for name in matched)
+    assert len(rows) == 3
+    arrays = samples_of(folder)
+    difference = np.abs(arrays["samples"] - arrays["samples_matched"]).max()
+    assert 0.001 < difference < 2
+    assert "samples_unit" not in arrays
+    x, truth = (arrays[name][0].astype(np.float64) for name in ("samples_matched", "images"))
+    expected = np.mean((x.clip(0, 1) - truth) ** 2)
+    assert rows[-1]["matched_mse_clipped"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_baseline_is_sampled_anew_without_training(baseline, call):
+    before = tree(baseline)
+    overrides = ("--set", "sample.prior=matched", "--set", "sample.steps=5")
+    done = call("run", "--no-train", "--config", "base.yml", *overrides)
+    assert done.returncode == 0, done.stderr
+    after = tree(baseline)
+    assert set(after) == set(before)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"samples.npz", "sample.png", "report.html", "report.pdf"}
+    width = json.loads(str(samples_of(baseline)["description"]))["prior_std"]
+    text = Page(baseline / "report.html").text
+    assert 0.8 < width < 1
+    assert f"prior matched: N(0, {width:.3g}² I); DDPM; 5 NFE" in text
+
+
+def test_no_train_with_another_method_than_the_model_learned_is_refused(baseline, call):
+    before = tree(baseline)
+    other = ("--set", "sample_method=ddim", "--set", "training.warmup=3")
+    done = call("run", "--no-train", "--config", "base.yml", *other)
+    assert_mistake(done, "sample_method", "training.warmup")
+    assert tree(baseline) == before
+
+
+def test_a_seed_repeats_the_samples_of_a_baseline_and_another_changes_them(baseline, call):
+    drawn = [samples_of(baseline)["samples"]]
+    for seed in (0, 6):
+        done = call("sample", baseline, "--seed", seed)
+        assert done.returncode == 0, done.stderr
+        drawn.append(samples_of(baseline)["samples"])
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert np.abs(drawn[0] - drawn[2]).max() > 0.01
+    assert "seed 6" in Page(baseline / "report.html").text
+
+
+def test_the_report_of_a_baseline_is_made_anew(baseline, call):
+    html = (baseline / "report.html").read_text(encoding="utf-8")
+    for name in ("report.html", "report.pdf"):
+        (baseline / name).unlink()
+    done = call("report", baseline)
+    assert done.returncode == 0, done.stderr
+    assert (baseline / "report.html").read_text(encoding="utf-8") == html
+    assert sorted(tree(baseline)) == BASELINE_FILES
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "samples.npz", "config.yml"])
+def test_damage_to_a_baseline_is_named(baseline, call, name):
+    cut_in_half(baseline / name)
+    before = tree(baseline)
+    assert_mistake(call("sample", baseline), name)
+    assert tree(baseline) == before
+
+
+def test_a_baseline_whose_loss_is_not_finite_leaves_what_reproduces_it(baseline, call):
+    options = ("--overwrite", "--set", "training.lr=1e30", "--set", "training.warmup=off")
+    done = call("run", "--config", "base.yml", *options)
+    assert_mistake(done, "the loss is", "training.lr", "divergence.npz", code=3)
+    dump = run_folder.read_arrays(baseline / "divergence.npz")
+    assert dump["x"].shape == dump["z"].shape == (4, 3, 8, 8)
+    assert dump["t"].max() < 10
+    assert "model.safetensors" not in tree(baseline)
+
+
+CLOSED_FILES = [
+    *("config.yml", "environment.json", "metrics.csv", "report.html", "report.pdf"),
+    *("sample.png", "samples.npz", "timing.json"),
+]
+
+
+def closed_form(*arguments, **changes):
+    changed = sets(sample_method="closed_form", **changes)
+    return ("run", "--config", "quickstart", *changed, *arguments)
+
+
+def test_the_closed_form_runs_without_a_model(call, tmp_path):
+    done = call(*closed_form(sample__denoise=True))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "saves" / "quickstart"
+    assert sorted(tree(folder)) == CLOSED_FILES
+    (row,) = run_folder.read_rows(folder / "metrics.csv")
+    assert (row["step"], row["training_seconds"], row["nfe"]) == (0, 0, 5)
+    arrays = samples_of(folder)
+    np.testing.assert_allclose(arrays["samples"], arrays["images"], rtol=0, atol=1e-5)
+    page = Page(folder / "report.html")
+    assert "Exact score of the images, no training" in page.text
+    assert "Heun, 2 steps, denoised at the end; 5 NFE; seed 0" in page.text
+    assert "U-Net of" not in page.text
+    assert page.tags.count("img") == 2
+
+
+def test_the_closed_form_is_sampled_and_reported_anew(call, tmp_path):
+    assert call(*closed_form()).returncode == 0
+    folder = tmp_path / "saves" / "quickstart"
+    first = samples_of(folder)["samples"]
+    assert call("sample", folder, "--seed", 4).returncode == 0
+    assert np.abs(samples_of(folder)["samples"] - first).max() > 0.01
+    assert call(*closed_form("--no-train")).returncode == 0
+    np.testing.assert_array_equal(samples_of(folder)["samples"], first)
+    assert call("report", folder).returncode == 0
+    assert sorted(tree(folder)) == CLOSED_FILES
+
+
+def test_the_samples_of_the_closed_form_are_compared_with_the_image_they_are_nearest_to(
+    pictures, call, tmp_path
+):
+    files = files_config(pictures, sample__solver="rk45", sample__denoise=True)
+    options = ("--set", "sample_method=closed_form", "--set", "sample.prior=matched")
+    done = call("run", "--config", "quickstart", *files, *options)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "saves" / "quickstart"
+    arrays = samples_of(folder)
+    distance = np.abs(arrays["samples"][:, None] - arrays["images"][None]).max(axis=(2, 3, 4))
+    assert arrays["truth"].tolist() == distance.argmin(axis=1).tolist()
+    expected = np.mean((arrays["samples"].clip(0, 1) - arrays["images"][arrays["truth"]]) ** 2)
+    (row,) = run_folder.read_rows(folder / "metrics.csv")
+    assert row["mse_clipped"] == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+def test_a_network_that_is_told_no_index_is_trained_on_the_exact_target(pictures, call, tmp_path):
+    options = ("--set", "training.target=exact")
+    asked = files_config(pictures, training__epochs=1)
+    refused = call("run", "--config", "quickstart", *asked, *options)
+    assert_mistake(refused, "training.target", "model.image_index: False")
+    assert not (tmp_path / "saves").exists()
+    done = call(
+        *("run", "--config", "quickstart", *asked, *options, "--set", "model.image_index=false")
+    )
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "saves" / "quickstart"
+    assert sorted(tree(folder)) == sorted(SHIPPED)
+    weights = load_file(folder / "model.safetensors")
+    assert [name for name in weights if "class_embedding" in name] == []
 
 
 # Help and lists
@@ -850,7 +1058,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_reproduces_it(ca
     assert dump["x"].shape == dump["z"].shape == (4, 3, 8, 8)
     assert dump["t"].shape == (4,)
     assert max(float(np.abs(dump[name]).max()) for name in dump if "weights/" in name) > 1e20
-    assert_mistake(call("sample", folder), "lacks model.safetensors", "--overwrite")
+    assert_mistake(call("sample", folder), "lacks model.safetensors", "did not finish", "--overwrite")
 
 
 def test_a_score_that_is_not_finite_while_evaluating_leaves_what_reproduces_it(call, tmp_path):

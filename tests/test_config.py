@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from score_embedding import configuration
+from score_embedding.config import BaselineConfig, Config
 from score_embedding.errors import ConfigError
 
 # REFERENCE.md, section 2: images, size, data, seed, batch, sigma, N, tolerance, epochs, lr, clip,
@@ -21,6 +22,17 @@ PUBLISHED = {
     "inet3_conditional": (
         *(3, 64, "imagenet", 0, 10, 2, 10, 2e-6, 750, 1e-4, 1, 1000, "fourier", False, 0.65),
     ),
+}
+
+# images, size, data, data seed, beta_min, beta_max, epochs, lr, clip, warm-up, conditional weight
+BASELINES = {
+    "cifar1_ddpm": (1, 32, "cifar", 9, 1e-4, 0.02, 1200, 2e-4, 1, 5000, None),
+    "cifar1_ddim": (1, 32, "cifar", 9, 1e-4, 0.008, 1500, 2e-4, 1, 5000, None),
+    "cifar3_ddpm": (3, 32, "cifar", 56, 5e-4, 0.004, 1500, 1e-4, 1, 5000, 0.3),
+    "cifar3_ddim": (3, 32, "cifar", 56, 5e-4, 0.001, 1200, 1e-4, 0.2, 700, 0.3),
+    "celeb1_ddpm": (1, 64, "celeb", 0, 1e-4, 0.002, 1750, 2e-4, 1, 600, None),
+    "celeb1_ddim": (1, 64, "celeb", 0, 1e-4, 0.008, 750, 1e-4, 1, 400, None),
+    "inet3_ddpm": (3, 64, "imagenet", 0, 1e-4, 0.008, 2500, 1e-5, 0.3, 500, 0.3),
 }
 
 OFFICIAL = """\
@@ -51,6 +63,36 @@ sample: {type: conditional, conditional_weight: 0.6}
 misc: {eps: 1e-3, profile_freq: 10}
 """
 
+OFFICIAL_BASELINE = """\
+name: mine
+sample_method: ddim
+data_loader:
+  num_images: 3
+  image_size: 32
+  dataset: cifar
+  seed: 56
+  channels: 3
+  batch_size: 20
+  rotate_augment: False
+diffusion: {beta_min: 5e-4, beta_max: 0.001, num_timesteps: 1000}
+training: {epochs: 1200, lr: 1e-4, grad_clip: 0.2, ema: 0.9999, warmup: 700}
+model:
+  max_positions: 10000
+  num_images: 3
+  in_channels: 3
+  out_channels: 3
+  ch: 128
+  ch_mult: [1, 2, 2, 2]
+  num_res_blocks: 2
+  attention_resolutions: [16]
+  dropout: 0.1
+  resample_with_conv: True
+  embedding_method: fourier
+sample: {type: conditional, conditional_weight: 0.3}
+misc: {eps: 1e-3, profile_freq: 10}
+"""
+
+SHORT_BASELINE = "name: a\nsample_method: ddpm\ndata_loader: {dataset: cifar}\n"
 SHORT = "name: a\ndata_loader: {dataset: cifar}\n"
 
 
@@ -103,9 +145,37 @@ def test_a_published_config_holds_the_common_values(name):
     assert c.sample.prior == "unit"
 
 
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_config_holds_the_published_values(name):
+    c = configuration.load(name)
+    assert isinstance(c, BaselineConfig)
+    assert (c.name, c.sample_method) == (name, name.split("_")[1])
+    assert BASELINES[name] == (
+        c.data_loader.num_images,
+        *(c.data_loader.image_size[0], c.data_loader.dataset, c.data_loader.seed),
+        *(c.diffusion.beta_min, c.diffusion.beta_max),
+        *(c.training.epochs, c.training.lr, c.training.grad_clip, c.training.warmup),
+        c.sample.conditional_weight,
+    )
+    conditional = BASELINES[name][-1] is not None
+    assert c.sample.type == ("conditional" if conditional else "unconditional")
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_config_holds_the_common_values(name):
+    c = configuration.load(name)
+    assert c.data_loader.image_size[0] == c.data_loader.image_size[1]
+    assert (c.data_loader.channels, c.model.in_channels, c.model.out_channels) == (3, 3, 3)
+    assert (c.data_loader.batch_size, c.diffusion.num_timesteps) == (20, 1000)
+    assert (c.training.ema, c.training.timestep_multiplier) == (0.9999, 1)
+    assert (c.model.ch, c.model.ch_mult, c.model.num_res_blocks) == (128, (1, 2, 2, 2), 2)
+    assert (c.model.embedding_method, c.model.resample_with_conv) == ("fourier", True)
+    assert (c.sample.prior, c.sample.steps) == ("unit", None)
+
+
 def test_every_bundled_config_loads_under_its_own_name():
     names = configuration.bundled()
-    assert set(PUBLISHED) | {"quickstart"} <= set(names)
+    assert set(PUBLISHED) | set(BASELINES) | {"quickstart"} <= set(names)
     assert [configuration.load(name).name for name in names] == list(names)
 
 
@@ -132,6 +202,86 @@ def test_every_key_of_the_official_file_reaches_the_config(load):
             assert resolved[section][key] == expected, f"{section}.{key}"
 
 
+def test_a_baseline_file_in_the_official_layout_loads(load):
+    c = load(OFFICIAL_BASELINE)
+    assert isinstance(c, BaselineConfig)
+    assert (c.diffusion.beta_min, c.diffusion.beta_max) == (5e-4, 0.001)
+    assert (c.training.ema, c.training.warmup, c.training.grad_clip) == (0.9999, 700, 0.2)
+    assert (c.method, c.sample.conditional_weight) == ("ddim", 0.3)
+    resolved, given = c.model_dump(mode="json"), yaml.safe_load(OFFICIAL_BASELINE)
+    for section, keys in given.items():
+        for key, value in keys.items() if isinstance(keys, dict) else ():
+            expected = float(value) if value in ("5e-4", "1e-4", "1e-3") else value
+            assert resolved[section][key] == expected, f"{section}.{key}"
+
+
+def test_false_switches_averaging_and_warm_up_off(load):
+    text = OFFICIAL_BASELINE.replace("ema: 0.9999", "ema: False")
+    c = load(text.replace("warmup: 700", "warmup: False"))
+    assert (c.training.ema, c.training.warmup) == (None, None)
+    assert load(configuration.dump(c)) == c
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        *((name, BaselineConfig) for name in ("ddpm", "ddim")),
+        *(("closed_form", Config), ("null", Config)),
+    ],
+)
+def test_the_method_decides_what_kind_of_config_it_is(method, kind, load):
+    c = load(SHORT + f"sample_method: {method}\n")
+    assert type(c) is kind
+    assert c.method == ("score_embedding" if method == "null" else method)
+    assert c.tells_index is (method != "closed_form")
+    assert load(configuration.dump(c)) == c
+    not_told = load(SHORT + f"sample_method: {method}\nmodel: {{image_index: false}}\n")
+    assert not_told.tells_index is False
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["sample_method=ddmp"], ["sample_method: 'ddmp'", "ddpm, ddim, closed_form", "'ddpm'?"]),
+        (["sample_method=closedform"], ["sample_method", "did you mean 'closed_form'?"]),
+        (["sample_method=[ddpm]"], ["sample_method: ['ddpm'] is not allowed"]),
+        (["sample_method=true"], ["sample_method: True is not allowed"]),
+        (["sample_method=3"], ["sample_method: 3 is not allowed"]),
+        (["diffusion.sigma=2"], ["diffusion.sigma: unknown key", "beta_min, beta_max"]),
+        (["diffusion.beta_mn=2"], ["diffusion.beta_mn: unknown key", "did you mean 'beta_min'"]),
+        (["diffusion.beta_max=1"], ["diffusion.beta_max: 1", "less than 1"]),
+        (["diffusion.beta_min=0"], ["diffusion.beta_min: 0", "greater than 0"]),
+        (["training.ema=1"], ["training.ema: 1", "less than 1"]),
+        (["training.ema=-0.1"], ["training.ema: -0.1", "greater than or equal to 0"]),
+        (["training.ema=.nan"], ["training.ema", "nan"]),
+        (["training.warmup=-1"], ["training.warmup: -1", "1"]),
+        (["training.warmup=0.5"], ["training.warmup: 0.5", "integer"]),
+        (["training.target=exact"], ["training.target: ddpm knows only noise"]),
+        (["sample.steps=1001"], ["sample.steps: 1001 does not divide", "num_timesteps: 1000"]),
+        (["sample.steps=300"], ["sample.steps: 300 does not divide", "num_timesteps: 1000"]),
+        (["sample.steps=20", "diffusion.num_timesteps=10"], ["sample.steps: 20", "10"]),
+        (["sample.steps=0"], ["sample.steps: 0"]),
+        (["sample.solver=heun"], ["sample.solver: unknown key"]),
+        (["sample.type=conditional"], ["conditional_weight is needed"]),
+        (["misc.profile_priors=[unt]"], ["misc.profile_priors.0: 'unt'", "'unit'?"]),
+    ],
+)
+def test_a_wrong_value_of_a_baseline_is_named_with_what_is_allowed(overrides, told, refusal):
+    text = refusal(SHORT_BASELINE, *overrides)
+    assert [part for part in told if part not in text] == []
+
+
+@pytest.mark.parametrize("key", ["beta_min", "beta_max"])
+def test_a_noise_schedule_without_a_baseline_names_what_is_missing(key, refusal):
+    text = refusal(SHORT, f"diffusion.{key}=0.01")
+    assert f"diffusion.{key}: unknown key" in text
+    assert "sample_method: ddpm or ddim" in text
+
+
+def test_as_many_steps_as_the_chain_has_are_taken(load):
+    assert load(SHORT_BASELINE, "sample.steps=1000").sample.steps == 1000
+
+
 @pytest.mark.parametrize("name", sorted(configuration.bundled()))
 def test_a_dumped_config_loads_as_the_same(name, load):
     c = configuration.load(name)
@@ -143,6 +293,9 @@ def test_a_dumped_config_loads_as_the_same(name, load):
     [
         ["data_loader.image_size=[32, 48]"],
         ["training.grad_clip=0.5", "training.target_ssim=0.95"],
+        ["training.ema=0.99", "training.warmup=5", "training.target=exact"],
+        ["sample.denoise=true", "misc.profile_priors=[matched]", "model.image_index=false"],
+        ["sample_method=closed_form"],
         ["data_loader.channels=1", "model.in_channels=1", "model.out_channels=1"],
         ["data_loader.path=[a.png, 'b: c.png', é.png]", "data_loader.dataset=files"],
         ["sample.type=conditional", "sample.conditional_weight=0"],
@@ -262,7 +415,16 @@ def test_overrides_are_typed_as_in_a_file(load):
 SECTIONS = {
     "data_loader": ["num_images", "image_size", "seed", "channels", "batch_size"],
     "diffusion": ["sigma", "dh", "num_timesteps", "solve_tolerance"],
-    "training": ["epochs", "lr", "grad_clip", "timestep_multiplier", "seed", "target_ssim"],
+    "training": [
+        "epochs",
+        "lr",
+        "grad_clip",
+        "timestep_multiplier",
+        "seed",
+        "target_ssim",
+        "ema",
+        "warmup",
+    ],
     "model": [
         "max_positions",
         "num_images",
@@ -287,9 +449,10 @@ def test_true_is_not_a_number(key):
     assert "true" in str(caught.value).lower()
 
 
-@pytest.mark.parametrize(
-    "key", [key for key in NUMBERS if key not in ("training.grad_clip", "training.target_ssim")]
-)
+OFF = [f"training.{key}" for key in ("grad_clip", "target_ssim", "ema", "warmup")]
+
+
+@pytest.mark.parametrize("key", [key for key in NUMBERS if key not in OFF])
 def test_false_is_a_number_nowhere_else_than_where_it_means_off(key):
     with pytest.raises(ConfigError) as caught:
         configuration.load("cifar1", [f"{key}=false"])

@@ -6,7 +6,18 @@ import torch
 
 from score_embedding.config import Sample
 from score_embedding.errors import DivergenceError
-from score_embedding.sampling import SNAPSHOTS, draw, heun, noise_level_times, rk45, start
+from score_embedding.sampling import (
+    SNAPSHOTS,
+    Samples,
+    denoised,
+    draw,
+    generator_of,
+    heun,
+    noise_level_times,
+    rk45,
+    start,
+    start_std,
+)
 from score_embedding.sde import VarianceExploding
 
 EPS, MU, S0 = 1e-3, 0.4, 0.3
@@ -71,7 +82,8 @@ def test_the_path_of_heun_follows_the_exact_flow(x1):
 )
 def test_the_distribution_of_the_data_comes_out_of_the_matched_prior(sampler, finely):
     sde = VarianceExploding(25.0)
-    x = start(torch.zeros(8, 1, 40, 40), sde, "matched", seed=1)
+    std = start_std(sde, Sample(prior="matched"))
+    x = start(torch.zeros(8, 1, 40, 40), std, seed=1)
     samples = sampler(GaussianScore(25.0), sde, x, EPS, **finely).x
     assert float(samples.mean()) == pytest.approx(MU, abs=0.02)
     assert float(samples.std()) == pytest.approx(S0, rel=0.05)
@@ -167,7 +179,9 @@ def test_a_score_that_is_not_finite_raises(sampler, value, from_time):
     ("prior", "std"), [("unit", 1.0), ("matched", math.sqrt(12 / math.log(5)))]
 )
 def test_the_start_has_the_std_of_its_prior(prior, std):
-    x = start(torch.zeros(4, 3, 64, 64), VarianceExploding(5.0), prior, seed=3)
+    asked = start_std(VarianceExploding(5.0), Sample(prior=prior))
+    assert asked == pytest.approx(std, rel=1e-6)
+    x = start(torch.zeros(4, 3, 64, 64), asked, seed=3)
     assert (x.shape, x.dtype) == ((4, 3, 64, 64), torch.float32)
     assert float(x.std()) == pytest.approx(std, rel=0.015)
     assert float(x.mean()) == pytest.approx(0, abs=0.02 * std)
@@ -179,8 +193,9 @@ def test_the_start_has_the_std_of_its_prior(prior, std):
 @pytest.mark.parametrize("prior", ["unit", "matched"])
 def test_a_conditional_start_is_the_weighted_sum_of_image_and_noise(weight, prior, generator):
     images, sde = torch.rand(2, 3, 4, 5, generator=generator), VarianceExploding(5.0)
-    noise = start(images, sde, "unit", seed=11)
-    x = start(images, sde, prior, seed=11, conditional_weight=weight)
+    noise = start(images, 1.0, seed=11)
+    options = Sample(type="conditional", conditional_weight=weight, prior=prior)
+    x = start(images, start_std(sde, options), seed=11, conditional_weight=weight)
     expected = weight * images + (1 - weight) * 5.0 * noise
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
 
@@ -189,28 +204,39 @@ def test_a_conditional_start_is_the_weighted_sum_of_image_and_noise(weight, prio
 @pytest.mark.parametrize("weight", [None, 0.6])
 def test_a_start_has_the_dtype_of_the_images(dtype, weight):
     images = torch.zeros(1, 1, 2, 2, dtype=dtype)
-    assert start(images, VarianceExploding(2.0), "unit", 0, weight).dtype == dtype
+    assert start(images, 1.5, 0, weight).dtype == dtype
 
 
 @pytest.mark.parametrize("weight", [None, 0.6])
 def test_the_start_of_an_image_does_not_depend_on_the_size_of_the_batch(weight, generator):
-    images, sde = torch.rand(5, 3, 4, 5, generator=generator), VarianceExploding(2.0)
-    whole = start(images, sde, "unit", 7, weight)
+    images = torch.rand(5, 3, 4, 5, generator=generator)
+    whole = start(images, 1.5, 7, weight)
     for n in (1, 2, 4):
-        assert torch.equal(start(images[:n], sde, "unit", 7, weight), whole[:n])
+        assert torch.equal(start(images[:n], 1.5, 7, weight), whole[:n])
 
 
 def test_every_seed_and_every_image_starts_elsewhere():
     images = torch.zeros(3, 1, 4, 4)
-    starts = [start(images, VarianceExploding(2.0), "unit", seed) for seed in (0, 1, 2, 2**32 - 1)]
+    starts = [start(images, 1.0, seed) for seed in (0, 1, 2, 2**32 - 1)]
     assert len(torch.cat(starts).flatten(1).unique(dim=0)) == 12
+
+
+def test_every_image_has_random_numbers_of_its_own_in_each_stream():
+    keys = [(seed, i, stream) for seed in (0, 1) for i in (0, 1, 2) for stream in (0, 1)]
+    drawn = [float(torch.rand((), generator=generator_of(*key))) for key in keys]
+    assert len(set(drawn)) == 12
+    assert [float(torch.rand((), generator=generator_of(*key))) for key in keys] == drawn
+    assert torch.equal(
+        start(torch.zeros(2, 1, 3, 3), 1.0, 5)[1],
+        torch.randn(1, 3, 3, generator=generator_of(5, 1, stream=0)),
+    )
 
 
 def test_the_start_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    start(torch.zeros(1, 1, 2, 2), VarianceExploding(2.0), "unit", 5)
+    start(torch.zeros(1, 1, 2, 2), 1.0, 5)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -222,16 +248,33 @@ def test_the_start_leaves_the_global_generator_alone():
         (Sample(solver="rk45", tolerance=1e-7), None),
         # A weight without the type is not asked for.
         (Sample(solver="rk45", tolerance=1e-2, conditional_weight=0.6), None),
+        (Sample(solver="heun", steps=4, denoise=True), 9),
     ],
 )
 def test_draw_does_what_the_sample_section_says(options, nfe, generator):
     images, sde = torch.rand(2, 1, 4, 5, generator=generator), VarianceExploding(5.0)
     samples = draw(GaussianScore(5.0), images, sde, options, EPS, seed=9)
     weight = 0.6 if options.type == "conditional" else None
-    x = start(images, sde, options.prior, 9, weight)
+    x = start(images, start_std(sde, options), 9, weight)
     if options.solver == "heun":
         expected = heun(GaussianScore(5.0), sde, x, EPS, options.steps)
     else:
         expected = rk45(GaussianScore(5.0), sde, x, EPS, options.tolerance)
+    if options.denoise:
+        expected = denoised(GaussianScore(5.0), sde, expected, EPS)
     assert torch.equal(samples.path, expected.path)
+    assert torch.equal(samples.x, expected.x)
     assert samples.nfe == (nfe or expected.nfe)
+
+
+@pytest.mark.parametrize("sigma", [2.0, 25.0])
+def test_denoising_ends_with_the_posterior_mean_of_the_gaussian(sigma, x1):
+    before = Samples(x1, torch.stack([x1 + 1] * (SNAPSHOTS - 1) + [x1]), torch.ones(SNAPSHOTS), 7)
+    score, eps = GaussianScore(sigma), 0.05
+    after = denoised(score, VarianceExploding(sigma), before, eps)
+    noise = variance(sigma, eps) - S0**2  # std(eps)^2
+    expected = (S0**2 * x1 + noise * MU) / (S0**2 + noise)
+    torch.testing.assert_close(after.x, expected, rtol=0, atol=1e-6)
+    assert torch.equal(after.path[:-1], before.path[:-1])
+    assert torch.equal(after.path[-1], after.x)
+    assert (after.nfe, score.times) == (8, [eps])

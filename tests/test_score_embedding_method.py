@@ -3,14 +3,28 @@ import math
 import pytest
 import torch
 
-from score_embedding.methods.score_embedding import Batch, draw_batch, loss
+from score_embedding.methods.objective import Batch
+from score_embedding.methods.score_embedding import ScoreMatching, draw_times
 from score_embedding.sde import VarianceExploding
 
 EPS = 1e-3
 
 
+def loss(network, sigma, batch):
+    """Of a loss the embedded images are no part."""
+    states = torch.empty(1, 1, *batch.x.shape[1:])
+    return ScoreMatching(states, VarianceExploding(sigma), len(batch.x), EPS).loss(network, batch)
+
+
+def noisy(x, t, z, sigma):
+    """The batch of images x with noise z at times t."""
+    lam = ((sigma ** (2 * t) - 1) / (2 * math.log(sigma))).sqrt()
+    x = x + lam[:, None, None, None] * z
+    return Batch(x, t, torch.zeros(len(x), dtype=torch.long), z)
+
+
 def loss_by_loops(x, t, z, sigma, score_of_pixel):
-    """score_of_pixel(value, time) is the same for all pixels."""
+    """Of images x without noise; score_of_pixel(value, time) is the same for all pixels."""
     total = 0.0
     for image, time_, noise in zip(x.tolist(), t.tolist(), z.tolist(), strict=True):
         g = sigma**time_
@@ -29,12 +43,11 @@ def test_the_loss_is_the_sum_by_hand(sigma, shape, generator):
     x = torch.rand(shape, generator=generator, dtype=torch.float64)
     z = torch.randn(shape, generator=generator, dtype=torch.float64)
     t = torch.rand(len(x), generator=generator, dtype=torch.float64)
-    batch = Batch(x, t, torch.zeros(len(x), dtype=torch.long))
 
-    def s(x, t):
+    def s(x, t, _):
         return torch.sin(x) * (1 + t[:, None, None, None])
 
-    value = loss(s, VarianceExploding(sigma), batch, z)
+    value = loss(s, sigma, noisy(x, t, z, sigma))
     expected = loss_by_loops(x, t, z, sigma, lambda v, time_: math.sin(v) * (1 + time_))
     assert value.shape == ()
     assert float(value) == pytest.approx(expected, rel=1e-12)
@@ -44,23 +57,36 @@ def test_the_score_of_the_noise_itself_has_no_loss(generator):
     x = torch.rand(3, 1, 4, 4, generator=generator, dtype=torch.float64)
     z = torch.randn(x.shape, generator=generator, dtype=torch.float64)
     sde = VarianceExploding(5.0)
-    batch = Batch(x, torch.tensor([0.1, 0.5, 1.0]).double(), torch.zeros(3, dtype=torch.long))
+    batch = noisy(x, torch.tensor([0.1, 0.5, 1.0]).double(), z, 5.0)
 
-    def denoising_score(x_t, t):
+    def denoising_score(x_t, t, _):
         return -(x_t - x) / sde.std(t)[:, None, None, None] ** 2
 
-    assert float(loss(denoising_score, sde, batch, z)) < 1e-20
-    assert float(loss(lambda x, _: torch.zeros_like(x), sde, batch, z)) > 0.1
+    assert float(loss(denoising_score, 5.0, batch)) < 1e-20
+    assert float(loss(lambda x, *_: torch.zeros_like(x), 5.0, batch)) > 0.1
+
+
+def test_the_network_is_told_which_image_is_meant(generator):
+    z = torch.randn(2, 1, 2, 2, generator=generator, dtype=torch.float64)
+    batch = Batch(z, torch.tensor([0.25, 0.5]).double(), torch.tensor([4, 7]), z)
+    told = []
+
+    def s(x, t, index):
+        told.append((t.tolist(), index.tolist()))
+        return x
+
+    loss(s, 5.0, batch)
+    assert told == [([0.25, 0.5], [4, 7])]
 
 
 def test_the_gradient_of_the_loss_is_its_difference_quotient(generator):
     x = torch.rand(2, 1, 3, 3, generator=generator, dtype=torch.float64)
     z = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    batch = Batch(x, torch.tensor([0.2, 0.9]).double(), torch.zeros(2, dtype=torch.long))
+    batch = noisy(x, torch.tensor([0.2, 0.9]).double(), z, 2.0)
     weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 
     def value(w):
-        return loss(lambda x, _: w * x, VarianceExploding(2.0), batch, z)
+        return loss(lambda x, *_: w * x, 2.0, batch)
 
     value(weight).backward()
     quotient = (value(0.3 + 1e-5) - value(0.3 - 1e-5)) / 2e-5
@@ -73,18 +99,28 @@ def labelled_states(n, N):
     return labels[:, :, None, None, None].expand(n, N, 3, 4, 5).to(torch.float32)
 
 
+def draw(embedded, index, batch_size, generator, sigma=2.0):
+    """A batch, and its states as they were without the noise."""
+    objective = ScoreMatching(embedded, VarianceExploding(sigma), batch_size, EPS)
+    batch = objective.draw_batch(index, generator)
+    lam = ((sigma ** (2 * batch.t.double()) - 1) / (2 * math.log(sigma))).sqrt()
+    return batch, batch.x - lam[:, None, None, None] * batch.z
+
+
 @pytest.mark.parametrize("N", [1, 5, 20])
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 20, 21, 47])
 def test_a_batch_holds_states_in_order_at_times_of_their_intervals(N, batch_size, generator):
     dt = 1 / N
     sets = math.ceil(batch_size / N)
     for index in (0, 2):
-        batch = draw_batch(labelled_states(3, N), index, batch_size, EPS, generator)
-        assert batch.x.shape == (batch_size, 3, 4, 5)
+        batch, states = draw(labelled_states(3, N), index, batch_size, generator)
+        assert batch.x.shape == batch.z.shape == (batch_size, 3, 4, 5)
+        assert batch.x.dtype == batch.z.dtype == torch.float32
         assert batch.t.shape == (batch_size,)
         assert batch.index.tolist() == [index] * batch_size
-        k = (batch.x[:, 0, 0, 0] - 100 * index).long()
-        assert (batch.x == (100 * index + k)[:, None, None, None]).all()
+        k = (states[:, 0, 0, 0] - 100 * index).round().long()
+        expected = (100 * index + k)[:, None, None, None].double().expand(states.shape)
+        torch.testing.assert_close(states, expected, rtol=0, atol=1e-3)
         earliest = EPS + k * (1 - dt / 2 - EPS) / N - EPS * dt / 2
         assert (batch.t >= earliest - 1e-6).all()
         assert (batch.t <= earliest + dt / 2 + 1e-6).all()
@@ -95,20 +131,25 @@ def test_a_batch_holds_states_in_order_at_times_of_their_intervals(N, batch_size
 
 
 def test_a_batch_of_whole_sets_holds_every_state(generator):
-    batch = draw_batch(labelled_states(1, 6), 0, 18, EPS, generator)
-    assert batch.x[:, 0, 0, 0].tolist() == 3 * [0, 1, 2, 3, 4, 5]
+    _, states = draw(labelled_states(1, 6), 0, 18, generator)
+    assert states[:, 0, 0, 0].round().tolist() == 3 * [0, 1, 2, 3, 4, 5]
+
+
+def test_the_noise_of_a_batch_is_standard_normal_and_its_own_in_each_entry(generator):
+    batch, _ = draw(labelled_states(1, 6), 0, 600, generator)
+    assert float(batch.z.mean()) == pytest.approx(0, abs=0.02)
+    assert float(batch.z.std()) == pytest.approx(1, abs=0.02)
+    assert len(batch.z.flatten(1).unique(dim=0)) == 600
 
 
 def test_every_state_is_drawn_equally_often_and_times_are_uniform(generator):
     N, draws = 5, 2000
-    embedded = labelled_states(1, N)
     counts, shares = torch.zeros(N), []
     for _ in range(draws):
-        batch = draw_batch(embedded, 0, 3, EPS, generator)
-        k = batch.x[:, 0, 0, 0].long()
+        k, t = draw_times(N, 3, EPS, generator)
         counts += k.bincount(minlength=N)
         earliest = EPS + k * (1 - 0.1 - EPS) / N - EPS * 0.1
-        shares.append((batch.t - earliest) / 0.1)
+        shares.append((t - earliest) / 0.1)
     share = torch.cat(shares)
     torch.testing.assert_close(counts / (3 * draws), torch.full((N,), 0.2), rtol=0, atol=0.02)
     assert float(share.mean()) == pytest.approx(0.5, abs=0.02)
@@ -118,8 +159,12 @@ def test_every_state_is_drawn_equally_often_and_times_are_uniform(generator):
 def test_a_batch_is_determined_by_the_generator():
     embedded = labelled_states(2, 5)
     first, second, other = (
-        draw_batch(embedded, 1, 7, EPS, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
+        draw(embedded, 1, 7, torch.Generator().manual_seed(seed))[0] for seed in (3, 3, 4)
     )
-    assert torch.equal(first.x, second.x)
-    assert torch.equal(first.t, second.t)
-    assert not torch.equal(first.t, other.t)
+    for name in ("x", "t", "z"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+        assert not torch.equal(getattr(first, name), getattr(other, name))
+
+
+def test_an_objective_has_a_turn_for_every_image():
+    assert len(ScoreMatching(labelled_states(3, 5), VarianceExploding(2.0), 4, EPS)) == 3

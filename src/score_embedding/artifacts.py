@@ -7,17 +7,22 @@ import json
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from score_embedding import figures, metrics, run_folder
-from score_embedding.config import Config
+from score_embedding import figures, metrics, run_folder, sampling
+from score_embedding.config import AnyConfig, BaselineConfig, Config
 from score_embedding.errors import DivergenceError
+from score_embedding.methods import ddpm
 from score_embedding.network import ScoreNetwork
 from score_embedding.precomputation import Precomputed
 from score_embedding.run_folder import RunFolder
 from score_embedding.sampling import Samples
 from score_embedding.sde import VarianceExploding
 from score_embedding.training import History, LossNotFiniteError
+
+SCORE_ARRAYS = ("images", "times", "log_density", "scores", "embedded", "diagnostics")
+SAMPLE_ARRAYS = ("samples", "path", "path_times", "images", "truth", "description")
 
 
 def write_scores(folder: RunFolder, images: Tensor, precomputed: Precomputed) -> None:
@@ -59,17 +64,23 @@ def write_diagnostics(
 
 def write_samples(
     folder: RunFolder,
-    samples: Samples,
+    drawn: dict[str, Samples],
     images: Tensor,
-    config: Config,
+    truth: Tensor,
+    config: AnyConfig,
     values: dict[str, float],
     seconds: float,
 ) -> None:
-    """samples.npz, with how they were drawn and their metrics as JSON, and sample.png."""
-    sde = VarianceExploding(config.diffusion.sigma)
+    """samples.npz, with how they were drawn and their metrics as JSON, and sample.png.
+
+    `drawn`: the samples from sample.prior under "", those from other priors under their names.
+    `truth`: which of the images (b,) each sample is compared with.
+    """
+    samples = drawn[""]
     description: dict[str, Any] = {
         **config.sample.model_dump(),
-        "prior_std": sde.prior_std if config.sample.prior == "matched" else 1.0,
+        "method": config.method,
+        "prior_std": _start_std(config),
         "seed": config.training.seed,
         "seconds": seconds,
         "metrics": values,
@@ -79,6 +90,8 @@ def write_samples(
         "path": _numpy(samples.path),
         "path_times": _numpy(samples.path_times),
         "images": _numpy(images),
+        "truth": _numpy(truth),
+        **{f"samples_{name}": _numpy(other.x) for name, other in drawn.items() if name},
         "description": np.array(json.dumps(description)),
     }
     run_folder.write_arrays(folder / run_folder.SAMPLES, arrays)
@@ -86,19 +99,35 @@ def write_samples(
         figures.save(figures.samples(arrays), partial)
 
 
+def _start_std(config: AnyConfig) -> float:
+    if isinstance(config, BaselineConfig):
+        return ddpm.start_std(config)
+    return sampling.start_std(VarianceExploding(config.diffusion.sigma), config.sample)
+
+
+def read_images(folder: RunFolder, config: AnyConfig) -> Tensor:
+    """The images that the folder's run was trained on, float32 (n, c, h, w). Raises RunFolderError
+    where the file that has them is missing or damaged."""
+    embeds = config.method == "score_embedding"
+    name = run_folder.SCORES if embeds else run_folder.SAMPLES
+    return torch.from_numpy(run_folder.read_arrays(folder / name, "images")["images"])
+
+
 def write_metrics(folder: RunFolder, history: History) -> None:
     """metrics.csv: a row a step, metrics where they were evaluated and at the last."""
     columns = ["step", "training_seconds", "loss", *metrics.NAMES, "nfe"]
-    run_folder.write_rows(folder / run_folder.METRICS, columns, history.rows)
+    others = dict.fromkeys(key for row in history.rows for key in row if key not in columns)
+    run_folder.write_rows(folder / run_folder.METRICS, [*columns, *others], history.rows)
 
 
-def write_divergence(folder: RunFolder, network: ScoreNetwork, error: DivergenceError) -> None:
-    """divergence.npz: the weights and, for a loss that is not finite, its batch and noise."""
-    arrays = {f"weights/{name}": _numpy(w) for name, w in network.state_dict().items()}
+def write_divergence(
+    folder: RunFolder, network: ScoreNetwork | None, error: DivergenceError
+) -> None:
+    """divergence.npz: the weights and, for a loss that is not finite, its batch."""
+    weights = network.state_dict() if network else {}
+    arrays = {f"weights/{name}": _numpy(w) for name, w in weights.items()}
     if isinstance(error, LossNotFiniteError):
-        batch = error.batch
-        tensors = {"x": batch.x, "t": batch.t, "index": batch.index, "z": error.z}
-        arrays |= {name: _numpy(tensor) for name, tensor in tensors.items()}
+        arrays |= {name: _numpy(tensor) for name, tensor in vars(error.batch).items()}
     run_folder.write_arrays(folder / run_folder.DUMP, arrays)
 
 

@@ -18,6 +18,8 @@ from pydantic import (
 )
 
 Dataset = Literal["cifar", "celeb", "imagenet", "sample", "folder", "files"]
+Prior = Literal["unit", "matched"]  # N(0, I), the paper's, or N(0, std^2 I) of the SDE's end
+BASELINES = ("ddpm", "ddim")
 
 
 def _number(value: Any) -> Any:
@@ -44,7 +46,10 @@ Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=
 Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_inf_nan=False)]
 PositiveOrOff = Annotated[Positive | None, BeforeValidator(_off)]
+Decay = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1, allow_inf_nan=False)]
 ShareOrOff = Annotated[Share | None, BeforeValidator(_off)]
+DecayOrOff = Annotated[Decay | None, BeforeValidator(_off)]
+CountOrOff = Annotated[Count | None, BeforeValidator(_off)]
 Strings = Annotated[list[str], BeforeValidator(_list), Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
 
@@ -104,6 +109,15 @@ class Diffusion(Section):
         return self
 
 
+class NoiseSchedule(Section):
+    """The discrete diffusion of DDPM and DDIM: beta linear from beta_min to beta_max in
+    num_timesteps steps."""
+
+    beta_min: Annotated[Positive, Field(lt=1)] = 1e-4
+    beta_max: Annotated[Positive, Field(lt=1)] = 0.02
+    num_timesteps: Count = 1000
+
+
 class Training(Section):
     """The optimiser's loop. An epoch is one step per image."""
 
@@ -111,7 +125,12 @@ class Training(Section):
     lr: Positive = 8e-5
     grad_clip: PositiveOrOff = None
     timestep_multiplier: Positive = 1.0
+    ema: DecayOrOff = None  # decay; at update k at most (1 + k) / (10 + k)
+    warmup: CountOrOff = None  # steps over which lr rises linearly
     # ours
+    # What the network is asked for: the noise that was drawn, or its mean given the noisy image
+    # and the whole data set.
+    target: Literal["noise", "exact"] = "noise"
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # weights, noise and samples
     target_ssim: ShareOrOff = None  # with --profile: stop when the min-max SSIM reaches it
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
@@ -132,44 +151,60 @@ class Model(Section):
     dropout: Annotated[Share, Field(lt=1)] = 0.1
     resample_with_conv: bool = True
     embedding_method: Literal["linear", "fourier"] = "linear"
+    # ours
+    image_index: bool = True  # of several images, the network is told which one is meant
 
 
-class Sample(Section):
-    """Where the probability flow starts and who integrates it."""
+class Start(Section):
+    """Where sampling starts."""
 
     type: Literal["unconditional", "conditional"] = "unconditional"
     conditional_weight: Share | None = None
     # ours
-    prior: Literal["unit", "matched"] = "unit"  # N(0, I), the paper's, or N(0, std(1)^2 I)
-    solver: Literal["rk45", "heun"] = "rk45"
-    tolerance: Positive = 1e-3  # rk45: relative and absolute
-    steps: Count = 10  # heun
+    prior: Prior = "unit"
 
     @model_validator(mode="after")
-    def _weight_given(self) -> Sample:
+    def _weight_given(self) -> Start:
         if self.type == "conditional" and self.conditional_weight is None:
             raise ValueError("conditional_weight is needed when type is conditional")
         return self
 
 
+class Sample(Start):
+    """Where the probability flow starts and who integrates it."""
+
+    # ours
+    solver: Literal["rk45", "heun"] = "rk45"
+    tolerance: Positive = 1e-3  # rk45: relative and absolute
+    steps: Count = 10  # heun
+    denoise: bool = False  # end with the posterior mean x + std(eps)^2 score
+
+
+class DiscreteSample(Start):
+    """Where the reverse chain of DDPM or DDIM starts, and in how many steps it ends."""
+
+    # ours
+    steps: Count | None = None  # a divisor of diffusion.num_timesteps; None: all of them
+
+
 class Misc(Section):
     eps: Annotated[Positive, Field(lt=1)] = 1e-3  # first time of the diffusion
     profile_freq: Positive = 10.0  # training seconds between the evaluations of --profile
+    # ours
+    profile_priors: tuple[Prior, ...] = ()  # evaluated beside sample.prior
 
 
-class Config(Section):
-    """One run. `name` is also the run folder's."""
+class Run(Section):
+    """What every run has. `name` is also the run folder's."""
 
     name: Name
     data_loader: DataLoader
-    diffusion: Diffusion = Diffusion()
     training: Training = Training()
     model: Model = Model()
-    sample: Sample = Sample()
     misc: Misc = Misc()
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Config:
+    def _parts_fit(self) -> Run:
         channels = self.data_loader.channels
         for key in ("in_channels", "out_channels"):
             if getattr(self.model, key) != channels:
@@ -186,3 +221,49 @@ class Config(Section):
                 f"sides must be multiples of {divisor}, such as {divisor * 2} or {divisor * 4}"
             )
         return self
+
+
+class Config(Run):
+    """Score embedding, or (sample_method closed_form) the exact score of the images, untrained."""
+
+    diffusion: Diffusion = Diffusion()
+    sample: Sample = Sample()
+    sample_method: Literal["closed_form"] | None = None
+
+    @property
+    def method(self) -> str:
+        return self.sample_method or "score_embedding"
+
+    @property
+    def tells_index(self) -> bool:
+        """Whether the method is told which of the images a sample is meant to be."""
+        return self.model.image_index and self.sample_method is None
+
+
+class BaselineConfig(Run):
+    """A baseline: DDPM or DDIM."""
+
+    diffusion: NoiseSchedule = NoiseSchedule()
+    sample: DiscreteSample = DiscreteSample()
+    sample_method: Literal["ddpm", "ddim"]
+
+    @property
+    def method(self) -> str:
+        return self.sample_method
+
+    @property
+    def tells_index(self) -> bool:
+        """Whether the method is told which of the images a sample is meant to be."""
+        return self.model.image_index
+
+    @model_validator(mode="after")
+    def _baseline_knows_it(self) -> BaselineConfig:
+        if self.training.target != "noise":
+            raise ValueError(f"training.target: {self.sample_method} knows only noise")
+        steps, T = self.sample.steps, self.diffusion.num_timesteps
+        if steps is not None and T % steps:
+            raise ValueError(f"sample.steps: {steps} does not divide diffusion.num_timesteps: {T}")
+        return self
+
+
+AnyConfig = Config | BaselineConfig

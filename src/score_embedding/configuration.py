@@ -6,16 +6,21 @@ import contextlib
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from score_embedding.config import Config
+from score_embedding.config import BASELINES, AnyConfig, BaselineConfig, Config
 from score_embedding.errors import ConfigError
 
+Kind = TypeVar("Kind", Config, BaselineConfig)
 
-def load(name_or_path: str, overrides: list[str] | None = None) -> Config:
+# The order of a file; what says how to read the rest comes first.
+ORDER = "name", "sample_method", "data_loader", "diffusion", "training", "model", "sample", "misc"
+
+
+def load(name_or_path: str, overrides: list[str] | None = None) -> AnyConfig:
     """The validated config of a bundled name or a YAML file, with `section.key=value` overrides.
 
     Raises
@@ -24,15 +29,21 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> Config:
         named at once.
     """
     path = find(name_or_path)
+    values = read(path)
+    for override in overrides or []:
+        change(values, override)
+    return validate(values, source=str(path))
+
+
+def read(path: Path) -> dict[Any, Any]:
+    """The mapping in a YAML file, not validated. Raises ConfigError."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no UTF-8, no such date
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a mapping of sections, such as data_loader:")
-    for override in overrides or []:
-        _override(values, override)
-    return validate(values, source=str(path))
+    return values
 
 
 def for_images(paths: list[str], size: int, overrides: list[str]) -> Config:
@@ -43,22 +54,36 @@ def for_images(paths: list[str], size: int, overrides: list[str]) -> Config:
         "model": {"ch_mult": [1]},  # no network is built: any size will do
     }
     for override in overrides:
-        _override(values, override)
-    return validate(values, source="command line")
+        change(values, override)
+    return _validated(Config, values, source="command line")
 
 
-def validate(values: dict[Any, Any], source: str) -> Config:
+def validate(values: dict[Any, Any], source: str) -> AnyConfig:
     """The config of a mapping; `source` names it in errors. Raises ConfigError."""
+    method = values.get("sample_method")
+    allowed = (*BASELINES, "closed_form")
+    if method is not None and method not in allowed:
+        raise ConfigError(
+            f"{source}:\n  sample_method: {method!r} is not allowed; allowed: "
+            f"{', '.join(allowed)}{_nearest(method, allowed)}"
+        )
+    if method in BASELINES:
+        return _validated(BaselineConfig, values, source)
+    return _validated(Config, values, source)
+
+
+def _validated(kind: type[Kind], values: dict[Any, Any], source: str) -> Kind:
     try:
-        return Config.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(e)}" for e in error.errors())
+        problems = "\n".join(f"  {_explain(e, kind)}" for e in error.errors())
         raise ConfigError(f"{source}:\n{problems}") from None
 
 
-def dump(config: Config) -> str:
+def dump(config: AnyConfig) -> str:
     """The resolved config as YAML, every key with its value; `load` reads it back unchanged."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    values = config.model_dump(mode="json")
+    return yaml.safe_dump({key: values[key] for key in ORDER}, sort_keys=False)
 
 
 def bundled() -> dict[str, Path]:
@@ -83,7 +108,8 @@ def find(name_or_path: str) -> Path:
     )
 
 
-def _override(values: dict[Any, Any], override: str) -> None:
+def change(values: dict[Any, Any], override: str) -> None:
+    """Set one key, `section.key=value`, of a config not validated yet. Raises ConfigError."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {override!r}: expected section.key=value")
@@ -98,17 +124,17 @@ def _override(values: dict[Any, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, kind: type[AnyConfig]) -> str:
     """One line for one of pydantic's errors: path, what was given, what is allowed."""
     location = [str(part) for part in error["loc"]]
     path, given = ".".join(location), error["input"]
     match error["type"]:
         case "extra_forbidden":
-            allowed = _keys_at(location[:-1])
-            return (
-                f"{path}: unknown key; allowed: {', '.join(allowed)}"
-                f"{_nearest(location[-1], allowed)}"
-            )
+            allowed = _keys_at(location[:-1], kind)
+            hint = _nearest(location[-1], allowed)
+            if kind is Config and location[-1] in ("beta_min", "beta_max"):
+                hint = "; it is a baseline's, with sample_method: ddpm or ddim at the top level"
+            return f"{path}: unknown key; allowed: {', '.join(allowed)}{hint}"
         case "missing":
             return f"{path}: missing, and has no default"
         case "literal_error":
@@ -126,8 +152,8 @@ def _explain(error: Any) -> str:
             return f"{path}: {given!r} is not allowed: {error['msg']}"
 
 
-def _keys_at(location: list[str]) -> list[str]:
-    section: Any = Config
+def _keys_at(location: list[str], kind: type[AnyConfig]) -> list[str]:
+    section: Any = kind
     for part in location:
         section = section.model_fields[part].annotation
     return list(section.model_fields)

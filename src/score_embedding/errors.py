@@ -43,3 +43,9 @@ class DivergenceError(ScoreEmbeddingError):
     """A loss, score or sample that is not finite."""
 
     exit_code = 3
+
+
+class IncompleteError(ScoreEmbeddingError):
+    """A set of runs of which some are missing or did not show what they should."""
+
+    exit_code = 1

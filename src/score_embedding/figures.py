@@ -21,7 +21,7 @@ Arrays = dict[str, NDArray[Any]]
 DPI = 160
 IMAGES_SHOWN = 4  # rows of a figure, at most
 TIMES_SHOWN = 6
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -54,7 +54,7 @@ def solution(arrays: Arrays) -> Figure:
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[height, 2.6])[:, 0]
     _draw_score_fields(arrays, above)
     diagnostics = json.loads(str(arrays["diagnostics"]))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         left, right = below.subplots(1, 2)
         _draw_over_time(arrays, left)
         _draw_residuals(diagnostics, right)
@@ -102,7 +102,7 @@ def _draw_score_fields(arrays: Arrays, figure: Figure | SubFigure) -> None:
     n = min(len(arrays["scores"]), IMAGES_SHOWN)
     axes = _bare_axes(figure, 2 * n, 1 + len(shown))
     for i in range(n):
-        _image(axes[2 * i][0], arrays["images"][i], "image")
+        image(axes[2 * i][0], arrays["images"][i], "image")
         for k, above, below in zip(shown, axes[2 * i][1:], axes[2 * i + 1][1:], strict=True):
             m, score = (arrays[name][i, k].mean(axis=0) for name in ("log_density", "scores"))
             bound = float(np.abs(score).max()) or 1.0
@@ -114,11 +114,11 @@ def embedded(arrays: Arrays) -> Figure:
     """The embedded images x^n, each min-max scaled, with the range that its values span."""
     times, shown = arrays["times"], _evenly(len(arrays["times"]), TIMES_SHOWN)
     n = min(len(arrays["embedded"]), IMAGES_SHOWN)
-    figure, axes = _grid(n, len(shown))
+    figure, axes = grid(n, len(shown))
     for i in range(n):
         for axis, k in zip(axes[i], shown, strict=True):
             x = arrays["embedded"][i, k]
-            _image(axis, _minmax(x), f"t = {times[k]:.2f}\n[{x.min():.2f}, {x.max():.2f}]")
+            image(axis, minmax(x), f"t = {times[k]:.2f}\n[{x.min():.2f}, {x.max():.2f}]")
     return figure
 
 
@@ -126,12 +126,12 @@ def samples(arrays: Arrays) -> Figure:
     """Ground truth, sample min-max scaled, sample clipped; one row an image."""
     n = min(len(arrays["images"]), IMAGES_SHOWN)
     description = json.loads(str(arrays["description"]))
-    figure, axes = _grid(n, 3, side=1.7)
+    figure, axes = grid(n, 3, side=1.7)
     for i in range(n):
         x = arrays["samples"][i]
-        _image(axes[i][0], arrays["images"][i], "ground truth")
-        _image(axes[i][1], _minmax(x), "sample, min-max scaled")
-        _image(axes[i][2], np.clip(x, 0, 1), "sample, clipped")
+        image(axes[i][0], arrays["images"][arrays["truth"][i]], "ground truth")
+        image(axes[i][1], minmax(x), "sample, min-max scaled")
+        image(axes[i][2], np.clip(x, 0, 1), "sample, clipped")
     figure.suptitle(how_sampled(description), fontsize=9)
     return figure
 
@@ -140,25 +140,30 @@ def strip(arrays: Arrays) -> Figure:
     """From the start of sampling to the sample, each min-max scaled, beside the ground truth."""
     path, times = arrays["path"], arrays["path_times"]
     n = min(len(arrays["images"]), IMAGES_SHOWN)
-    figure, axes = _grid(n, len(path) + 1)
+    figure, axes = grid(n, len(path) + 1)
     for i in range(n):
         for axis, x, t in zip(axes[i], path[:, i], times, strict=False):
-            _image(axis, _minmax(x), f"t = {t:.3g}")
-        _image(axes[i][-1], arrays["images"][i], "ground truth")
+            image(axis, minmax(x), f"t = {t:.3g}")
+        image(axes[i][-1], arrays["images"][arrays["truth"][i]], "ground truth")
     return figure
 
 
 def how_sampled(description: dict[str, Any]) -> str:
     """One line on start, sampler and seed, for captions."""
+    noise = f"N(0, {description['prior_std']:.3g}² I)"
     if description["type"] == "conditional":
         weight = description["conditional_weight"]
-        start = f"start {weight:g} image + {1 - weight:g} N(0, sigma² I)"
+        start = f"start {weight:g} image + {1 - weight:g} {noise}"
     else:
-        start = f"prior {description['prior']}: N(0, {description['prior_std']:.3g}² I)"
-    if description["solver"] == "rk45":
+        start = f"prior {description['prior']}: {noise}"
+    if "solver" not in description:
+        sampler = description["method"].upper()
+    elif description["solver"] == "rk45":
         sampler = f"RK45, tolerance {description['tolerance']:g}"
     else:
         sampler = f"Heun, {description['steps']} steps"
+    if description.get("denoise"):
+        sampler += ", denoised at the end"
     return (
         f"{start}; {sampler}; {description['metrics']['nfe']:.0f} NFE; seed {description['seed']}"
     )
@@ -167,7 +172,7 @@ def how_sampled(description: dict[str, Any]) -> str:
 def curves(rows: list[dict[str, float]]) -> Figure:
     """Loss, SSIM and MSE over steps (left) and over training time (right)."""
     evaluated = [row for row in rows if "ssim_minmax" in row]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 6.4), layout="constrained")
         axes = figure.subplots(3, 2, sharex="col")
         for column, key in enumerate(("step", "training_seconds")):
@@ -208,7 +213,7 @@ def _evenly(count: int, shown: int) -> list[int]:
     return sorted({round(k) for k in np.linspace(0, count - 1, shown)})
 
 
-def _grid(rows: int, columns: int, side: float = 1.15) -> tuple[Figure, NDArray[Any]]:
+def grid(rows: int, columns: int, side: float = 1.15) -> tuple[Figure, NDArray[Any]]:
     figure = Figure(figsize=_grid_size(rows, columns, side), layout="constrained")
     return figure, _bare_axes(figure, rows, columns)
 
@@ -218,7 +223,7 @@ def _grid_size(rows: int, columns: int, side: float = 1.15) -> tuple[float, floa
 
 
 def _bare_axes(figure: Figure | SubFigure, rows: int, columns: int) -> NDArray[Any]:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.grid(False)
@@ -226,7 +231,7 @@ def _bare_axes(figure: Figure | SubFigure, rows: int, columns: int) -> NDArray[A
     return axes
 
 
-def _image(axis: Axes, x: NDArray[Any], title: str) -> None:
+def image(axis: Axes, x: NDArray[Any], title: str) -> None:
     pixels = np.clip(x, 0, 1).transpose(1, 2, 0)
     axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1)
     axis.set_title(title, fontsize=8)
@@ -243,5 +248,5 @@ def _field(
     axis.set_title(title, fontsize=8)
 
 
-def _minmax(x: NDArray[Any]) -> NDArray[Any]:
+def minmax(x: NDArray[Any]) -> NDArray[Any]:
     return metrics.minmax(torch.from_numpy(x)[None])[0].numpy()

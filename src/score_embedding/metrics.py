@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -23,6 +24,24 @@ def minmax(x: Tensor) -> Tensor:
     """Each image of (b, c, h, w) scaled to [0, 1]; a constant one is clipped instead."""
     low, high = x.amin(dim=(1, 2, 3), keepdim=True), x.amax(dim=(1, 2, 3), keepdim=True)
     return ((x - low) / (high - low)).where(high > low, x.clamp(0, 1))
+
+
+def nearest(samples: Tensor, images: Tensor) -> Tensor:
+    """The index (b,) of the image of (n, c, h, w) that each sample of (b, c, h, w), min-max scaled,
+    is nearest to in MSE."""
+    distance = torch.cdist(
+        minmax(samples).flatten(1),
+        images.flatten(1),
+        compute_mode="donot_use_mm_for_euclid_dist",  # a matrix product would lose digits
+    )
+    return distance.argmin(dim=1)
+
+
+def first_reaching(
+    rows: list[dict[str, float]], target: float, column: str = "ssim_minmax"
+) -> dict[str, float] | None:
+    """The first row of a run's metrics.csv at or above the target; None when there is none."""
+    return next((row for row in rows if row.get(column, -math.inf) >= target), None)
 
 
 def evaluate(samples: Tensor, images: Tensor) -> dict[str, float]:

@@ -22,22 +22,32 @@ from score_embedding import (
     run_folder,
 )
 from score_embedding import network as networks
-from score_embedding.config import Config, Sample
+from score_embedding.config import AnyConfig, BaselineConfig, Config, DiscreteSample, Sample
 from score_embedding.data import load_dataset
 from score_embedding.errors import DivergenceError
+from score_embedding.methods import closed_form, ddpm, score_embedding
+from score_embedding.methods.objective import Objective
 from score_embedding.network import ScoreNetwork
 from score_embedding.precomputation import EmbeddedImages, Precomputed
 from score_embedding.run_folder import RunFolder
-from score_embedding.sampling import Samples, draw
-from score_embedding.sde import VarianceExploding
+from score_embedding.sampling import Samples
 from score_embedding.training import History, train
 
 log = logging.getLogger(__name__)
 
 SHOWN = 16  # images whose fields are kept where not all are
+_TRAINED = (run_folder.WEIGHTS, run_folder.METRICS)
+NEEDED_TO_SAMPLE = {  # of a run folder, by method; the images are in the last one
+    "score_embedding": (*_TRAINED, run_folder.SCORES),
+    "ddpm": (*_TRAINED, run_folder.SAMPLES),
+    "ddim": (*_TRAINED, run_folder.SAMPLES),
+    "closed_form": (run_folder.METRICS, run_folder.SAMPLES),
+}
 
 
-def run(config: Config, path: Path, device: torch.device, profile: bool, overwrite: bool) -> None:
+def run(
+    config: AnyConfig, path: Path, device: torch.device, profile: bool, overwrite: bool
+) -> None:
     """Train a model of `config` and leave its run folder at `path`.
 
     Nothing is created or removed before the config, the images and the folder were found good.
@@ -49,36 +59,58 @@ def run(config: Config, path: Path, device: torch.device, profile: bool, overwri
     started = time.perf_counter()
     run_folder.check_free(path, config, overwrite)
     images = load_dataset(config.data_loader)
-    precomputation.check(images, config.diffusion)
+    if isinstance(config, Config):
+        score_embedding.check(images, config)
     folder = run_folder.create(path, config)
     description = environment.describe(device, config.training.seed)
     run_folder.write_json(folder / run_folder.ENVIRONMENT, description)
 
-    precomputed, embedded = precompute(images, config, device)
-    artifacts.write_scores(folder, images, precomputed)
-
+    network, history, seconds = None, History(), {"training": 0.0, "evaluation": 0.0}
+    if config.method != "closed_form":
+        network, history, seconds = train_model(folder, images, config, device, profile)
     images = images.to(device)
-    network = build_network(config, len(images), device)
-    log.info("network of %.1f M parameters on %s", network.num_parameters / 1e6, device)
     with dumping_divergence(folder, network):
-        history = train_network(
-            network, images, embedded, config, sum(precomputed.seconds.values()), profile
-        )
-        checkpoint.save(folder, network, history.step, history.training_seconds)
-        artifacts.write_metrics(folder, history)
-        values, sampling_seconds = sample_into(folder, network, images, config)
-    history.rows[-1].update(values)
+        values, seconds["sampling"] = sample_into(folder, network, images, config)
+    history.add_final(values)
     artifacts.write_metrics(folder, history)
 
-    seconds = {
-        **precomputed.seconds,
-        "training": history.training_seconds - sum(precomputed.seconds.values()),
-        "evaluation": history.evaluation_seconds,
-        "sampling": sampling_seconds,
-    }
     seconds["total"] = time.perf_counter() - started
     run_folder.write_json(folder / run_folder.TIMING, seconds)
     report.write(folder)
+
+
+def train_model(
+    folder: RunFolder, images: Tensor, config: AnyConfig, device: torch.device, profile: bool
+) -> tuple[ScoreNetwork, History, dict[str, float]]:
+    """The trained network, saved in the folder, the history of its training and stage seconds;
+    with `profile` it is sampled from and measured along the way."""
+    objective, seconds = prepare(folder, images, config, device)
+    images = images.to(device)
+    network = build_network(config, len(images), device)
+    log.info("network of %.1f M parameters on %s", network.num_parameters / 1e6, device)
+
+    def evaluate(network: ScoreNetwork) -> dict[str, float]:
+        return measure(sample_all(network, images, config), images, config)
+
+    before = sum(seconds.values())
+    with dumping_divergence(folder, network):
+        history = train(network, objective, config, before, evaluate if profile else None)
+    checkpoint.save(folder, network, history.step, history.training_seconds)
+    artifacts.write_metrics(folder, history)
+    seconds["training"] = history.training_seconds - before
+    seconds["evaluation"] = history.evaluation_seconds
+    return network, history, seconds
+
+
+def prepare(
+    folder: RunFolder, images: Tensor, config: AnyConfig, device: torch.device
+) -> tuple[Objective, dict[str, float]]:
+    """What is trained on, and the seconds by stage that it took to compute."""
+    if isinstance(config, BaselineConfig):
+        return ddpm.objective(images.to(device), config), {}
+    precomputed, embedded = precompute(images, config, device)
+    artifacts.write_scores(folder, images, precomputed)
+    return score_embedding.objective(embedded, config), precomputed.seconds
 
 
 def precompute(
@@ -106,30 +138,8 @@ def solver_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def train_network(
-    network: ScoreNetwork,
-    images: Tensor,
-    embedded: Tensor | EmbeddedImages,
-    config: Config,
-    precompute_seconds: float,
-    profile: bool,
-) -> History:
-    """Train on the embedded images; with `profile` sample and measure along the way."""
-
-    def evaluate(network: ScoreNetwork) -> dict[str, float]:
-        return measure(sample(network, images, config), images)
-
-    return train(
-        network,
-        embedded,
-        config,
-        precompute_seconds,
-        evaluate=evaluate if profile else None,
-    )
-
-
 @contextmanager
-def dumping_divergence(folder: RunFolder, network: ScoreNetwork) -> Iterator[None]:
+def dumping_divergence(folder: RunFolder, network: ScoreNetwork | None) -> Iterator[None]:
     """A loss or score that is not finite leaves the weights, and the batch, in the folder."""
     try:
         yield
@@ -139,18 +149,21 @@ def dumping_divergence(folder: RunFolder, network: ScoreNetwork) -> Iterator[Non
         raise
 
 
-def sample_again(path: Path, device: torch.device, options: Sample, seed: int) -> None:
+def sample_again(
+    path: Path, device: torch.device, options: Sample | DiscreteSample, seed: int
+) -> None:
     """New samples from the trained model of a run folder, into it, and the report made anew.
 
     `options` and `seed` say how to sample; all else is as the model was trained.
     """
-    needs = (run_folder.WEIGHTS, run_folder.SCORES, run_folder.METRICS)
-    folder, config = run_folder.open_existing(path, needs)
-    arrays = run_folder.read_arrays(folder / run_folder.SCORES, "images")
-    images = torch.from_numpy(arrays["images"]).to(device)
-    network = build_network(config, len(images), device)
-    state = checkpoint.load(folder, network)
-    log.info("model of %d steps loaded from %s", state["step"], path)
+    _, config = run_folder.open_existing(path)
+    folder, _ = run_folder.open_existing(path, NEEDED_TO_SAMPLE[config.method])
+    images = artifacts.read_images(folder, config).to(device)
+    network = None
+    if config.method != "closed_form":
+        network = build_network(config, len(images), device)
+        state = checkpoint.load(folder, network)
+        log.info("model of %d steps loaded from %s", state["step"], path)
     training = config.training.model_copy(update={"seed": seed})
     config = config.model_copy(update={"sample": options, "training": training})
     sample_into(folder, network, images, config)
@@ -178,51 +191,83 @@ def solve(config: Config, path: Path, device: torch.device) -> None:
     artifacts.write_diagnostics(folder, len(images), precomputed, config)
 
 
-def build_network(config: Config, num_images: int, device: torch.device) -> ScoreNetwork:
-    """The config's network, with an index embedding for at least `num_images` images."""
+def build_network(config: AnyConfig, num_images: int, device: torch.device) -> ScoreNetwork:
+    """The config's network, with an index embedding for at least `num_images` images unless it is
+    not to be told which one is meant."""
+    indices = max(num_images, config.model.num_images or 1) if config.model.image_index else 1
     return networks.build(
         config.model,
         config.data_loader.image_size,
-        max(num_images, config.model.num_images or 1),
+        indices,
         config.training.timestep_multiplier,
         config.training.seed,
         device,
     )
 
 
-def sample(network: ScoreNetwork, images: Tensor, config: Config) -> Samples:
-    """One sample for each image, dropout off."""
+def sample(network: ScoreNetwork | None, images: Tensor, config: AnyConfig) -> Samples:
+    """One sample for each image, dropout off; the closed form needs no network."""
+    if network is None:
+        assert isinstance(config, Config)
+        return closed_form.sample(images, config)
     network.eval()
-    index = torch.arange(len(images), device=images.device)
-    return draw(
-        lambda x, t: network(x, t, index),
-        images,
-        VarianceExploding(config.diffusion.sigma),
-        config.sample,
-        config.misc.eps,
-        config.training.seed,
-    )
+    if isinstance(config, BaselineConfig):
+        return ddpm.sample(network, images, config)
+    return score_embedding.sample(network, images, config)
 
 
-def measure(samples: Samples, images: Tensor) -> dict[str, float]:
-    """The metrics of the samples, and what they cost in function evaluations."""
-    return {**metrics.evaluate(samples.x, images), "nfe": float(samples.nfe)}
+def sample_all(
+    network: ScoreNetwork | None, images: Tensor, config: AnyConfig
+) -> dict[str, Samples]:
+    """Samples from sample.prior, under the name "", and from each other prior of
+    misc.profile_priors, under its own."""
+    drawn = {"": sample(network, images, config)}
+    for prior in config.misc.profile_priors:
+        if prior != config.sample.prior and config.sample.type == "unconditional":
+            options = config.sample.model_copy(update={"prior": prior})
+            drawn[prior] = sample(network, images, config.model_copy(update={"sample": options}))
+    return drawn
+
+
+def measure(drawn: dict[str, Samples], images: Tensor, config: AnyConfig) -> dict[str, float]:
+    """The metrics of the samples and what they cost in function evaluations; those of another prior
+    than the config's carry its name in front: matched_ssim_minmax.
+
+    A sample is compared with the image it was meant to be, or, where nothing tells the method
+    which one is meant, with the one it is nearest to.
+    """
+    values: dict[str, float] = {}
+    for name, samples in drawn.items():
+        truth = images if config.tells_index else images[metrics.nearest(samples.x, images)]
+        found = {**metrics.evaluate(samples.x, truth), "nfe": float(samples.nfe)}
+        prefix = f"{name}_" if name else ""
+        values |= {prefix + key: value for key, value in found.items()}
+    return values
+
+
+def truth_of(samples: Samples, images: Tensor, config: AnyConfig) -> Tensor:
+    """Which of the images each sample is compared with: the one it was meant to be or, where
+    nothing tells the method which one is meant, the one it is nearest to."""
+    if config.tells_index:
+        return torch.arange(len(images), device=images.device)
+    return metrics.nearest(samples.x, images)
 
 
 def sample_into(
-    folder: RunFolder, network: ScoreNetwork, images: Tensor, config: Config
+    folder: RunFolder, network: ScoreNetwork | None, images: Tensor, config: AnyConfig
 ) -> tuple[dict[str, float], float]:
     """Samples into the run folder; returns their metrics and the seconds it took to draw them."""
     started = time.perf_counter()
-    samples = sample(network, images, config)
+    drawn = sample_all(network, images, config)
     seconds = time.perf_counter() - started
-    values = measure(samples, images)
-    artifacts.write_samples(folder, samples, images, config, values, seconds)
+    values = measure(drawn, images, config)
+    truth = truth_of(drawn[""], images, config)
+    artifacts.write_samples(folder, drawn, images, truth, config, values, seconds)
     log.info(
         "%d sample(s) in %.1f s, %d evaluations: SSIM %.4f (min-max), %.4f (clipped)",
-        len(samples.x),
+        len(images),
         seconds,
-        samples.nfe,
+        drawn[""].nfe,
         values["ssim_minmax"],
         values["ssim_clipped"],
     )

@@ -4,216 +4,28 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
 from fpdf import FPDF
 from fpdf.fonts import FontFace
 from jinja2 import Environment, PackageLoader
-from matplotlib.figure import Figure
 
-from score_embedding import figures, run_folder
-from score_embedding.config import Config, Sample
-from score_embedding.errors import RunFolderError
+from score_embedding import content as contents
+from score_embedding import run_folder
+from score_embedding.content import Content, Picture, Table
 from score_embedding.run_folder import RunFolder
-
-THRESHOLDS = (0.90, 0.95, 0.98, 0.99)
-
-_NEEDS = (
-    run_folder.ENVIRONMENT,
-    run_folder.SCORES,
-    run_folder.SAMPLES,
-    run_folder.METRICS,
-    run_folder.TIMING,
-    run_folder.STATE,
-)
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    header: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    title: str
-    caption: str
-    png: bytes
-    inches: tuple[float, float]  # width and height at which its text has the report's size
-
-
-@dataclass(frozen=True)
-class Content:
-    """What both formats show, in order."""
-
-    title: str
-    subtitle: str
-    tables: list[Table]
-    pictures: list[Picture]
 
 
 def write(folder: RunFolder) -> None:
     """Make both reports anew. Raises RunFolderError where the folder lacks a file they need."""
-    _, config = run_folder.open_existing(folder.path, _NEEDS)
-    content = collect(folder, config)
+    _, config = run_folder.open_existing(folder.path)
+    run_folder.open_existing(folder.path, contents.needs(config))
+    content = contents.collect(folder, config)
     with run_folder.replacing(folder / run_folder.HTML) as partial:
         _write_html(content, partial)
     with run_folder.replacing(folder / run_folder.PDF) as partial:
         _write_pdf(content, partial)
-
-
-def collect(folder: RunFolder, config: Config) -> Content:
-    """The report's content, from the files of the folder."""
-    scores = run_folder.read_arrays(
-        folder / run_folder.SCORES,
-        *("images", "times", "log_density", "scores", "embedded", "diagnostics"),
-    )
-    samples = run_folder.read_arrays(
-        folder / run_folder.SAMPLES, "samples", "path", "path_times", "images", "description"
-    )
-    rows = run_folder.read_rows(folder / run_folder.METRICS)
-    environment = run_folder.read_json(folder / run_folder.ENVIRONMENT, "processor")
-    timing = run_folder.read_json(folder / run_folder.TIMING, "training", "total")
-    state = run_folder.read_json(folder / run_folder.STATE, "step", "parameters")
-    if len(rows) != state["step"]:
-        raise RunFolderError(
-            f"{folder / run_folder.METRICS}: {len(rows)} rows, but the model has made "
-            f"{state['step']} steps"
-        )
-    description = json.loads(str(samples["description"]))
-    drawn = Sample(**{key: description[key] for key in Sample.model_fields})
-    config = config.model_copy(update={"sample": drawn})  # as the samples were drawn last
-    diagnostics = json.loads(str(scores["diagnostics"]))
-    how = figures.how_sampled(description)
-    h, w = config.data_loader.image_size
-    n = len(scores["images"])
-    return Content(
-        title=config.name,
-        subtitle=(
-            f"Score embedding, {n} image{'s' if n > 1 else ''} of {h} x {w} x "
-            f"{config.data_loader.channels} ({config.data_loader.dataset}), U-Net of "
-            f"{state['parameters'] / 1e6:.1f} M parameters, {len(rows)} steps, seed "
-            f"{config.training.seed}, {environment['processor']}"
-        ),
-        tables=[
-            _quality(description["metrics"], how),
-            _passed(rows),
-            _timing(timing),
-            _solve(diagnostics, config),
-            _parameters(config),
-            _environment(environment),
-        ],
-        pictures=[
-            _picture(
-                "From noise to sample",
-                f"{how}. Each state is min-max scaled.",
-                figures.strip(samples),
-            ),
-            _picture("Samples", "Beside the ground truth.", figures.samples(samples)),
-            _picture(
-                "Training",
-                "Evaluation stops the clock; the last point is the sample drawn after training.",
-                figures.curves(rows),
-            ),
-            _picture(
-                "Log-density and score over time",
-                "Means over the channels; the score's colours span the bound above each field.",
-                figures.score_fields(scores),
-            ),
-            _picture(
-                "Embedded images",
-                "What the network is trained on, min-max scaled; below the time, their range.",
-                figures.embedded(scores),
-            ),
-        ],
-    )
-
-
-def _quality(metrics: dict[str, float], how: str) -> Table:
-    labels = {"minmax": "min-max scaled (the paper's)", "clipped": "clipped to [0, 1]"}
-    rows = []
-    for key, label in labels.items():
-        ssim, psnr, mse = (metrics[f"{metric}_{key}"] for metric in ("ssim", "psnr", "mse"))
-        rows.append((label, f"{ssim:.4f}", f"{psnr:.2f}", f"{mse:.2e}"))
-    return Table("Quality of the samples", ("normalisation", "SSIM", "PSNR (dB)", "MSE"), rows, how)
-
-
-def _passed(rows: list[dict[str, float]]) -> Table:
-    evaluated = [row for row in rows if "ssim_minmax" in row]
-    lines = []
-    for threshold in THRESHOLDS:
-        first = next((row for row in evaluated if row["ssim_minmax"] >= threshold), None)
-        if first is None:
-            lines.append((f"{threshold:.2f}", "not reached", "-"))
-        else:
-            lines.append(
-                (f"{threshold:.2f}", f"{first['training_seconds']:.1f}", f"{first['step']:.0f}")
-            )
-    note = (
-        f"First of {len(evaluated)} evaluations at or above the threshold."
-        if len(evaluated) > 1
-        else "Only the final sample was evaluated; --profile evaluates during training."
-    )
-    header = ("SSIM (min-max)", "training time (s)", "step")
-    return Table("Time to quality", header, lines, note)
-
-
-def _timing(timing: dict[str, float]) -> Table:
-    rows = [(stage, f"{seconds:.3f}") for stage, seconds in timing.items()]
-    note = "The training clock of all figures is density + solve + embedding + training."
-    return Table("Seconds by stage", ("stage", "seconds"), rows, note)
-
-
-def _solve(diagnostics: dict[str, object], config: Config) -> Table:
-    iterations = diagnostics["iterations"]
-    counts = ", ".join(map(str, iterations)) if isinstance(iterations, list) else ""
-    rows = [
-        ("scheme", str(diagnostics["scheme"])),
-        ("density", config.diffusion.density),
-        ("boundary", str(diagnostics["boundary"])),
-        ("drift on the grid", str(diagnostics["drift"])),
-        ("embedding", config.diffusion.embedding),
-        ("tolerance (config)", f"{config.diffusion.solve_tolerance:g}"),
-        ("iterations", counts or "none"),
-    ]
-    warnings = diagnostics["warnings"]
-    if isinstance(warnings, list):
-        rows += [("warning", str(warning)) for warning in warnings[:3]]
-    return Table("Fokker-Planck solve", ("", ""), rows)
-
-
-def _parameters(config: Config) -> Table:
-    rows = [
-        (f"{section}.{key}", textwrap.shorten(str(value), 300, placeholder=" ..."))
-        for section, values in config.model_dump(mode="json").items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-        if value is not None
-    ]
-    return Table("Parameters", ("key", "value"), rows)
-
-
-def _environment(environment: dict[str, object]) -> Table:
-    rows: list[tuple[str, ...]] = []
-    for key, value in environment.items():
-        if isinstance(value, dict):
-            rows += [(name, str(version)) for name, version in value.items()]
-        elif value is not None:
-            rows.append((key.replace("_", " "), str(value)))
-    return Table("Environment", ("", ""), rows)
-
-
-def _picture(title: str, caption: str, figure: Figure) -> Picture:
-    buffer = io.BytesIO()
-    figures.save(figure, buffer)
-    return Picture(title, caption, buffer.getvalue(), tuple(figure.get_size_inches()))
 
 
 def _write_html(content: Content, path: Path) -> None:

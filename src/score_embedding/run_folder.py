@@ -21,7 +21,7 @@ import yaml
 from numpy.typing import NDArray
 
 from score_embedding import configuration
-from score_embedding.config import Config
+from score_embedding.config import AnyConfig
 from score_embedding.errors import ConfigError, RunFolderError
 
 CONFIG = "config.yml"
@@ -70,7 +70,7 @@ class RunFolder:
         return (self.path / name).is_file()
 
 
-def name_of(config: Config, seed_given: bool, extension: str | None) -> str:
+def name_of(config: AnyConfig, seed_given: bool, extension: str | None) -> str:
     """`<name>[_seedS][_extension]`."""
     if extension and not re.fullmatch(r"[A-Za-z0-9_.-]+", extension):
         raise ConfigError(
@@ -80,7 +80,7 @@ def name_of(config: Config, seed_given: bool, extension: str | None) -> str:
     return config.name + seed + (f"_{extension}" if extension else "")
 
 
-def check_free(path: Path, config: Config, overwrite: bool) -> None:
+def check_free(path: Path, config: AnyConfig, overwrite: bool) -> None:
     """Raise RunFolderError where a new run of `config` must not write; touch nothing."""
     check_place(path)
     if not path.exists():
@@ -91,13 +91,18 @@ def check_free(path: Path, config: Config, overwrite: bool) -> None:
             f"{path}: holds files but no run; give another place with --out or --folder-ext"
         )
     if content and not overwrite:
-        same = _config_text(path) == configuration.dump(config)
+        same = holds(path, config)
         whose = "this config" if same else "another config"
         raise RunFolderError(
             f"{path}: already holds a run of {whose}; --overwrite replaces it, --folder-ext X "
             f"starts a folder of its own"
             + (", --no-train samples from its model" if same and WEIGHTS in content else "")
         )
+
+
+def holds(path: Path, config: AnyConfig) -> bool:
+    """Whether the folder is of a run of exactly this config."""
+    return _config_text(path) == configuration.dump(config)
 
 
 def check_place(path: Path) -> None:
@@ -107,17 +112,19 @@ def check_place(path: Path) -> None:
             raise RunFolderError(f"{place}: a file is in the way of the folder {path}")
 
 
-def check_same(path: Path, config: Config) -> None:
+def check_same(path: Path, config: AnyConfig) -> None:
     """Raise RunFolderError where the folder's model was trained with other keys than `config`'s;
     those of the sample section may differ."""
     _, trained = open_existing(path)
     theirs, ours = trained.model_dump(), config.model_dump()
-    differing = [
-        f"{section}.{key}"
-        for section in sorted(ours.keys() - {"name", "sample"})
-        for key, value in ours[section].items()
-        if theirs[section][key] != value
-    ]
+    differing = []
+    for section in sorted((ours.keys() | theirs.keys()) - {"name", "sample"}):
+        one, other = ours.get(section), theirs.get(section)
+        if isinstance(one, dict) and isinstance(other, dict):
+            keys = sorted(one.keys() | other.keys())
+            differing += [f"{section}.{key}" for key in keys if one.get(key) != other.get(key)]
+        elif one != other:
+            differing.append(section)
     if differing:
         raise RunFolderError(
             f"{path}: its model was trained with other values of {', '.join(differing)}; give the "
@@ -125,7 +132,7 @@ def check_same(path: Path, config: Config) -> None:
         )
 
 
-def create(path: Path, config: Config) -> RunFolder:
+def create(path: Path, config: AnyConfig) -> RunFolder:
     """An empty run folder with its config. The files of an earlier run are removed, others stay."""
     path.mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -136,7 +143,7 @@ def create(path: Path, config: Config) -> RunFolder:
     return RunFolder(path)
 
 
-def open_existing(path: Path, needs: tuple[str, ...] = ()) -> tuple[RunFolder, Config]:
+def open_existing(path: Path, needs: tuple[str, ...] = ()) -> tuple[RunFolder, AnyConfig]:
     """A run folder and its config.
 
     Raises

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,11 +18,10 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from score_embedding import progress
-from score_embedding.config import Sample
+from score_embedding.config import Sample, Start
 from score_embedding.errors import DivergenceError
 from score_embedding.sde import VarianceExploding
 
-Prior = Literal["unit", "matched"]
 Score = Callable[[Tensor, Tensor], Tensor]  # (b, c, h, w), (b,) -> (b, c, h, w)
 
 SNAPSHOTS = 9  # states kept along the way, both ends included
@@ -43,30 +41,42 @@ def draw(
     score: Score, images: Tensor, sde: VarianceExploding, options: Sample, eps: float, seed: int
 ) -> Samples:
     """One sample for each of `images` (b, c, h, w), as a config's sample section asks for."""
-    weight = options.conditional_weight if options.type == "conditional" else None
-    x = start(images, sde, options.prior, seed, weight)
+    conditional = options.type == "conditional"
+    weight = options.conditional_weight if conditional else None
+    x = start(images, start_std(sde, options), seed, weight)
     if options.solver == "rk45":
-        return rk45(score, sde, x, eps, options.tolerance)
-    return heun(score, sde, x, eps, options.steps)
+        samples = rk45(score, sde, x, eps, options.tolerance)
+    else:
+        samples = heun(score, sde, x, eps, options.steps)
+    return denoised(score, sde, samples, eps) if options.denoise else samples
 
 
-def start(
-    images: Tensor,
-    sde: VarianceExploding,
-    prior: Prior,
-    seed: int,
-    conditional_weight: float | None = None,
-) -> Tensor:
+def start_std(sde: VarianceExploding, options: Start) -> float:
+    """The width of the noise at the start. Unconditional: 1 with prior "unit", the paper's, and
+    the SDE's own std(1) with "matched". Conditional: sigma, as in the paper."""
+    if options.type == "conditional":
+        return sde.sigma
+    return sde.prior_std if options.prior == "matched" else 1.0
+
+
+def start(images: Tensor, std: float, seed: int, conditional_weight: float | None = None) -> Tensor:
     """The state at t = 1 for each image, (b, c, h, w), dtype and device of `images`.
 
-    Unconditional: N(0, prior_std^2 I), where "unit" is the paper's prior_std = 1 and "matched" the
-    SDE's own std(1). Conditional, with weight w: w * image + (1 - w) * N(0, sigma^2 I).
+    Unconditional: N(0, std^2 I). Conditional, with weight w: w * image + (1 - w) * N(0, std^2 I).
     Image i draws from (seed, i), so that the size of a batch never changes a picture.
     """
-    noise = torch.stack([_noise(images.shape[1:], seed, i) for i in range(len(images))]).to(images)
+    generators = [generator_of(seed, i) for i in range(len(images))]
+    noise = [torch.randn(images.shape[1:], generator=generator) for generator in generators]
+    x = std * torch.stack(noise).to(images)
     if conditional_weight is not None:
-        return conditional_weight * images + (1 - conditional_weight) * sde.sigma * noise
-    return noise * (sde.prior_std if prior == "matched" else 1.0)
+        x = conditional_weight * images + (1 - conditional_weight) * x
+    return x
+
+
+def generator_of(seed: int, i: int, stream: int = 0) -> torch.Generator:
+    """The random numbers of image i; `stream` tells its start (0) from what comes after (1)."""
+    own_seed = int(np.random.SeedSequence([seed, i, stream]).generate_state(1)[0])
+    return torch.Generator().manual_seed(own_seed)
 
 
 def rk45(
@@ -119,6 +129,15 @@ def heun(score: Score, sde: VarianceExploding, x: Tensor, eps: float, steps: int
     return Samples(x, torch.stack([states[i] for i in kept]), times[kept], 2 * steps)
 
 
+@torch.no_grad()
+def denoised(score: Score, sde: VarianceExploding, samples: Samples, eps: float) -> Samples:
+    """The samples with the noise that is left at t = eps taken out: their posterior mean
+    x + std(eps)^2 score(x, eps), one evaluation more (Tweedie's formula)."""
+    time = torch.full((len(samples.x),), eps, dtype=samples.x.dtype, device=samples.x.device)
+    x = samples.x + float(sde.std(eps)) ** 2 * score(samples.x, time)
+    return Samples(x, torch.cat([samples.path[:-1], x[None]]), samples.path_times, samples.nfe + 1)
+
+
 def noise_level_times(sde: VarianceExploding, eps: float, steps: int) -> Tensor:
     """steps + 1 times from 1 down to eps, (steps + 1,) in float64, even in log std(t)."""
     t = torch.linspace(1.0, 0.0, 4097, dtype=torch.float64) ** 2 * (1 - eps) + eps
@@ -127,11 +146,6 @@ def noise_level_times(sde: VarianceExploding, eps: float, steps: int) -> Tensor:
     times = torch.from_numpy(np.interp(levels.numpy(), log_std, t.flip(0).numpy()))
     times[0], times[-1] = 1.0, eps
     return times
-
-
-def _noise(shape: torch.Size, seed: int, i: int) -> Tensor:
-    own_seed = int(np.random.SeedSequence([seed, i]).generate_state(1)[0])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(own_seed))
 
 
 @torch.no_grad()

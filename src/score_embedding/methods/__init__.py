@@ -1,1 +1,4 @@
-"""One file per training method: what it pre-computes, its batches and its loss."""
+"""One file per training method: its batches, its loss, its sampler.
+
+A method that is trained gives the loop (training.py) an `Objective`; every method has a `sample`.
+"""

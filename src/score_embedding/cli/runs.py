@@ -1,81 +1,16 @@
-"""The command line: it only parses and calls. Heavy imports wait until a command runs."""
+"""The commands on one run: run, solve, sample, report, configs."""
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from score_embedding import progress
-from score_embedding.errors import ConfigError, RunFolderError, ScoreEmbeddingError
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Train score-based diffusion models that start from a pre-computed score.",
-)
-_errors = Console(stderr=True, soft_wrap=True)
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="section.key=value", help="Change one key; repeatable."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of weights, noise and samples.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+from score_embedding.cli.options import Device, Overrides, Overwrite, Seed
+from score_embedding.errors import ConfigError, RunFolderError
 
 
-def main() -> None:
-    """Entry point: a user's mistake is one message and an exit status, never a traceback."""
-    try:
-        app()
-    except ScoreEmbeddingError as error:
-        if "--debug" in sys.argv:
-            raise
-        _errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-
-
-class _ConsoleHandler(logging.Handler):
-    """Log lines through the console, so that they do not disturb a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _errors.print(record.getMessage(), markup=False, highlight=False)
-
-
-def _version(value: bool) -> None:
-    if value:
-        from score_embedding import __version__
-
-        typer.echo(f"score-embedding {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and stop.")
-    ] = False,
-) -> None:
-    del debug, version  # read by main and by the callback
-    logger = logging.getLogger("score_embedding")
-    logger.handlers = [_ConsoleHandler()]
-    logger.setLevel(logging.INFO)
-    progress.show(_errors)
-
-
-@app.command()
 def run(
     config: Annotated[str, typer.Option(help="A bundled name (see configs) or a YAML file.")],
     no_train: Annotated[
@@ -93,7 +28,11 @@ def run(
     overwrite: Overwrite = False,
     overrides: Overrides = None,
 ) -> None:
-    """Pre-compute the score, embed it, train, sample, and write a run folder with a report."""
+    """Train by the config's method, sample, and write a run folder with a report.
+
+    Score embedding pre-computes the score and embeds it first; a config with sample_method ddpm or
+    ddim trains a baseline, closed_form needs no training.
+    """
     from score_embedding import configuration, run_folder
 
     changes = list(overrides or [])
@@ -116,7 +55,6 @@ def run(
     typer.echo(f"report: {path / run_folder.HTML} and {run_folder.PDF} beside it")
 
 
-@app.command()
 def solve(
     images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
     size: Annotated[int, typer.Option(help="Height and width to resize to.")] = 32,
@@ -178,7 +116,6 @@ def solve(
         )
 
 
-@app.command()
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")],
     seed: Seed = None,
@@ -207,7 +144,6 @@ def sample(
     typer.echo(f"samples: {folder / run_folder.SAMPLES} and {run_folder.SAMPLE_PICTURE} beside it")
 
 
-@app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")]) -> None:
     """Make report.pdf and report.html of a run folder anew."""
     from score_embedding import report as reports
@@ -217,7 +153,6 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")]) -> Non
     typer.echo(f"report: {folder / run_folder.HTML} and {run_folder.PDF} beside it")
 
 
-@app.command()
 def configs() -> None:
     """List the bundled configs."""
     from score_embedding import configuration

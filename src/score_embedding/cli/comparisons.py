@@ -1,0 +1,150 @@
+"""The commands on many runs: compare, reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from score_embedding.cli.options import Device, Overrides, Overwrite, Slurm
+from score_embedding.errors import ConfigError, IncompleteError
+
+Number = TypeVar("Number", int, float)
+
+
+def compare(
+    config: Annotated[
+        str | None, typer.Option(help="A bundled name or a YAML file: images, network, steps.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated; --list-methods says which there are.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
+    targets: Annotated[
+        str, typer.Option(help="Comma-separated values of SSIM.")
+    ] = "0.90,0.95,0.98,0.99",
+    out: Annotated[
+        Path | None, typer.Option(help="The comparison's folder; saves/compare_<name>.")
+    ] = None,
+    again: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Go on with the comparison in FOLDER.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    slurm: Slurm = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    overrides: Overrides = None,
+    list_methods: Annotated[bool, typer.Option("--list-methods", help="And stop.")] = False,
+) -> None:
+    """Compare methods on the same images: time to quality under both priors, over seeds.
+
+    --set section.key=value holds for all methods, --set method.section.key=value for one. Runs that
+    the folder holds already are kept: an interrupted comparison goes on when it is called again.
+    """
+    from score_embedding.comparison import spec
+
+    if list_methods:
+        for name, description in spec.METHODS.items():
+            typer.echo(f"{name:<22}{description}")
+        return
+    if again is not None:
+        comparison, folder = spec.read(again), again
+    elif config is None:
+        raise ConfigError("--config or --again is needed: which images to compare the methods on")
+    else:
+        comparison = spec.build(
+            config,
+            _listed(methods) if methods is not None else list(spec.DEFAULT_METHODS),
+            [_parsed(int, seed, "--seeds") for seed in _listed(seeds)],
+            [_parsed(float, target, "--targets") for target in _listed(targets)],
+            list(overrides or []),
+        )
+        folder = out or Path("saves") / f"compare_{comparison.name}"
+
+    from score_embedding import comparison as comparisons
+    from score_embedding import environment
+    from score_embedding.comparison import tables
+
+    result = comparisons.compare(
+        comparison,
+        folder,
+        environment.select_device(device),
+        processes,
+        _parameters(slurm),
+        overwrite,
+    )
+    for table in tables.short_tables(result.summaries, comparison):
+        Console().print(tables.terminal(table))
+    typer.echo(f"comparison: {folder}, with {comparisons.MARKDOWN} and {comparisons.CURVES} in it")
+    if result.missing:
+        raise IncompleteError(f"{len(result.missing)} runs are missing: {result.reasons}")
+
+
+def reproduce(
+    scale: Annotated[
+        str, typer.Option(help="small (a smoke run, minutes) or full (as published).")
+    ] = "small",
+    cases: Annotated[
+        str, typer.Option(help="Comma-separated.")
+    ] = "cifar1,celeb1,cifar3,inet3,celeb3",
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "9,42,123",
+    out: Annotated[Path | None, typer.Option(help="Where to; saves/reproduce_<scale>.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    slurm: Slurm = None,
+    device: Device = "auto",
+    overrides: Overrides = None,
+) -> None:
+    """Run the published tables again: a verdict for each claim.
+
+    The exit status is 0 only when every claim was run and reproduced. Runs that are there already
+    are kept.
+    """
+    from score_embedding import environment
+    from score_embedding import reproduce as reproduction
+    from score_embedding.comparison import tables
+
+    folder = out or Path("saves") / f"reproduce_{scale}"
+    findings = reproduction.reproduce(
+        folder,
+        scale,
+        _listed(cases),
+        [_parsed(int, seed, "--seeds") for seed in _listed(seeds)],
+        environment.select_device(device),
+        processes,
+        _parameters(slurm),
+        overrides,
+    )
+    table = reproduction.claims_table(findings, scale)
+    console = Console()
+    console.print(tables.terminal(table))
+    console.print(table.note, markup=False, highlight=False)
+    counts = reproduction.counts(findings)
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    typer.echo(f"claims: {folder / reproduction.MARKDOWN}: {summary}")
+    if counts[reproduction.REPRODUCED] < len(findings):
+        raise IncompleteError(f"not every claim is reproduced: {summary}")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _parsed(kind: type[Number], text: str, option: str) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ConfigError(f"{option}: {text!r} is not a number ({kind.__name__})") from None
+
+
+def _parameters(given: list[str] | None) -> dict[str, Any] | None:
+    """key=value options as a dictionary, the values as YAML reads them."""
+    if not given:
+        return None
+    from score_embedding import configuration
+
+    values: dict[str, Any] = {}
+    for text in given:
+        configuration.change(values, text)
+    return values

@@ -1,0 +1,116 @@
+"""Running the runs of a comparison: in this process, in several, or as jobs of a SLURM cluster.
+
+A run whose folder is complete is not run again; one that was interrupted starts anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from score_embedding import pipeline, run_folder
+from score_embedding.comparison.spec import Job
+from score_embedding.config import AnyConfig
+from score_embedding.errors import ConfigError, RunFolderError, ScoreEmbeddingError
+
+log = logging.getLogger(__name__)
+
+
+def is_complete(job: Job) -> bool:
+    """Whether the job's folder holds its finished run.
+
+    Raises
+    ------
+    RunFolderError : the folder holds a run of another config.
+    """
+    if not (job.path / run_folder.CONFIG).is_file():
+        run_folder.check_free(job.path, job.config, overwrite=False)
+        return False
+    if not run_folder.holds(job.path, job.config):
+        raise RunFolderError(
+            f"{job.path}: holds a run of another config; --overwrite runs it again, --out DIR "
+            f"starts a comparison of its own"
+        )
+    return (job.path / run_folder.TIMING).is_file()
+
+
+def execute(
+    jobs: list[Job],
+    device: torch.device,
+    processes: int = 1,
+    slurm: dict[str, Any] | None = None,
+) -> dict[str, str]:
+    """Run the jobs; returns what went wrong, by the name of the run.
+
+    One run that fails by an error of ours, a divergence for one, does not stop the others.
+
+    Parameters
+    ----------
+    processes : runs at a time on this machine; each gets its share of the threads.
+    slurm : submitit's parameters (timeout_min, slurm_partition, ...), each run a job of its own;
+        None for this machine.
+    """
+    if slurm is not None:
+        return _submit(jobs, device, slurm)
+    if processes == 1:
+        failures = {}
+        for number, job in enumerate(jobs, start=1):
+            log.info("run %d of %d: %s", number, len(jobs), job.path)
+            failures[job.path.name] = run_one(job.config, job.path, device)
+        return _only_failed(failures)
+    threads = max(1, torch.get_num_threads() // processes)
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        pending = {pool.submit(run_one, job.config, job.path, device, threads): job for job in jobs}
+        failures = {}
+        try:
+            for done in as_completed(pending):
+                job = pending[done]
+                failures[job.path.name] = done.result()
+                log.info("%d of %d runs: %s", len(failures), len(jobs), job.path)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return _only_failed(failures)
+
+
+def run_one(config: AnyConfig, path: Path, device: torch.device, threads: int | None = None) -> str:
+    """One run, evaluated along the way; returns what went wrong, or ""."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        pipeline.run(config, path, device, profile=True, overwrite=True)
+    except ScoreEmbeddingError as error:
+        return str(error)
+    return ""
+
+
+def _submit(jobs: list[Job], device: torch.device, parameters: dict[str, Any]) -> dict[str, str]:
+    try:
+        import submitit
+    except ImportError:
+        raise ConfigError("--slurm needs submitit: pip install 'score-embedding[slurm]'") from None
+    parameters = dict(parameters)
+    cluster = parameters.pop("cluster", "slurm")
+    executor = submitit.AutoExecutor(folder=jobs[0].path.parent / "slurm", cluster=cluster)
+    executor.update_parameters(**parameters)
+    submitted = [executor.submit(run_one, job.config, job.path, device) for job in jobs]
+    log.info("%d jobs submitted to %s: %s", len(jobs), cluster, submitted[0].paths.folder)
+    failures = {}
+    for job, run in zip(jobs, submitted, strict=True):
+        try:
+            failures[job.path.name] = run.result()
+        except (
+            submitit.core.utils.UncompletedJobError,
+            submitit.core.utils.FailedJobError,
+        ) as error:
+            failures[job.path.name] = f"the job {run.job_id} failed: {error}"
+    return _only_failed(failures)
+
+
+def _only_failed(failures: dict[str, str]) -> dict[str, str]:
+    return {name: reason for name, reason in failures.items() if reason}

@@ -1,0 +1,209 @@
+"""What is compared: a config for each method, seeds, targets; as a file, and as a folder of runs.
+
+The methods of one comparison share images, network, number of steps, batch size, seeds and
+evaluation with the config that they are made from; a method is what it changes in it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from score_embedding import configuration, run_folder
+from score_embedding.config import BASELINES, AnyConfig, DataLoader
+from score_embedding.errors import ConfigError, RunFolderError
+
+SPEC = "comparison.yml"
+RUNS = "runs"
+TARGETS = (0.90, 0.95, 0.98, 0.99)
+PRIORS = ("unit", "matched")
+
+# What each method changes in the config.
+CONTROLS: dict[str, dict[str, Any]] = {
+    "score_embedding": {},
+    "none": {"diffusion.embedding": "none"},
+    "shuffled": {"diffusion.embedding": "shuffled"},
+    "no_index": {"model.image_index": False},
+    "exact": {"model.image_index": False, "training.target": "exact"},
+    "closed_form": {"sample_method": "closed_form"},
+    "closed_form_denoised": {"sample_method": "closed_form", "sample.denoise": True},
+}
+PLAIN = "_plain"  # a baseline that is trained as the config trains, not as published
+METHODS = {
+    "score_embedding": "the config itself",
+    "none": "nothing embedded, all else equal",
+    "shuffled": "each image is given another's score (two images or more)",
+    "no_index": "the network is not told which image is meant",
+    "exact": "no_index, trained on the exact score instead of the noise",
+    "closed_form": "the exact score of the images, no training",
+    "closed_form_denoised": "closed_form, ending with the posterior mean",
+    "ddpm": "DDPM with the published lr, warm-up, EMA and clipping",
+    "ddim": "DDIM with the published lr, warm-up, EMA and clipping",
+    "ddpm_plain": "DDPM with the config's own lr, warm-up, EMA and clipping",
+    "ddim_plain": "DDIM with the config's own lr, warm-up, EMA and clipping",
+}
+DEFAULT_METHODS = ("score_embedding", "none", "closed_form", "ddpm", "ddim", "ddpm_plain")
+_OWN_TRAINING = ("lr", "grad_clip", "ema", "warmup")
+_SHARED_TRAINING = ("epochs", "precision", "compile")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Configs by the method's name, each to be run with every seed; targets of the min-max SSIM."""
+
+    name: str
+    configs: dict[str, AnyConfig]
+    seeds: tuple[int, ...]
+    targets: tuple[float, ...] = TARGETS
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a comparison: its method, its config with the seed, its folder."""
+
+    method: str
+    config: AnyConfig
+    path: Path
+
+
+def jobs(comparison: Comparison, folder: Path) -> list[Job]:
+    """All runs of the comparison, seed by seed, so that an interrupted one can be read already."""
+    listed = []
+    for seed in comparison.seeds:
+        for method, config in comparison.configs.items():
+            name = f"{method}_seed{seed}"
+            values = config.model_dump()
+            values["name"] = name
+            values["training"] |= {"seed": seed, "target_ssim": None}
+            values["misc"]["profile_priors"] = PRIORS
+            with_seed = configuration.validate(values, source=f"method {method}")
+            listed.append(Job(method, with_seed, folder / RUNS / name))
+    return listed
+
+
+def build(
+    config: str, methods: list[str], seeds: list[int], targets: list[float], overrides: list[str]
+) -> Comparison:
+    """The comparison of these methods on the images of `config` (a bundled name or a file).
+
+    A method is a name of METHODS, or a config of its own for the same images. An override
+    `section.key=value` holds for all methods, `method.section.key=value` for one.
+
+    Raises
+    ------
+    ConfigError : an unknown method, a config of other images, seeds or targets that cannot be.
+    """
+    for given, what in ((methods, "methods"), (seeds, "seeds"), (targets, "targets")):
+        if not given or len(set(given)) < len(given):
+            raise ConfigError(f"--{what}: {given!r}: one or more are needed, none of them twice")
+    if not all(0 < target <= 1 for target in targets):
+        raise ConfigError(f"--targets: {targets!r}: an SSIM above 0 and at most 1 is needed")
+    own = {override: _method_of(override, methods) for override in overrides}
+    shared = [override for override in overrides if own[override] is None]
+    base = configuration.read(configuration.find(config))
+    for override in shared:
+        configuration.change(base, override)
+    images = configuration.validate(base, source=config)
+    configs = {}
+    for method in methods:
+        values = _values(method, base)
+        for override in overrides:
+            if own[override] == method:
+                configuration.change(values, override.removeprefix(f"{method}."))
+        configs[_label(method)] = configuration.validate(values, source=f"method {method}")
+        if _pictures(configs[_label(method)].data_loader) != _pictures(images.data_loader):
+            raise ConfigError(f"method {method}: its images are not those of {config}")
+    return Comparison(images.name, configs, tuple(seeds), tuple(sorted(targets)))
+
+
+def write(comparison: Comparison, folder: Path) -> None:
+    """comparison.yml: all that is needed to run the comparison again."""
+    values = {
+        "name": comparison.name,
+        "seeds": list(comparison.seeds),
+        "targets": list(comparison.targets),
+        "methods": {
+            method: config.model_dump(mode="json") for method, config in comparison.configs.items()
+        },
+    }
+    with run_folder.replacing(folder / SPEC) as partial:
+        partial.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def read(folder: Path) -> Comparison:
+    """The comparison of a folder. Raises RunFolderError or ConfigError."""
+    if not (folder / SPEC).is_file():
+        raise RunFolderError(f"{folder}: no comparison (no {SPEC} in it)")
+    values = configuration.read(folder / SPEC)
+    try:
+        configs = {
+            str(method): configuration.validate(config, source=f"{folder / SPEC}, {method}")
+            for method, config in values["methods"].items()
+        }
+        seeds = tuple(int(seed) for seed in values["seeds"])
+        targets = tuple(float(target) for target in values["targets"])
+        return Comparison(str(values["name"]), configs, seeds, targets)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(f"{folder / SPEC}: damaged ({error!r})") from error
+
+
+def _values(method: str, base: dict[Any, Any]) -> dict[Any, Any]:
+    """The config of a method, not validated."""
+    if method in CONTROLS:
+        values = copy.deepcopy(base)
+        for key, value in CONTROLS[method].items():
+            *sections, last = key.split(".")
+            section = values
+            for name in sections:
+                section = section.setdefault(name, {})
+            section[last] = value
+        return values
+    kind = method.removesuffix(PLAIN)
+    if kind in BASELINES:
+        return _baseline(kind, base, plain=method.endswith(PLAIN))
+    try:
+        return configuration.read(configuration.find(method))
+    except ConfigError as error:
+        raise ConfigError(f"--methods: {', '.join(METHODS)}, or a config: {error}") from None
+
+
+def _baseline(kind: str, base: dict[Any, Any], plain: bool) -> dict[Any, Any]:
+    """A baseline on the config's images and network: diffusion as published for this config, or
+    for cifar1, training as published or (plain) as the config trains."""
+    bundled = configuration.bundled()
+    published = configuration.read(
+        bundled.get(f"{base.get('name')}_{kind}", bundled[f"cifar1_{kind}"])
+    )
+    training = base.get("training", {})
+    own = training if plain else published["training"]
+    return {
+        "name": f"{base.get('name')}_{kind}",
+        "sample_method": kind,
+        "data_loader": copy.deepcopy(base.get("data_loader")),
+        "diffusion": published["diffusion"],
+        "training": {**_part(training, _SHARED_TRAINING), **_part(own, _OWN_TRAINING)},
+        "model": {**base.get("model", {}), "embedding_method": "fourier"},
+        "sample": _part(base.get("sample", {}), ("type", "conditional_weight", "prior")),
+        "misc": copy.deepcopy(base.get("misc", {})),
+    }
+
+
+def _part(section: dict[Any, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: section[key] for key in keys if key in section}
+
+
+def _method_of(override: str, methods: list[str]) -> str | None:
+    return next((method for method in methods if override.startswith(f"{method}.")), None)
+
+
+def _label(method: str) -> str:
+    """The name of a method in tables and folders: a config's file without its ending."""
+    return method if method in METHODS else Path(method).stem
+
+
+def _pictures(options: DataLoader) -> dict[str, Any]:
+    return options.model_dump(exclude={"batch_size"})

@@ -1,0 +1,179 @@
+"""The tables of a comparison, and the forms they are written in: terminal, Markdown, LaTeX, CSV."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from score_embedding.comparison.spec import Comparison
+from score_embedding.comparison.summary import Outcome, Quartiles, Summary, baselines, ratio
+from score_embedding.content import Table
+
+NOT_REACHED = "not reached"
+PRIOR_NAMES = {
+    "unit": "unit prior N(0, I)",
+    "matched": "matched prior N(0, std² I)",
+    "conditional": "conditional start",
+}
+
+
+def time_tables(summaries: list[Summary], comparison: Comparison, note: str) -> list[Table]:
+    """Training time to each target, and the quality at the end: a table a prior, a row a method."""
+    header = (
+        "method",
+        *(f"SSIM {target:.2f}: s (steps)" for target in comparison.targets),
+        "final SSIM",
+        "PSNR (dB)",
+        "MSE",
+        "NFE",
+        "trained: s (steps)",
+    )
+    tables = []
+    for prior in dict.fromkeys(summary.prior for summary in summaries):
+        rows = []
+        for summary in summaries:
+            if summary.prior == prior:
+                final = summary.final
+                rows.append(
+                    (
+                        summary.method,
+                        *(time_to(summary, target) for target in comparison.targets),
+                        _spread(final["ssim_minmax"], ".4f"),
+                        f"{final['psnr_minmax'].median:.2f}",
+                        f"{final['mse_minmax'].median:.2e}",
+                        f"{final['nfe'].median:.0f}",
+                        f"{summary.seconds.median:.1f} ({summary.steps})",
+                    )
+                )
+        tables.append(Table(f"Time to quality, {PRIOR_NAMES[prior]}", header, rows, note))
+    return tables
+
+
+def short_tables(summaries: list[Summary], comparison: Comparison) -> list[Table]:
+    """The medians alone, narrow enough for a terminal."""
+    header = ("method", *(f"{target:.2f}" for target in comparison.targets), "final SSIM")
+    tables = []
+    for prior in dict.fromkeys(summary.prior for summary in summaries):
+        rows = [
+            (
+                summary.method,
+                *(_median(summary.time_to[target].median) for target in comparison.targets),
+                f"{summary.final['ssim_minmax'].median:.4f}",
+            )
+            for summary in summaries
+            if summary.prior == prior
+        ]
+        tables.append(Table(f"Seconds to an SSIM, {PRIOR_NAMES[prior]}", header, rows))
+    return tables
+
+
+def ratio_table(summaries: list[Summary], comparison: Comparison) -> Table | None:
+    """Time of each baseline over the method's own, by prior and target; None without baselines."""
+    names = baselines(comparison)
+    if not names:
+        return None
+    of = {(summary.method, summary.prior): summary for summary in summaries}
+    header = ("method", "prior", "target", *(f"{name} / method" for name in names))
+    rows = []
+    for summary in summaries:
+        for target in comparison.targets:
+            cells = []
+            for name in names:
+                baseline = of.get((name, summary.prior))
+                sign, value = ratio(summary, baseline, target) if baseline else ("-", math.nan)
+                cells.append({"=": f"{value:.2f}", ">": f"> {value:.2f}"}.get(sign, "-"))
+            if any(cell != "-" for cell in cells) and summary.method not in names:
+                rows.append((summary.method, summary.prior, f"{target:.2f}", *cells))
+    note = (
+        "Median time of the baseline over the median time of the method; '>' where the baseline "
+        "ended before it reached the target, '-' where the method did. Targets that no median run "
+        "of the method reached are left out."
+    )
+    return Table("Ratio to each baseline", header, rows, note)
+
+
+def time_to(summary: Summary, target: float) -> str:
+    """Median, quartiles and steps, or how many runs got there."""
+    seconds, steps = summary.time_to[target], summary.steps_to[target]
+    if math.isfinite(seconds.median):
+        return f"{_spread(seconds, '.1f')} ({steps.median:.0f})"
+    reached = summary.reached[target]
+    return NOT_REACHED + (f" ({reached} of {summary.runs} did)" if reached else "")
+
+
+def records(found: list[Outcome]) -> list[dict[str, Any]]:
+    """The rows of the CSV file: one run under one prior each; empty where not reached."""
+    rows = []
+    for outcome in found:
+        row: dict[str, Any] = {
+            "method": outcome.method,
+            "seed": outcome.seed,
+            "prior": outcome.prior,
+            "training_seconds": outcome.seconds,
+            "steps": outcome.steps,
+        }
+        for target, hit in outcome.reached.items():
+            row[f"seconds_to_{target:g}"], row[f"steps_to_{target:g}"] = hit or ("", "")
+        rows.append(row | outcome.final)
+    return rows
+
+
+def markdown(table: Table) -> str:
+    lines = [f"### {table.title}", "", table.note, "", _row(table.header)]
+    lines += [_row(["---"] * len(table.header)), *(_row(row) for row in table.rows)]
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: Table) -> str:
+    """A table environment for the booktabs package."""
+    columns = "l" * len(table.header)
+    body = [" & ".join(map(_tex, row)) + r" \\" for row in table.rows]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_tex(table.title)}. {_tex(table.note)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(map(_tex, table.header)) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def terminal(table: Table) -> RichTable:
+    shown = RichTable(title=Text(table.title), title_justify="left", box=SIMPLE)
+    for name in table.header:
+        shown.add_column(Text(name))
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    return shown
+
+
+def _median(seconds: float) -> str:
+    return f"{seconds:.1f}" if math.isfinite(seconds) else NOT_REACHED
+
+
+def _spread(values: Quartiles, form: str) -> str:
+    if values.lower == values.upper:
+        return format(values.median, form)
+    upper = format(values.upper, form) if math.isfinite(values.upper) else "∞"
+    return f"{values.median:{form}} [{values.lower:{form}}, {upper}]"
+
+
+def _row(cells: Any) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _tex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "∞": r"$\infty$", "²": r"$^2$", ">": r"$>$", "<": r"$<$"}
+    special |= {character: "\\" + character for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in text)

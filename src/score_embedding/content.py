@@ -1,0 +1,216 @@
+"""What a report says, in order, from nothing but the files of a run folder."""
+
+from __future__ import annotations
+
+import io
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from score_embedding import artifacts, figures, metrics, run_folder
+from score_embedding.config import AnyConfig, Config
+from score_embedding.errors import RunFolderError
+from score_embedding.run_folder import RunFolder
+
+THRESHOLDS = (0.90, 0.95, 0.98, 0.99)
+METHODS = {
+    "score_embedding": "Score embedding",
+    "closed_form": "Exact score of the images, no training",
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    title: str
+    caption: str
+    png: bytes
+    inches: tuple[float, float]  # width and height at which its text has the report's size
+
+
+@dataclass(frozen=True)
+class Content:
+    """What both formats show, in order."""
+
+    title: str
+    subtitle: str
+    tables: list[Table]
+    pictures: list[Picture]
+
+
+def needs(config: AnyConfig) -> tuple[str, ...]:
+    """The files that a report of this method is made from."""
+    needed = [run_folder.ENVIRONMENT, run_folder.SAMPLES, run_folder.METRICS, run_folder.TIMING]
+    if config.method != "closed_form":
+        needed.append(run_folder.STATE)
+    if config.method == "score_embedding":
+        needed.append(run_folder.SCORES)
+    return tuple(needed)
+
+
+def collect(folder: RunFolder, config: AnyConfig) -> Content:
+    """The report's content, from the files of the folder."""
+    samples = run_folder.read_arrays(folder / run_folder.SAMPLES, *artifacts.SAMPLE_ARRAYS)
+    description = json.loads(str(samples["description"]))
+    options = type(config.sample)
+    drawn = options(**{key: description[key] for key in options.model_fields})
+    config = config.model_copy(update={"sample": drawn})  # as the samples were drawn last
+    how = figures.how_sampled(description)
+    rows = run_folder.read_rows(folder / run_folder.METRICS)
+    if not rows:
+        raise RunFolderError(f"{folder / run_folder.METRICS}: damaged, it has no rows")
+    environment = run_folder.read_json(folder / run_folder.ENVIRONMENT, "processor")
+    timing = run_folder.read_json(folder / run_folder.TIMING, "training", "total")
+
+    tables = [_quality(description["metrics"], how), _passed(rows), _timing(timing)]
+    pictures = [
+        _picture(
+            "From noise to sample",
+            f"{how}. Each state is min-max scaled.",
+            figures.strip(samples),
+        ),
+        _picture("Samples", "Beside the ground truth.", figures.samples(samples)),
+    ]
+    training = ""
+    if config.method != "closed_form":
+        training = _training(folder, len(rows))
+        caption = "Evaluation stops the clock; the last point is the sample drawn after training."
+        pictures.append(_picture("Training", caption, figures.curves(rows)))
+    if config.method == "score_embedding":
+        assert isinstance(config, Config)
+        scores = run_folder.read_arrays(folder / run_folder.SCORES, *artifacts.SCORE_ARRAYS)
+        tables.append(_solve(json.loads(str(scores["diagnostics"])), config))
+        pictures += _fields(scores)
+    tables += [_parameters(config), _environment(environment)]
+    h, w = config.data_loader.image_size
+    n = len(samples["images"])
+    subtitle = (
+        f"{METHODS[config.method]}, {n} image{'s' if n > 1 else ''} of {h} x {w} x "
+        f"{config.data_loader.channels} ({config.data_loader.dataset}), {training}seed "
+        f"{config.training.seed}, {environment['processor']}"
+    )
+    return Content(config.name, subtitle, tables, pictures)
+
+
+def _training(folder: RunFolder, steps: int) -> str:
+    state = run_folder.read_json(folder / run_folder.STATE, "step", "parameters")
+    if steps != state["step"]:
+        raise RunFolderError(
+            f"{folder / run_folder.METRICS}: {steps} rows, but the model has made "
+            f"{state['step']} steps"
+        )
+    return f"U-Net of {state['parameters'] / 1e6:.1f} M parameters, {steps} steps, "
+
+
+def _fields(scores: dict[str, Any]) -> list[Picture]:
+    return [
+        _picture(
+            "Log-density and score over time",
+            "Means over the channels; the score's colours span the bound above each field.",
+            figures.score_fields(scores),
+        ),
+        _picture(
+            "Embedded images",
+            "What the network is trained on, min-max scaled; below the time, their range.",
+            figures.embedded(scores),
+        ),
+    ]
+
+
+def _quality(values: dict[str, float], how: str) -> Table:
+    labels = {"minmax": "min-max scaled (the paper's)", "clipped": "clipped to [0, 1]"}
+    others = [key.removesuffix("_ssim_minmax") for key in values if key.endswith("_ssim_minmax")]
+    rows = []
+    for prior in ("", *others):
+        for key, label in labels.items():
+            names = (f"{prior}_{metric}" if prior else metric for metric in ("ssim", "psnr", "mse"))
+            ssim, psnr, mse = (values[f"{name}_{key}"] for name in names)
+            of = f", {prior} prior" if prior else ""
+            rows.append((label + of, f"{ssim:.4f}", f"{psnr:.2f}", f"{mse:.2e}"))
+    return Table("Quality of the samples", ("normalisation", "SSIM", "PSNR (dB)", "MSE"), rows, how)
+
+
+def _passed(rows: list[dict[str, float]]) -> Table:
+    evaluated = [row for row in rows if "ssim_minmax" in row]
+    lines = []
+    for threshold in THRESHOLDS:
+        first = metrics.first_reaching(evaluated, threshold)
+        if first is None:
+            lines.append((f"{threshold:.2f}", "not reached", "-"))
+        else:
+            lines.append(
+                (f"{threshold:.2f}", f"{first['training_seconds']:.1f}", f"{first['step']:.0f}")
+            )
+    if len(evaluated) > 1:
+        note = f"First of {len(evaluated)} evaluations at or above the threshold."
+    elif rows[-1]["step"] == 0:
+        note = "Without training: the sample is all there is to evaluate."
+    else:
+        note = "Only the final sample was evaluated; --profile evaluates during training."
+    header = ("SSIM (min-max)", "training time (s)", "step")
+    return Table("Time to quality", header, lines, note)
+
+
+def _timing(timing: dict[str, float]) -> Table:
+    rows = [(stage, f"{seconds:.3f}") for stage, seconds in timing.items()]
+    clock = [stage for stage in ("density", "solve", "embedding", "training") if stage in timing]
+    note = f"The training clock of all figures is {' + '.join(clock)}."
+    return Table("Seconds by stage", ("stage", "seconds"), rows, note)
+
+
+def _solve(diagnostics: dict[str, object], config: Config) -> Table:
+    iterations = diagnostics["iterations"]
+    counts = ", ".join(map(str, iterations)) if isinstance(iterations, list) else ""
+    rows = [
+        ("scheme", str(diagnostics["scheme"])),
+        ("density", config.diffusion.density),
+        ("boundary", str(diagnostics["boundary"])),
+        ("drift on the grid", str(diagnostics["drift"])),
+        ("embedding", config.diffusion.embedding),
+        ("tolerance (config)", f"{config.diffusion.solve_tolerance:g}"),
+        ("iterations", counts or "none"),
+    ]
+    warnings = diagnostics["warnings"]
+    if isinstance(warnings, list):
+        rows += [("warning", str(warning)) for warning in warnings[:3]]
+    return Table("Fokker-Planck solve", ("", ""), rows)
+
+
+def _parameters(config: AnyConfig) -> Table:
+    rows = [
+        (f"{section}.{key}", textwrap.shorten(str(value), 300, placeholder=" ..."))
+        for section, values in config.model_dump(mode="json").items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if value is not None
+    ]
+    return Table("Parameters", ("key", "value"), rows)
+
+
+def _environment(environment: dict[str, object]) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for key, value in environment.items():
+        if isinstance(value, dict):
+            rows += [(name, str(version)) for name, version in value.items()]
+        elif value is not None:
+            rows.append((key.replace("_", " "), str(value)))
+    return Table("Environment", ("", ""), rows)
+
+
+def _picture(title: str, caption: str, figure: Figure) -> Picture:
+    buffer = io.BytesIO()
+    figures.save(figure, buffer)
+    return Picture(title, caption, buffer.getvalue(), tuple(figure.get_size_inches()))

@@ -1,0 +1,121 @@
+"""DDPM (Ho et al. 2020) and DDIM (Song et al. 2021): the baselines, on diffusers' own schedulers.
+
+Both train the same way, on the noise in x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) z with t uniform
+over the T steps, and differ in the reverse chain. Images are scaled to [-1, 1]; the network is told
+the step's number. diffusers' defaults hold: the predicted image is clipped to [-1, 1], DDPM's
+variance is the posterior's, DDIM is deterministic. A chain of fewer than T steps takes every
+(T / steps)-th one, the last included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch import Tensor
+from torch.nn import functional as F
+
+from score_embedding import progress, sampling
+from score_embedding.config import BaselineConfig, NoiseSchedule
+from score_embedding.errors import DivergenceError
+from score_embedding.methods.objective import Batch, Network
+from score_embedding.sampling import Samples
+
+Scheduler: TypeAlias = DDPMScheduler | DDIMScheduler
+SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}
+
+
+@dataclass(frozen=True)
+class NoisePrediction:
+    """Prediction of the noise in images (n, c, h, w) in [-1, 1] (Ho et al. 2020, eq. 14)."""
+
+    images: Tensor
+    scheduler: Scheduler
+    batch_size: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def draw_batch(self, index: int, generator: torch.Generator) -> Batch:  # noqa: ARG002
+        """A batch of images drawn with replacement: no image's turn is its own."""
+        index_of = torch.randint(len(self.images), (self.batch_size,), generator=generator)
+        t = torch.randint(len(self.scheduler.betas), (self.batch_size,), generator=generator)
+        z = torch.randn((self.batch_size, *self.images.shape[1:]), generator=generator)
+        index_of, t, z = index_of.to(self.device), t.to(self.device), z.to(self.device)
+        x_t = self.scheduler.add_noise(self.images[index_of], z, t)
+        return Batch(x_t, t, index_of, z)
+
+    def loss(self, network: Network, batch: Batch) -> Tensor:
+        """The mean of (network(x_t, t) - z)^2 over batch and pixels."""
+        return F.mse_loss(network(batch.x, batch.t, batch.index), batch.z)
+
+
+def objective(images: Tensor, config: BaselineConfig) -> NoisePrediction:
+    """Of images (n, c, h, w) in [0, 1]."""
+    return NoisePrediction(
+        to_symmetric(images), scheduler_of(config), config.data_loader.batch_size
+    )
+
+
+def sample(network: Network, images: Tensor, config: BaselineConfig) -> Samples:
+    """One sample for each of the images (n, c, h, w) in [0, 1], by the reverse chain; the path's
+    times are (t + 1) / T. Raises DivergenceError when a prediction is not finite."""
+    scheduler, steps = scheduler_of(config), steps_of(config)
+    scheduler.set_timesteps(steps)
+    options, seed = config.sample, config.training.seed
+    weight = options.conditional_weight if options.type == "conditional" else None
+    x = sampling.start(to_symmetric(images), start_std(config), seed, weight)
+    generators = [sampling.generator_of(seed, i, stream=1) for i in range(len(images))]
+    index = torch.arange(len(images), device=images.device)
+    states = [x]
+    with torch.no_grad(), progress.stage(f"sampling ({config.method.upper()})", steps) as stage:
+        for t in scheduler.timesteps.tolist():
+            z = network(x, torch.full_like(index, t), index)
+            if not torch.isfinite(z).all():
+                raise DivergenceError(f"the predicted noise is not finite at step {t} of the chain")
+            x = scheduler.step(z, t, x, generator=generators).prev_sample
+            states.append(x)
+            stage.update()
+    times = torch.tensor([*(scheduler.timesteps + 1).tolist(), 0]) / config.diffusion.num_timesteps
+    kept = torch.linspace(0, steps, sampling.SNAPSHOTS).round().long()
+    path = from_symmetric(torch.stack([states[i] for i in kept]))
+    return Samples(path[-1], path, times[kept].double(), steps)
+
+
+def scheduler_of(config: BaselineConfig) -> Scheduler:
+    schedule: NoiseSchedule = config.diffusion
+    return SCHEDULERS[config.sample_method](
+        num_train_timesteps=schedule.num_timesteps,
+        beta_start=schedule.beta_min,
+        beta_end=schedule.beta_max,
+        timestep_spacing="trailing",  # a chain of fewer steps, too, starts at T
+    )
+
+
+def steps_of(config: BaselineConfig) -> int:
+    """Steps of the reverse chain, each one evaluation of the network."""
+    return config.sample.steps or config.diffusion.num_timesteps
+
+
+def start_std(config: BaselineConfig) -> float:
+    """The width of the noise at the start: 1, or with prior "matched" what the forward chain really
+    ends with, sqrt(1 - abar_T), where beta_max is too small to erase the image."""
+    if config.sample.type == "conditional" or config.sample.prior == "unit":
+        return 1.0
+    return float((1 - scheduler_of(config).alphas_cumprod[-1]).sqrt())
+
+
+def to_symmetric(images: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1]."""
+    return 2 * images - 1
+
+
+def from_symmetric(x: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1]."""
+    return (x + 1) / 2
