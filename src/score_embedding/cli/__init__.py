@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Train score-based diffusion models that start from a pre-computed score.",
 )
 for command in (
-    *(runs.run, runs.solve, runs.sample, runs.report, runs.configs),
+    *(runs.run, runs.solve, runs.sample, runs.report, runs.fid, runs.configs),
     *(comparisons.compare, comparisons.reproduce),
 ):
     app.command()(command)

@@ -153,6 +153,21 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")]) -> Non
     typer.echo(f"report: {folder / run_folder.HTML} and {run_folder.PDF} beside it")
 
 
+def fid(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")],
+    weights: Annotated[
+        Path, typer.Option(help="TorchScript file of the feature network; none is shipped.")
+    ],
+    device: Device = "auto",
+) -> None:
+    """Fréchet inception distance of a run's samples; refused below 2048 images."""
+    from score_embedding import environment
+    from score_embedding import fid as distances
+
+    value = distances.of_run(folder, weights, environment.select_device(device))
+    typer.echo(f"FID {value:.3f} ({weights.name})")
+
+
 def configs() -> None:
     """List the bundled configs."""
     from score_embedding import configuration
