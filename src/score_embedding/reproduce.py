@@ -110,6 +110,7 @@ def reproduce(
     processes: int = 1,
     slurm: dict[str, Any] | None = None,
     overrides: list[str] | None = None,
+    overwrite: bool = False,
 ) -> list[Finding]:
     """Run the cases, each as a comparison of its own in the folder, and judge all claims.
 
@@ -133,7 +134,7 @@ def reproduce(
             reasons[case] = str(error)
             continue
         log.info("case %s", case)
-        result = comparisons.compare(comparison, folder / case, device, processes, slurm)
+        result = comparisons.compare(comparison, folder / case, device, processes, slurm, overwrite)
         summaries[case] = result.summaries
         if result.missing:
             reasons[case] = result.reasons

@@ -94,6 +94,7 @@ def reproduce(
     processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     slurm: Slurm = None,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     overrides: Overrides = None,
 ) -> None:
     """Run the published tables again: a verdict for each claim.
@@ -115,6 +116,7 @@ def reproduce(
         processes,
         _parameters(slurm),
         overrides,
+        overwrite,
     )
     table = reproduction.claims_table(findings, scale)
     console = Console()

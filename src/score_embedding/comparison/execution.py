@@ -36,7 +36,7 @@ def is_complete(job: Job) -> bool:
             f"{job.path}: holds a run of another config; --overwrite runs it again, --out DIR "
             f"starts a comparison of its own"
         )
-    return (job.path / run_folder.TIMING).is_file()
+    return (job.path / run_folder.PDF).is_file()  # the last file that a run writes
 
 
 def execute(

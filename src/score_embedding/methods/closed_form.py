@@ -24,13 +24,15 @@ from score_embedding.sde import VarianceExploding
 def posterior_mean(x: Tensor, images: Tensor, std: Tensor) -> Tensor:
     """D at x (b, c, h, w) and noise levels std (b,), for images (n, c, h, w), or (b, n, c, h, w)
     where each entry has its own. Shape, dtype and device of x."""
-    known = images.to(x).flatten(-3)  # (n, P) or (b, n, P)
+    flat, known = x.flatten(1), images.to(x).flatten(-3)  # (b, P), and (n, P) or (b, n, P)
+    own = known.ndim == 3
     # Differences first: distances of a matrix product would lose the digits that the weights need.
     distance = torch.cdist(
-        x.flatten(1)[:, None], known, compute_mode="donot_use_mm_for_euclid_dist"
-    )  # (b, 1, n)
-    weights = torch.softmax(-((distance / std.to(x)[:, None, None]) ** 2) / 2, dim=-1)
-    return (weights @ known)[:, 0].reshape(x.shape)
+        flat[:, None] if own else flat, known, compute_mode="donot_use_mm_for_euclid_dist"
+    ).reshape(len(x), -1)  # (b, n)
+    weights = torch.softmax(-((distance / std.to(x)[:, None]) ** 2) / 2, dim=1)
+    mean = (weights[:, None] @ known)[:, 0] if own else weights @ known
+    return mean.reshape(x.shape)
 
 
 def score_of(images: Tensor, sde: VarianceExploding) -> Score:
