@@ -12,7 +12,7 @@ from torch import Tensor
 
 from score_embedding import figures, metrics, run_folder, sampling
 from score_embedding.config import AnyConfig, BaselineConfig, Config
-from score_embedding.errors import DivergenceError
+from score_embedding.errors import DivergenceError, RunFolderError
 from score_embedding.methods import ddpm
 from score_embedding.network import ScoreNetwork
 from score_embedding.precomputation import Precomputed
@@ -118,6 +118,22 @@ def write_metrics(folder: RunFolder, history: History) -> None:
     columns = ["step", "training_seconds", "loss", *metrics.NAMES, "nfe"]
     others = dict.fromkeys(key for row in history.rows for key in row if key not in columns)
     run_folder.write_rows(folder / run_folder.METRICS, [*columns, *others], history.rows)
+
+
+def read_metrics(folder: RunFolder) -> list[dict[str, float]]:
+    """The rows of metrics.csv. Raises RunFolderError where they are not those of the steps that
+    the folder's model has made."""
+    path = folder / run_folder.METRICS
+    rows = run_folder.read_rows(path)
+    if not rows or not {"step", "training_seconds"} <= rows[-1].keys():
+        raise RunFolderError(f"{path}: damaged, its last row is not whole")
+    if folder.has(run_folder.STATE):
+        state = run_folder.read_json(folder / run_folder.STATE, "step")
+        if len(rows) != state["step"]:
+            raise RunFolderError(
+                f"{path}: damaged, {len(rows)} rows, but the model has made {state['step']} steps"
+            )
+    return rows
 
 
 def write_divergence(

@@ -108,20 +108,20 @@ def find(name_or_path: str) -> Path:
     )
 
 
-def change(values: dict[Any, Any], override: str) -> None:
+def change(values: dict[Any, Any], override: str, option: str = "--set") -> None:
     """Set one key, `section.key=value`, of a config not validated yet. Raises ConfigError."""
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--set {override!r}: expected section.key=value")
+        raise ConfigError(f"{option} {override!r}: expected key=value")
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {override!r}: {section} is not a section")
+            raise ConfigError(f"{option} {override!r}: {section} is not a section")
     try:
         values[last] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
+        raise ConfigError(f"{option} {override!r}: {text!r} is not a YAML value") from None
 
 
 def _explain(error: Any, kind: type[AnyConfig]) -> str:

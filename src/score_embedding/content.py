@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from score_embedding import artifacts, figures, metrics, run_folder
 from score_embedding.config import AnyConfig, Config
-from score_embedding.errors import RunFolderError
 from score_embedding.run_folder import RunFolder
 
 THRESHOLDS = (0.90, 0.95, 0.98, 0.99)
@@ -69,9 +68,7 @@ def collect(folder: RunFolder, config: AnyConfig) -> Content:
     drawn = options(**{key: description[key] for key in options.model_fields})
     config = config.model_copy(update={"sample": drawn})  # as the samples were drawn last
     how = figures.how_sampled(description)
-    rows = run_folder.read_rows(folder / run_folder.METRICS)
-    if not rows:
-        raise RunFolderError(f"{folder / run_folder.METRICS}: damaged, it has no rows")
+    rows = artifacts.read_metrics(folder)
     environment = run_folder.read_json(folder / run_folder.ENVIRONMENT, "processor")
     timing = run_folder.read_json(folder / run_folder.TIMING, "training", "total")
 
@@ -106,12 +103,7 @@ def collect(folder: RunFolder, config: AnyConfig) -> Content:
 
 
 def _training(folder: RunFolder, steps: int) -> str:
-    state = run_folder.read_json(folder / run_folder.STATE, "step", "parameters")
-    if steps != state["step"]:
-        raise RunFolderError(
-            f"{folder / run_folder.METRICS}: {steps} rows, but the model has made "
-            f"{state['step']} steps"
-        )
+    state = run_folder.read_json(folder / run_folder.STATE, "parameters")
     return f"U-Net of {state['parameters'] / 1e6:.1f} M parameters, {steps} steps, "
 
 

@@ -59,8 +59,7 @@ def run(
     started = time.perf_counter()
     run_folder.check_free(path, config, overwrite)
     images = load_dataset(config.data_loader)
-    if isinstance(config, Config):
-        score_embedding.check(images, config)
+    check(images, config)
     folder = run_folder.create(path, config)
     description = environment.describe(device, config.training.seed)
     run_folder.write_json(folder / run_folder.ENVIRONMENT, description)
@@ -77,6 +76,12 @@ def run(
     seconds["total"] = time.perf_counter() - started
     run_folder.write_json(folder / run_folder.TIMING, seconds)
     report.write(folder)
+
+
+def check(images: Tensor, config: AnyConfig) -> None:
+    """Raise DataError or ConfigError where the images cannot be trained on as asked."""
+    if isinstance(config, Config):
+        score_embedding.check(images, config)
 
 
 def train_model(

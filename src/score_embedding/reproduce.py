@@ -122,11 +122,15 @@ def reproduce(
         unknown = [name for name in given if name not in allowed]
         if unknown:
             raise ConfigError(f"{', '.join(unknown)}: unknown; allowed: {', '.join(allowed)}")
+    run_folder.check_place(folder)
+    run_folder.check_own(folder, JSON)
+    planned = {case: comparison_of(case, scale, seeds, overrides or []) for case in cases}
+    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.write_json(folder / JSON, {"scale": scale, "cases": cases})  # until all is judged
     summaries: dict[str, list[Summary]] = {}
     reasons = {case: "left out by --cases" for case in CASES if case not in cases}
     captions = []
-    for case in cases:
-        comparison = comparison_of(case, scale, seeds, overrides or [])
+    for case, comparison in planned.items():
         try:
             load_dataset(comparison.configs["score_embedding"].data_loader)
         except DataError as error:
@@ -140,7 +144,6 @@ def reproduce(
             reasons[case] = result.reasons
         captions.append(f"{case}: {result.description}")
     findings = [judge(claim, summaries.get(claim.case), reasons) for claim in CLAIMS]
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder, findings, scale, captions)
     return findings
 
@@ -149,10 +152,8 @@ def comparison_of(case: str, scale: str, seeds: list[int], overrides: list[str])
     """The published configs of a case, at a scale; its targets are those of its claims."""
     configs = {}
     for method, name in CASES[case].items():
-        changes = [*SCALES[scale], *overrides]
-        if scale == "small" and method != "score_embedding":
-            changes.append(_SMALL_CHAIN)
-        configs[method] = configuration.load(name, changes)
+        chain = [_SMALL_CHAIN] if scale == "small" and method != "score_embedding" else []
+        configs[method] = configuration.load(name, [*SCALES[scale], *chain, *overrides])
     targets = sorted({claim.target for claim in CLAIMS if claim.case == case})
     return Comparison(case, configs, tuple(seeds), tuple(targets))
 

@@ -112,6 +112,14 @@ def check_place(path: Path) -> None:
             raise RunFolderError(f"{place}: a file is in the way of the folder {path}")
 
 
+def check_own(path: Path, mark: str) -> None:
+    """Raise RunFolderError where the folder holds files, and not the one that marks it as ours."""
+    if path.exists() and not (path / mark).exists() and any(path.iterdir()):
+        raise RunFolderError(
+            f"{path}: holds other files (no {mark}); give another place with --out"
+        )
+
+
 def check_same(path: Path, config: AnyConfig) -> None:
     """Raise RunFolderError where the folder's model was trained with other keys than `config`'s;
     those of the sample section may differ."""

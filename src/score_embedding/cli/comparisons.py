@@ -11,6 +11,7 @@ from rich.console import Console
 from score_embedding.cli.options import Device, Overrides, Overwrite, Slurm
 from score_embedding.errors import ConfigError, IncompleteError
 
+TARGETS = "0.90,0.95,0.98,0.99"
 Number = TypeVar("Number", int, float)
 
 
@@ -21,10 +22,10 @@ def compare(
     methods: Annotated[
         str | None, typer.Option(help="Comma-separated; --list-methods says which there are.")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated; default 0,1,2.")] = None,
     targets: Annotated[
-        str, typer.Option(help="Comma-separated values of SSIM.")
-    ] = "0.90,0.95,0.98,0.99",
+        str | None, typer.Option(help="Comma-separated SSIM; default 0.90,0.95,0.98,0.99.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The comparison's folder; saves/compare_<name>.")
     ] = None,
@@ -40,8 +41,10 @@ def compare(
 ) -> None:
     """Compare methods on the same images: time to quality under both priors, over seeds.
 
-    --set section.key=value holds for all methods, --set method.section.key=value for one. Runs that
-    the folder holds already are kept: an interrupted comparison goes on when it is called again.
+    --set section.key=value changes the config that the methods are made from, --set
+    method.section.key=value one of them (the published training of ddpm and ddim, for one). Runs
+    that the folder holds already are kept: an interrupted comparison goes on when it is called
+    again.
     """
     from score_embedding.comparison import spec
 
@@ -50,6 +53,8 @@ def compare(
             typer.echo(f"{name:<22}{description}")
         return
     if again is not None:
+        if any((config, methods, seeds, targets, out, overrides)):
+            raise ConfigError("--again takes all from its folder; only how to run can be given")
         comparison, folder = spec.read(again), again
     elif config is None:
         raise ConfigError("--config or --again is needed: which images to compare the methods on")
@@ -57,8 +62,8 @@ def compare(
         comparison = spec.build(
             config,
             _listed(methods) if methods is not None else list(spec.DEFAULT_METHODS),
-            [_parsed(int, seed, "--seeds") for seed in _listed(seeds)],
-            [_parsed(float, target, "--targets") for target in _listed(targets)],
+            [_parsed(int, seed, "--seeds") for seed in _listed(seeds or "0,1,2")],
+            [_parsed(float, target, "--targets") for target in _listed(targets or TARGETS)],
             list(overrides or []),
         )
         folder = out or Path("saves") / f"compare_{comparison.name}"
@@ -148,5 +153,5 @@ def _parameters(given: list[str] | None) -> dict[str, Any] | None:
 
     values: dict[str, Any] = {}
     for text in given:
-        configuration.change(values, text)
+        configuration.change(values, text, option="--slurm")
     return values

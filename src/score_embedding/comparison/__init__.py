@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 
-from score_embedding import figures, run_folder
+from score_embedding import figures, pipeline, run_folder
 from score_embedding.comparison import execution, pictures, spec, tables
 from score_embedding.comparison.spec import Comparison, Job
 from score_embedding.comparison.summary import Outcome, Summary, outcomes, summarise
 from score_embedding.config import BaselineConfig, Config
 from score_embedding.content import Table
+from score_embedding.data import load_dataset
+from score_embedding.errors import RunFolderError
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +61,21 @@ def compare(
 
     Raises
     ------
-    RunFolderError : the folder holds runs of other configs, and `overwrite` is not given.
+    RunFolderError : the folder holds other files, or runs of other configs and `overwrite` is not
+        given.
+    ConfigError, DataError : a method that cannot be run on these images, or a cluster that cannot
+        be used. Nothing was created.
     """
     run_folder.check_place(folder)
+    run_folder.check_own(folder, spec.SPEC)
+    if slurm is not None:
+        execution.check_cluster(slurm)
     jobs = spec.jobs(comparison, folder)
     pending = [job for job in jobs if overwrite or not execution.is_complete(job)]
+    if pending:
+        images = load_dataset(pending[0].config.data_loader)
+        for job in pending:
+            pipeline.check(images, job.config)
     folder.mkdir(parents=True, exist_ok=True)
     spec.write(comparison, folder)
     log.info("%d runs, %d of them there already", len(jobs), len(jobs) - len(pending))
@@ -78,7 +90,13 @@ def collect(comparison: Comparison, folder: Path, failures: dict[str, str]) -> R
     missing = {
         job.path.name: failures.get(job.path.name, "not run") for job in jobs if job not in done
     }
-    found = [outcome for job in done for outcome in outcomes(job, comparison.targets)]
+    found: list[Outcome] = []
+    for job in list(done):
+        try:
+            found += outcomes(job, comparison.targets)
+        except RunFolderError as error:
+            missing[job.path.name] = str(error)
+            done.remove(job)
     summaries = summarise(found, comparison.targets)
     caption = describe(comparison, done)
     note = (
@@ -86,14 +104,13 @@ def collect(comparison: Comparison, folder: Path, failures: dict[str, str]) -> R
         "pre-computation included, evaluation excluded. SSIM, PSNR and MSE of the min-max scaled "
         "sample."
     )
-    result = Result([], summaries, missing, caption)
-    if missing:
-        note += f" Missing: {result.reasons}."
     shown = tables.time_tables(summaries, comparison, note)
     ratios = tables.ratio_table(summaries, comparison)
     if ratios and ratios.rows:
         shown.append(ratios)
-    result = dataclasses.replace(result, tables=shown)
+    if missing:
+        shown.append(tables.missing_table(missing))
+    result = Result(shown, summaries, missing, caption)
     _write(comparison, folder, done, found, result)
     return result
 
@@ -137,7 +154,7 @@ def describe(comparison: Comparison, done: list[Job]) -> str:
     first = next(iter(comparison.configs.values()))
     data, model, training = first.data_loader, first.model, first.training
     h, w = data.image_size
-    n = data.num_images or 1
+    n = _number_of_images(done) or data.num_images or 1
     parts = [
         f"{n} image{'s' if n > 1 else ''} of {h} x {w} x {data.channels} "
         f"({', '.join([data.dataset, *(data.image or [])])})",
@@ -148,6 +165,13 @@ def describe(comparison: Comparison, done: list[Job]) -> str:
         *_machines(done),
     ]
     return "; ".join(parts)
+
+
+def _number_of_images(done: list[Job]) -> int:
+    """How many images the first finished run was trained on; 0 where none is finished."""
+    if not done:
+        return 0
+    return len(run_folder.read_arrays(done[0].path / run_folder.SAMPLES, "images")["images"])
 
 
 def _samplers(comparison: Comparison) -> list[str]:

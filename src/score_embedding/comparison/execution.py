@@ -5,17 +5,20 @@ A run whose folder is complete is not run again; one that was interrupted starts
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from score_embedding import network as networks
 from score_embedding import pipeline, run_folder
 from score_embedding.comparison.spec import Job
-from score_embedding.config import AnyConfig
+from score_embedding.config import AnyConfig, Model
 from score_embedding.errors import ConfigError, RunFolderError, ScoreEmbeddingError
 
 log = logging.getLogger(__name__)
@@ -52,9 +55,11 @@ def execute(
     Parameters
     ----------
     processes : runs at a time on this machine; each gets its share of the threads.
-    slurm : submitit's parameters (timeout_min, slurm_partition, ...), each run a job of its own;
-        None for this machine.
+    slurm : submitit's parameters (timeout_min, slurm_partition, ...), each run a job, and
+        `cluster`: slurm, or local for processes of this machine. None to run them here.
     """
+    if not jobs:
+        return {}
     if slurm is not None:
         return _submit(jobs, device, slurm)
     if processes == 1:
@@ -83,31 +88,55 @@ def run_one(config: AnyConfig, path: Path, device: torch.device, threads: int | 
     if threads is not None:
         torch.set_num_threads(threads)
     try:
+        _warm_up(device)
         pipeline.run(config, path, device, profile=True, overwrite=True)
     except ScoreEmbeddingError as error:
         return str(error)
     return ""
 
 
-def _submit(jobs: list[Job], device: torch.device, parameters: dict[str, Any]) -> dict[str, str]:
+@functools.cache
+def _warm_up(device: torch.device) -> None:
+    """One step of a tiny network: what a process does once is not on the clock of its first run."""
+    network = networks.build(Model(ch=8, ch_mult=(1, 2)), (8, 8), 1, 1.0, 0, device)
+    optimizer = torch.optim.Adam(network.parameters(), fused=device.type != "mps")
+    x = torch.zeros(2, 3, 8, 8, device=device)
+    network(x, torch.ones(2, device=device)).square().mean().backward()
+    optimizer.step()
+
+
+def check_cluster(parameters: dict[str, Any]) -> None:
+    """Raise ConfigError where submitit is not there or does not take the parameters."""
+    with TemporaryDirectory() as folder:  # an executor makes its folder at once
+        _executor(Path(folder), parameters)
+
+
+def _executor(folder: Path, parameters: dict[str, Any]) -> Any:
     try:
         import submitit
     except ImportError:
         raise ConfigError("--slurm needs submitit: pip install 'score-embedding[slurm]'") from None
     parameters = dict(parameters)
-    cluster = parameters.pop("cluster", "slurm")
-    executor = submitit.AutoExecutor(folder=jobs[0].path.parent / "slurm", cluster=cluster)
-    executor.update_parameters(**parameters)
+    kind = parameters.pop("cluster", "slurm")
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=kind)
+        executor.update_parameters(**parameters)
+    except (NameError, TypeError, ValueError, RuntimeError) as error:  # as submitit refuses them
+        raise ConfigError(f"--slurm: {error}") from None
+    return executor
+
+
+def _submit(jobs: list[Job], device: torch.device, parameters: dict[str, Any]) -> dict[str, str]:
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    executor = _executor(jobs[0].path.parents[1] / "slurm", parameters)
     submitted = [executor.submit(run_one, job.config, job.path, device) for job in jobs]
-    log.info("%d jobs submitted to %s: %s", len(jobs), cluster, submitted[0].paths.folder)
+    log.info("%d jobs submitted: %s", len(jobs), submitted[0].paths.folder)
     failures = {}
     for job, run in zip(jobs, submitted, strict=True):
         try:
             failures[job.path.name] = run.result()
-        except (
-            submitit.core.utils.UncompletedJobError,
-            submitit.core.utils.FailedJobError,
-        ) as error:
+        except (UncompletedJobError, FailedJobError) as error:
             failures[job.path.name] = f"the job {run.job_id} failed: {error}"
     return _only_failed(failures)
 

@@ -64,17 +64,20 @@ def sample_sheet(jobs: list[Job], comparison: Comparison, caption: str) -> Figur
             samples[job.method] = run_folder.read_arrays(
                 job.path / run_folder.SAMPLES, "samples", "images", "description"
             )
-    first = next(iter(samples.values()))
-    priors = _priors(first)
-    shown = min(len(first["images"]), figures.IMAGES_SHOWN)
+    images = next(iter(samples.values()))["images"]
+    keys = {method: _keys(arrays) for method, arrays in samples.items()}
+    starts = list(dict.fromkeys(start for of in keys.values() for start in of))
+    shown = min(len(images), figures.IMAGES_SHOWN)
     methods = [method for method in comparison.configs if method in samples]
-    figure, axes = figures.grid(shown * len(priors), 1 + len(methods), side=1.25)
-    for p, (prior, key) in enumerate(priors.items()):
+    figure, axes = figures.grid(shown * len(starts), 1 + len(methods), side=1.25)
+    for p, start in enumerate(starts):
         for i in range(shown):
             row = axes[p * shown + i]
-            figures.image(row[0], first["images"][i], f"ground truth\n({prior})")
+            figures.image(row[0], images[i], f"ground truth\n({start})")
             for axis, method in zip(row[1:], methods, strict=True):
-                figures.image(axis, figures.minmax(samples[method][key][i]), method)
+                if start in keys[method]:
+                    x = samples[method][keys[method][start]][i]
+                    figures.image(axis, figures.minmax(x), method)
     _caption(figure, caption)
     return figure
 
@@ -84,10 +87,11 @@ def _caption(figure: Figure, text: str) -> None:
     figure.suptitle(textwrap.fill(text, characters), fontsize=8)
 
 
-def _priors(arrays: dict[str, Any]) -> dict[str, str]:
+def _keys(arrays: dict[str, Any]) -> dict[str, str]:
     """The name of each array of samples, by what the samples started from."""
     description = json.loads(str(arrays["description"]))
-    conditional = description["type"] == "conditional"
-    named = {"conditional" if conditional else f"{description['prior']} prior": "samples"}
+    if description["type"] == "conditional":
+        return {"conditional": "samples"}
     others = [key for key in arrays if key.startswith("samples_")]
-    return named | {f"{key.removeprefix('samples_')} prior": key for key in others}
+    named = {f"{key.removeprefix('samples_')} prior": key for key in others}
+    return dict(sorted({**named, f"{description['prior']} prior": "samples"}.items(), reverse=True))

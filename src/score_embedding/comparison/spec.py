@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import StrictFloat, StrictInt, ValidationError
 
 from score_embedding import configuration, run_folder
-from score_embedding.config import BASELINES, AnyConfig, DataLoader
+from score_embedding.config import BASELINES, AnyConfig, DataLoader, Section
 from score_embedding.errors import ConfigError, RunFolderError
 
 SPEC = "comparison.yml"
@@ -53,12 +54,37 @@ _SHARED_TRAINING = ("epochs", "precision", "compile")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Configs by the method's name, each to be run with every seed; targets of the min-max SSIM."""
+    """Configs by the method's name, each to be run with every seed; targets of the min-max SSIM.
+
+    Raises
+    ------
+    ConfigError : no method, no seed or no target, one of them twice, or one that cannot be.
+    """
 
     name: str
     configs: dict[str, AnyConfig]
     seeds: tuple[int, ...]
     targets: tuple[float, ...] = TARGETS
+
+    def __post_init__(self) -> None:
+        for given, what in ((self.seeds, "seeds"), (self.targets, "targets")):
+            if not given or len(set(given)) < len(given):
+                raise ConfigError(f"{what}: {list(given)}: one or more are needed, no one twice")
+        if not self.configs:
+            raise ConfigError("methods: one or more are needed")
+        if not all(0 < target <= 1 for target in self.targets):
+            raise ConfigError(f"targets: {list(self.targets)}: above 0 and at most 1 is needed")
+        if not all(0 <= seed < 2**32 for seed in self.seeds):
+            raise ConfigError(f"seeds: {list(self.seeds)}: from 0 to 2^32 - 1 is needed")
+
+
+class _File(Section):
+    """comparison.yml."""
+
+    name: str
+    seeds: list[StrictInt]
+    targets: list[StrictFloat]
+    methods: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -90,18 +116,17 @@ def build(
 ) -> Comparison:
     """The comparison of these methods on the images of `config` (a bundled name or a file).
 
-    A method is a name of METHODS, or a config of its own for the same images. An override
-    `section.key=value` holds for all methods, `method.section.key=value` for one.
+    A method is a name of METHODS, or a config of its own for the same images, which is taken as it
+    is. An override `section.key=value` changes the config that the named methods are made from,
+    `method.section.key=value` one method.
 
     Raises
     ------
     ConfigError : an unknown method, a config of other images, seeds or targets that cannot be.
     """
-    for given, what in ((methods, "methods"), (seeds, "seeds"), (targets, "targets")):
-        if not given or len(set(given)) < len(given):
-            raise ConfigError(f"--{what}: {given!r}: one or more are needed, none of them twice")
-    if not all(0 < target <= 1 for target in targets):
-        raise ConfigError(f"--targets: {targets!r}: an SSIM above 0 and at most 1 is needed")
+    labels = [_label(method) for method in methods]
+    if len(set(labels)) < len(labels) or set(labels) & (set(METHODS) - set(methods)):
+        raise ConfigError(f"--methods: {', '.join(methods)}: every name is needed only once")
     own = {override: _method_of(override, methods) for override in overrides}
     shared = [override for override in overrides if own[override] is None]
     base = configuration.read(configuration.find(config))
@@ -113,7 +138,7 @@ def build(
         values = _values(method, base)
         for override in overrides:
             if own[override] == method:
-                configuration.change(values, override.removeprefix(f"{method}."))
+                configuration.change(values, override.removeprefix(f"{_label(method)}."))
         configs[_label(method)] = configuration.validate(values, source=f"method {method}")
         if _pictures(configs[_label(method)].data_loader) != _pictures(images.data_loader):
             raise ConfigError(f"method {method}: its images are not those of {config}")
@@ -138,17 +163,15 @@ def read(folder: Path) -> Comparison:
     """The comparison of a folder. Raises RunFolderError or ConfigError."""
     if not (folder / SPEC).is_file():
         raise RunFolderError(f"{folder}: no comparison (no {SPEC} in it)")
-    values = configuration.read(folder / SPEC)
     try:
+        values = _File.model_validate(configuration.read(folder / SPEC))
         configs = {
-            str(method): configuration.validate(config, source=f"{folder / SPEC}, {method}")
-            for method, config in values["methods"].items()
+            method: configuration.validate(config, source=method)
+            for method, config in values.methods.items()
         }
-        seeds = tuple(int(seed) for seed in values["seeds"])
-        targets = tuple(float(target) for target in values["targets"])
-        return Comparison(str(values["name"]), configs, seeds, targets)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"{folder / SPEC}: damaged ({error!r})") from error
+        return Comparison(values.name, configs, tuple(values.seeds), tuple(values.targets))
+    except (ConfigError, ValidationError) as error:
+        raise RunFolderError(f"{folder / SPEC}: damaged ({error})") from None
 
 
 def _values(method: str, base: dict[Any, Any]) -> dict[Any, Any]:
@@ -175,9 +198,8 @@ def _baseline(kind: str, base: dict[Any, Any], plain: bool) -> dict[Any, Any]:
     """A baseline on the config's images and network: diffusion as published for this config, or
     for cifar1, training as published or (plain) as the config trains."""
     bundled = configuration.bundled()
-    published = configuration.read(
-        bundled.get(f"{base.get('name')}_{kind}", bundled[f"cifar1_{kind}"])
-    )
+    case = str(base.get("name")).partition("_")[0]  # cifar3 of cifar3_conditional
+    published = configuration.read(bundled.get(f"{case}_{kind}", bundled[f"cifar1_{kind}"]))
     training = base.get("training", {})
     own = training if plain else published["training"]
     return {
@@ -197,7 +219,8 @@ def _part(section: dict[Any, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _method_of(override: str, methods: list[str]) -> str | None:
-    return next((method for method in methods if override.startswith(f"{method}.")), None)
+    found = (method for method in methods if override.startswith(f"{_label(method)}."))
+    return next(found, None)
 
 
 def _label(method: str) -> str:

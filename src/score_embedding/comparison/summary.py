@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from score_embedding import metrics, run_folder
+from score_embedding import artifacts, metrics, run_folder
 from score_embedding.comparison.spec import PRIORS, Comparison, Job
 from score_embedding.config import BaselineConfig
+from score_embedding.errors import RunFolderError
 
 FINAL = ("ssim_minmax", "psnr_minmax", "mse_minmax", "ssim_clipped", "nfe")
 
@@ -55,22 +56,27 @@ class Summary:
 
 
 def outcomes(job: Job, targets: tuple[float, ...]) -> list[Outcome]:
-    """What a finished run's folder says, under each prior that it was evaluated under."""
+    """What a finished run's folder says, under each prior that it was evaluated under; a
+    conditional start knows no prior. Raises RunFolderError where its files are damaged."""
     folder, config = run_folder.open_existing(job.path, (run_folder.METRICS, run_folder.TIMING))
-    rows = run_folder.read_rows(folder / run_folder.METRICS)
-    last = rows[-1]
+    rows = artifacts.read_metrics(folder)
+    conditional = config.sample.type == "conditional"
     found = []
-    for prior in PRIORS:
+    for prior in (config.sample.prior,) if conditional else PRIORS:
         prefix = "" if prior == config.sample.prior else f"{prior}_"
         column = f"{prefix}ssim_minmax"
-        if column not in last:
-            continue  # a conditional start knows no prior
+        if any(prefix + name not in rows[-1] for name in FINAL):
+            raise RunFolderError(
+                f"{folder / run_folder.METRICS}: damaged, its last row is not that of a finished "
+                f"run; --overwrite runs it again"
+            )
+        last = rows[-1]
         firsts = {target: metrics.first_reaching(rows, target, column) for target in targets}
         found.append(
             Outcome(
                 job.method,
                 config.training.seed,
-                "conditional" if config.sample.type == "conditional" else prior,
+                "conditional" if conditional else prior,
                 last["training_seconds"],
                 int(last["step"]),
                 {

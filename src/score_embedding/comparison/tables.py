@@ -25,7 +25,7 @@ def time_tables(summaries: list[Summary], comparison: Comparison, note: str) -> 
     """Training time to each target, and the quality at the end: a table a prior, a row a method."""
     header = (
         "method",
-        *(f"SSIM {target:.2f}: s (steps)" for target in comparison.targets),
+        *(f"SSIM {ssim(target)}: s (steps)" for target in comparison.targets),
         "final SSIM",
         "PSNR (dB)",
         "MSE",
@@ -55,7 +55,7 @@ def time_tables(summaries: list[Summary], comparison: Comparison, note: str) -> 
 
 def short_tables(summaries: list[Summary], comparison: Comparison) -> list[Table]:
     """The medians alone, narrow enough for a terminal."""
-    header = ("method", *(f"{target:.2f}" for target in comparison.targets), "final SSIM")
+    header = ("method", *map(ssim, comparison.targets), "final SSIM")
     tables = []
     for prior in dict.fromkeys(summary.prior for summary in summaries):
         rows = [
@@ -87,13 +87,23 @@ def ratio_table(summaries: list[Summary], comparison: Comparison) -> Table | Non
                 sign, value = ratio(summary, baseline, target) if baseline else ("-", math.nan)
                 cells.append({"=": f"{value:.2f}", ">": f"> {value:.2f}"}.get(sign, "-"))
             if any(cell != "-" for cell in cells) and summary.method not in names:
-                rows.append((summary.method, summary.prior, f"{target:.2f}", *cells))
+                rows.append((summary.method, summary.prior, ssim(target), *cells))
     note = (
         "Median time of the baseline over the median time of the method; '>' where the baseline "
         "ended before it reached the target, '-' where the method did. Targets that no median run "
         "of the method reached are left out."
     )
     return Table("Ratio to each baseline", header, rows, note)
+
+
+def missing_table(missing: dict[str, str]) -> Table:
+    """The runs that no figure has in it, and why."""
+    return Table("Missing runs", ("run", "reason"), list(missing.items()))
+
+
+def ssim(target: float) -> str:
+    """0.90, 0.95, 0.999."""
+    return f"{target:.2f}" if round(target, 2) == target else f"{target:g}"
 
 
 def time_to(summary: Summary, target: float) -> str:
@@ -175,5 +185,6 @@ def _row(cells: Any) -> str:
 
 def _tex(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "∞": r"$\infty$", "²": r"$^2$", ">": r"$>$", "<": r"$<$"}
+    special |= {"^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
     special |= {character: "\\" + character for character in "&%$#_{}"}
     return "".join(special.get(character, character) for character in text)
