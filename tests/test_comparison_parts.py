@@ -62,7 +62,13 @@ def test_a_control_changes_these_keys_and_no_other(base, method, expected):
 @pytest.mark.parametrize("kind", ["ddpm", "ddim"])
 @pytest.mark.parametrize("plain", ["", "_plain"])
 @pytest.mark.parametrize(
-    ("base", "published"), [("quickstart", "cifar1"), ("cifar1", "cifar1"), ("celeb1", "celeb1")]
+    ("base", "published"),
+    [
+        ("quickstart", "cifar1"),
+        ("cifar1", "cifar1"),
+        ("celeb1", "celeb1"),
+        ("cifar3_conditional", "cifar3"),
+    ],
 )
 def test_a_baseline_has_the_images_network_and_steps_of_the_config(base, published, plain, kind):
     base = configuration.load(base)
@@ -81,7 +87,7 @@ def test_a_baseline_has_the_images_network_and_steps_of_the_config(base, publish
     assert ours.timestep_multiplier == 1
     for key in ("type", "conditional_weight", "prior"):
         assert getattr(baseline.sample, key) == getattr(base.sample, key)
-    assert baseline.sample.steps is None
+    assert baseline.sample.steps == 50
 
 
 def test_the_published_training_of_a_baseline_is_that_of_its_paper():
@@ -93,12 +99,12 @@ def test_the_published_training_of_a_baseline_is_that_of_its_paper():
 
 
 def test_an_override_holds_for_all_methods_or_for_the_one_that_it_names():
-    overrides = ["model.ch=16", "training.epochs=7", "none.training.lr=0.5", "ddpm.sample.steps=50"]
+    overrides = ["model.ch=16", "training.epochs=7", "none.training.lr=0.5", "ddpm.sample.steps=20"]
     found = configs_of("quickstart", "score_embedding", "none", "ddpm", overrides=overrides)
     assert [config.model.ch for config in found.values()] == [16, 16, 16]
     assert [config.training.epochs for config in found.values()] == [7, 7, 7]
     assert [config.training.lr for config in found.values()] == [7e-4, 0.5, 2e-4]
-    assert found["ddpm"].sample.steps == 50
+    assert found["ddpm"].sample.steps == 20
     assert changes(found["none"], found["score_embedding"]) == {
         "training.lr": 0.5,
         "diffusion.embedding": "none",

@@ -48,6 +48,9 @@ METHODS = {
     "ddim_plain": "DDIM with the config's own lr, warm-up, EMA and clipping",
 }
 DEFAULT_METHODS = ("score_embedding", "none", "closed_form", "ddpm", "ddim", "ddpm_plain")
+# Steps of a baseline's chain, so that evaluating does not take far longer than training; how little
+# that changes the samples is in docs/comparison.md.
+_CHAIN = 50
 _OWN_TRAINING = ("lr", "grad_clip", "ema", "warmup")
 _SHARED_TRAINING = ("epochs", "precision", "compile")
 
@@ -209,7 +212,10 @@ def _baseline(kind: str, base: dict[Any, Any], plain: bool) -> dict[Any, Any]:
         "diffusion": published["diffusion"],
         "training": {**_part(training, _SHARED_TRAINING), **_part(own, _OWN_TRAINING)},
         "model": {**base.get("model", {}), "embedding_method": "fourier"},
-        "sample": _part(base.get("sample", {}), ("type", "conditional_weight", "prior")),
+        "sample": {
+            **_part(base.get("sample", {}), ("type", "conditional_weight", "prior")),
+            "steps": _CHAIN,
+        },
         "misc": copy.deepcopy(base.get("misc", {})),
     }
 
