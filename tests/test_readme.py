@@ -1,5 +1,6 @@
 """What the README says works as it says."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,9 @@ from skimage import data
 
 from score_embedding import configuration
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = README + (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
 
 
 def test_the_library_example_runs(tmp_path, monkeypatch):
@@ -73,3 +76,19 @@ def test_its_figures_are_those_of_the_benchmarks():
         f"{steps['bfloat16 autocast, channels_last']['seconds / plain']:.2f}",
     ]
     assert [figure for figure in figures if figure not in README] == []
+
+
+@pytest.mark.parametrize("name", re.findall(r"<!-- (comparison_\w+) -->", PAGES))
+def test_a_table_of_a_comparison_is_that_of_its_results(name):
+    path = ROOT / "benchmarks" / "comparison_table.py"
+    module = importlib.util.module_from_spec(spec := _spec(path))
+    spec.loader.exec_module(module)
+    results = ROOT / "benchmarks" / "results" / name / "comparison.json"
+    expected = module.table(json.loads(results.read_text(encoding="utf-8")))
+    shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", PAGES, flags=re.DOTALL)
+    assert shown[1] == expected
+    assert len(expected.splitlines()) >= 10
+
+
+def _spec(path):
+    return importlib.util.spec_from_file_location(path.stem, path)

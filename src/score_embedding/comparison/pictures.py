@@ -50,7 +50,7 @@ def ssim_over_time(found: list[Outcome], comparison: Comparison, caption: str) -
         axes[0].set_ylabel("SSIM (min-max scaled)")
         axes[0].set_ylim(top=1.02)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper")
+        figure.legend(handles, labels, loc="outside right center")
         _caption(figure, caption)
     return figure
 

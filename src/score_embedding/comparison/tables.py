@@ -161,8 +161,8 @@ def latex(table: Table) -> str:
 
 def terminal(table: Table) -> RichTable:
     shown = RichTable(title=Text(table.title), title_justify="left", box=SIMPLE)
-    for name in table.header:
-        shown.add_column(Text(name))
+    for i, name in enumerate(table.header):
+        shown.add_column(Text(name), no_wrap=i == 0)
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown

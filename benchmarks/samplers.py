@@ -1,0 +1,66 @@
+"""What the sampler changes in the samples of networks that are trained already.
+
+Takes the runs of a comparison (score-embedding compare) and samples from each network again, with
+more steps, another solver, and with the posterior mean at the end. SSIM of the min-max scaled
+sample, median over the seeds, under both priors.
+
+    python benchmarks/samplers.py saves/comparison_one score_embedding ddpm_plain ddim_plain
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from _common import environment, write
+from score_embedding import artifacts, checkpoint, pipeline, run_folder
+from score_embedding.config import AnyConfig, BaselineConfig
+
+FLOW: dict[str, dict[str, Any]] = {
+    "Heun, 10 steps": {"solver": "heun", "steps": 10},
+    "Heun, 50 steps": {"solver": "heun", "steps": 50},
+    "RK45, 1e-3": {"solver": "rk45", "tolerance": 1e-3},
+    "RK45, 1e-5": {"solver": "rk45", "tolerance": 1e-5},
+    "Heun, 10 steps, denoised": {"solver": "heun", "steps": 10, "denoise": True},
+}
+CHAIN = {f"{steps} steps": {"steps": steps} for steps in (10, 50, 200, 1000)}
+
+
+def sampled(folder: Path, options: dict[str, Any]) -> dict[str, float]:
+    """The metrics of new samples from a run folder's network, under both priors."""
+    opened, config = run_folder.open_existing(folder)
+    images = artifacts.read_images(opened, config)
+    network = pipeline.build_network(config, len(images), torch.device("cpu"))
+    checkpoint.load(opened, network)
+    changed: AnyConfig = config.model_copy(
+        update={"sample": config.sample.model_copy(update=options)}
+    )
+    return pipeline.measure(pipeline.sample_all(network, images, changed), images, changed)
+
+
+def main() -> None:
+    folder, methods = Path(sys.argv[1]), sys.argv[2:]
+    machine = environment()
+    rows = []
+    for method in methods:
+        runs = sorted((folder / "runs").glob(f"{method}_seed?"))
+        _, config = run_folder.open_existing(runs[0])
+        samplers = CHAIN if isinstance(config, BaselineConfig) else FLOW
+        for name, options in samplers.items():
+            found = [sampled(run, options) for run in runs]
+            row = {"method": method, "sampler": name, "runs": len(runs)}
+            columns = {"unit": "ssim_minmax", "matched": "matched_ssim_minmax", "NFE": "nfe"}
+            row |= {
+                title: median(values[key] for values in found) for title, key in columns.items()
+            }
+            rows.append(row)
+            print(row, flush=True)
+    write(f"samplers_{folder.name}", rows, machine)
+
+
+if __name__ == "__main__":
+    main()
