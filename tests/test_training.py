@@ -9,7 +9,8 @@ from score_embedding.methods import ddpm
 from score_embedding.methods import score_embedding as method
 from score_embedding.network import build
 from score_embedding.precomputation import precompute
-from score_embedding.training import LossNotFiniteError, ema_decay, lr_factor, train
+from score_embedding.training import LossNotFiniteError, train
+from score_embedding.training_state import ema_decay, lr_factor
 
 
 def tiny_config(**training):
@@ -52,7 +53,11 @@ def embedded(photographs):
 def test_a_step_is_adam_on_the_published_loss(embedded):
     config = tiny_config(epochs=1)
     trained, expected = network_for(config), network_for(config)
-    train(trained, objective(embedded), config, precompute_seconds=0.0)
+    train(
+        trained,
+        objective(embedded),
+        config,
+    )
 
     generator = torch.Generator().manual_seed(config.training.seed)
     batch = objective(embedded).draw_batch(0, generator)
@@ -95,7 +100,7 @@ def test_evaluation_changes_nothing_but_the_rows_and_stops_the_clock(embedded):
         return {"ssim_minmax": 0.5, "ssim_clipped": 0.25}
 
     started = time.perf_counter()
-    history = train(evaluated, objective(embedded), config, 7.0, evaluate)
+    history = train(evaluated, objective(embedded), config, {"solve": 7.0}, evaluate)
     wall = time.perf_counter() - started
     assert all(row["ssim_minmax"] == 0.5 for row in history.rows)
     assert history.evaluation_seconds >= 0.8

@@ -19,7 +19,8 @@ from score_embedding.precomputation import Precomputed
 from score_embedding.run_folder import RunFolder
 from score_embedding.sampling import Samples
 from score_embedding.sde import VarianceExploding
-from score_embedding.training import History, LossNotFiniteError
+from score_embedding.training import LossNotFiniteError
+from score_embedding.training_state import History
 
 SCORE_ARRAYS = ("images", "times", "log_density", "scores", "embedded", "diagnostics")
 SAMPLE_ARRAYS = ("samples", "path", "path_times", "images", "truth", "description")

@@ -1,52 +1,53 @@
-"""Weights as safetensors, their description as JSON with a content hash."""
+"""Checkpoints: tensors as safetensors, numbers as JSON, with the SHA-256 of both.
+
+The trained model is one (model.safetensors, state.json); while training, the loop's whole state is
+written again and again, and the last two are kept. A file appears under its name only when all of
+it is on the disk, the JSON last: whatever moment a process is killed at, what has a name is whole.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+from dataclasses import dataclass
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
+from torch import Tensor
 
 from score_embedding import run_folder
 from score_embedding.errors import CheckpointError, RunFolderError
 from score_embedding.network import ScoreNetwork
 from score_embedding.run_folder import STATE, WEIGHTS, RunFolder
 
+log = logging.getLogger(__name__)
+
+KEPT = 2
+_OWN = "sha256_of_this"  # of the other entries of the JSON file
+
 
 def save(folder: RunFolder, network: ScoreNetwork, step: int, training_seconds: float) -> None:
-    """Write the weights, then the state that names their SHA-256."""
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    with run_folder.replacing(folder / WEIGHTS) as partial:
-        partial.write_bytes(to_bytes(weights))
-    state = {
+    """The trained model: its weights, then the state that names their SHA-256."""
+    values = {
         "step": step,
         "training_seconds": training_seconds,
         "parameters": network.num_parameters,
-        "sha256": _sha256(folder),
     }
-    run_folder.write_json(folder / STATE, state)
+    _write(folder, WEIGHTS, STATE, dict(network.state_dict()), values)
 
 
 def load(folder: RunFolder, network: ScoreNetwork) -> dict[str, Any]:
-    """Load the weights into `network`; returns the state.
+    """Load the trained weights into `network`; returns the state.
 
     Raises
     ------
     CheckpointError : a file is missing, truncated or changed, or the weights are another network's.
         The network is left as it was.
     """
-    try:
-        state = run_folder.read_json(folder / STATE, "step", "sha256")
-        if state["sha256"] != _sha256(folder):
-            raise CheckpointError(
-                f"{folder / WEIGHTS}: truncated or changed since it was written (its SHA-256 is "
-                f"not the one in {STATE}); nothing was loaded"
-            )
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, RunFolderError, SafetensorError) as error:
-        raise CheckpointError(f"{folder.path}: no readable checkpoint ({error})") from error
+    weights, state = _read(folder, WEIGHTS, STATE)
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     if {name: tensor.shape for name, tensor in weights.items()} != expected:
         raise CheckpointError(
@@ -56,6 +57,89 @@ def load(folder: RunFolder, network: ScoreNetwork) -> dict[str, Any]:
     return state
 
 
-def _sha256(folder: RunFolder) -> str:
-    with (folder / WEIGHTS).open("rb") as file:
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of a run under way: written every so many seconds of training, by step."""
+
+    folder: RunFolder
+    every: float
+
+    def save(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Write one, then remove all but the last two."""
+        _write(self.folder, *_names(step), tensors, {"step": step, **values})
+        for old in self.steps()[:-KEPT]:
+            tensors_name, values_name = _names(old)
+            (self.folder / values_name).unlink(missing_ok=True)
+            (self.folder / tensors_name).unlink(missing_ok=True)
+
+    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The last whole checkpoint; None when none was written yet. A damaged one is named in the
+        log and the one before it taken.
+
+        Raises
+        ------
+        CheckpointError : all of them are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return _read(self.folder, *_names(step))
+            except CheckpointError as error:
+                log.warning("%s", error)
+        if steps:
+            raise CheckpointError(
+                f"{self.folder.path}: no checkpoint can be read; --overwrite starts the run again"
+            )
+        return None
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints in the folder, ascending."""
+        paths = self.folder.path.glob(run_folder.CHECKPOINTS.replace(".*", ".json"))
+        stems = [path.stem.removeprefix("checkpoint_") for path in paths]
+        return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+
+def _names(step: int) -> tuple[str, str]:
+    return f"checkpoint_{step:08d}.safetensors", f"checkpoint_{step:08d}.json"
+
+
+def _write(
+    folder: RunFolder,
+    tensors_name: str,
+    values_name: str,
+    tensors: dict[str, Tensor],
+    values: dict[str, Any],
+) -> None:
+    content = to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()})
+    with run_folder.replacing(folder / tensors_name) as partial:
+        partial.write_bytes(content)
+    values = {**values, "sha256": hashlib.sha256(content).hexdigest()}
+    run_folder.write_json(folder / values_name, {**values, _OWN: _digest(values)})
+
+
+def _read(
+    folder: RunFolder, tensors_name: str, values_name: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        values = run_folder.read_json(folder / values_name, "step", "sha256", _OWN)
+        if values.pop(_OWN) != _digest(values):
+            raise CheckpointError(
+                f"{folder / values_name}: changed since it was written; nothing was loaded"
+            )
+        if values["sha256"] != _sha256(folder, tensors_name):
+            raise CheckpointError(
+                f"{folder / tensors_name}: truncated or changed since it was written (its SHA-256 "
+                f"is not the one in {values_name}); nothing was loaded"
+            )
+        return load_file(folder / tensors_name), values
+    except (OSError, RunFolderError, SafetensorError) as error:
+        raise CheckpointError(f"{folder.path}: no readable checkpoint ({error})") from error
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(folder: RunFolder, name: str) -> str:
+    with (folder / name).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -191,6 +191,7 @@ class Misc(Section):
     eps: Annotated[Positive, Field(lt=1)] = 1e-3  # first time of the diffusion
     profile_freq: Positive = 10.0  # training seconds between the evaluations of --profile
     # ours
+    checkpoint_freq: Positive = 60.0  # training seconds between checkpoints
     profile_priors: tuple[Prior, ...] = ()  # evaluated beside sample.prior
 
 

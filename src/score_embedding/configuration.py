@@ -110,9 +110,10 @@ def find(name_or_path: str) -> Path:
 
 def change(values: dict[Any, Any], override: str, option: str = "--set") -> None:
     """Set one key, `section.key=value`, of a config not validated yet. Raises ConfigError."""
+    expected = "section.key=value" if option == "--set" else "key=value"
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"{option} {override!r}: expected key=value")
+        raise ConfigError(f"{option} {override!r}: expected {expected}")
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})

@@ -1,5 +1,9 @@
 """What can go wrong, by name. The command line prints the text and exits with ``exit_code``."""
 
+from __future__ import annotations
+
+import signal
+
 
 class ScoreEmbeddingError(Exception):
     """Base of all errors a user can cause or cure; the message names the thing and the remedy."""
@@ -49,3 +53,12 @@ class IncompleteError(ScoreEmbeddingError):
     """A set of runs of which some are missing or did not show what they should."""
 
     exit_code = 1
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM, at a moment when everything that was done is whole. No Exception, so that
+    nothing between the training loop and the entry point takes it for an error."""
+
+    def __init__(self, number: signal.Signals):
+        super().__init__(f"stopped by {number.name}")
+        self.exit_code = 128 + number

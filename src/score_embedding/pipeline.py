@@ -22,6 +22,7 @@ from score_embedding import (
     run_folder,
 )
 from score_embedding import network as networks
+from score_embedding.checkpoint import Checkpoints
 from score_embedding.config import AnyConfig, BaselineConfig, Config, DiscreteSample, Sample
 from score_embedding.data import load_dataset
 from score_embedding.errors import DivergenceError
@@ -31,7 +32,8 @@ from score_embedding.network import ScoreNetwork
 from score_embedding.precomputation import EmbeddedImages, Precomputed
 from score_embedding.run_folder import RunFolder
 from score_embedding.sampling import Samples
-from score_embedding.training import History, train
+from score_embedding.training import train
+from score_embedding.training_state import History
 
 log = logging.getLogger(__name__)
 
@@ -46,36 +48,48 @@ NEEDED_TO_SAMPLE = {  # of a run folder, by method; the images are in the last o
 
 
 def run(
-    config: AnyConfig, path: Path, device: torch.device, profile: bool, overwrite: bool
+    config: AnyConfig,
+    path: Path,
+    device: torch.device,
+    profile: bool,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> None:
-    """Train a model of `config` and leave its run folder at `path`.
+    """Train a model of `config` and leave its run folder at `path`; with `resume` go on with the
+    run that is there.
 
     Nothing is created or removed before the config, the images and the folder were found good.
 
     Raises
     ------
     ScoreEmbeddingError : one of its kinds, named and with the remedy.
+    Interrupted : SIGINT or SIGTERM came while training; the checkpoint is written.
     """
     started = time.perf_counter()
-    run_folder.check_free(path, config, overwrite)
+    if resume:
+        run_folder.check_resumable(path, config)
+    else:
+        run_folder.check_free(path, config, overwrite)
     images = load_dataset(config.data_loader)
     check(images, config)
-    folder = run_folder.create(path, config)
-    description = environment.describe(device, config.training.seed)
-    run_folder.write_json(folder / run_folder.ENVIRONMENT, description)
+    with run_folder.locked(path):
+        folder = RunFolder(path) if resume else run_folder.create(path, config)
+        description = environment.describe(device, config.training.seed)
+        run_folder.write_json(folder / run_folder.ENVIRONMENT, description)
 
-    network, history, seconds = None, History(), {"training": 0.0, "evaluation": 0.0}
-    if config.method != "closed_form":
-        network, history, seconds = train_model(folder, images, config, device, profile)
-    images = images.to(device)
-    with dumping_divergence(folder, network):
-        values, seconds["sampling"] = sample_into(folder, network, images, config)
-    history.add_final(values)
-    artifacts.write_metrics(folder, history)
+        network, history, seconds = None, History(), {"training": 0.0, "evaluation": 0.0}
+        if config.method != "closed_form":
+            network, history, seconds = train_model(folder, images, config, device, profile)
+        images = images.to(device)
+        with dumping_divergence(folder, network):
+            values, seconds["sampling"] = sample_into(folder, network, images, config)
+        history.add_final(values)
+        artifacts.write_metrics(folder, history)
 
-    seconds["total"] = time.perf_counter() - started
-    run_folder.write_json(folder / run_folder.TIMING, seconds)
-    report.write(folder)
+        seconds["total"] = time.perf_counter() - started
+        run_folder.write_json(folder / run_folder.TIMING, seconds)
+        report.write(folder)
+        run_folder.remove_checkpoints(path)
 
 
 def check(images: Tensor, config: AnyConfig) -> None:
@@ -97,14 +111,19 @@ def train_model(
     def evaluate(network: ScoreNetwork) -> dict[str, float]:
         return measure(sample_all(network, images, config), images, config)
 
-    before = sum(seconds.values())
+    checkpoints = Checkpoints(folder, config.misc.checkpoint_freq)
     with dumping_divergence(folder, network):
-        history = train(network, objective, config, before, evaluate if profile else None)
+        history = train(
+            network, objective, config, seconds, evaluate if profile else None, checkpoints
+        )
     checkpoint.save(folder, network, history.step, history.training_seconds)
     artifacts.write_metrics(folder, history)
-    seconds["training"] = history.training_seconds - before
-    seconds["evaluation"] = history.evaluation_seconds
-    return network, history, seconds
+    before = sum(history.precompute_seconds.values())
+    stages = {
+        "training": history.training_seconds - before,
+        "evaluation": history.evaluation_seconds,
+    }
+    return network, history, {**history.precompute_seconds, **stages}
 
 
 def prepare(

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from score_embedding import configuration
@@ -39,6 +40,8 @@ ENVIRONMENT = "environment.json"
 PDF = "report.pdf"
 HTML = "report.html"
 DUMP = "divergence.npz"
+LOCK = ".lock"  # while a run is under way
+CHECKPOINTS = "checkpoint_*.*"  # of a run under way
 
 FILES = (
     CONFIG,
@@ -85,7 +88,7 @@ def check_free(path: Path, config: AnyConfig, overwrite: bool) -> None:
     check_place(path)
     if not path.exists():
         return
-    content = [p.name for p in path.iterdir()]
+    content = [p.name for p in path.iterdir() if p.name != LOCK]
     if content and CONFIG not in content:
         raise RunFolderError(
             f"{path}: holds files but no run; give another place with --out or --folder-ext"
@@ -93,11 +96,14 @@ def check_free(path: Path, config: AnyConfig, overwrite: bool) -> None:
     if content and not overwrite:
         same = holds(path, config)
         whose = "this config" if same else "another config"
-        raise RunFolderError(
-            f"{path}: already holds a run of {whose}; --overwrite replaces it, --folder-ext X "
-            f"starts a folder of its own"
-            + (", --no-train samples from its model" if same and WEIGHTS in content else "")
-        )
+        if same and not is_finished(path):
+            whose += " that did not finish"
+        hints = ["--overwrite replaces it", "--folder-ext X starts a folder of its own"]
+        if same and not is_finished(path):
+            hints.insert(0, "--resume goes on with it")
+        if same and WEIGHTS in content:
+            hints.append("--no-train samples from its model")
+        raise RunFolderError(f"{path}: already holds a run of {whose}; {', '.join(hints)}")
 
 
 def holds(path: Path, config: AnyConfig) -> bool:
@@ -146,9 +152,36 @@ def create(path: Path, config: AnyConfig) -> RunFolder:
     for name in FILES:
         if name != CONFIG:  # a folder without it is taken for somebody else's
             (path / name).unlink(missing_ok=True)
+    remove_checkpoints(path)
     with replacing(path / CONFIG) as partial:
         partial.write_text(configuration.dump(config), encoding="utf-8")
     return RunFolder(path)
+
+
+def remove_checkpoints(path: Path) -> None:
+    """What a finished run, or one that starts anew, has no use for."""
+    for checkpoint in path.glob(CHECKPOINTS):
+        checkpoint.unlink()
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the folder's run has come to its end."""
+    return (path / PDF).is_file()  # the last file that a run writes
+
+
+def check_resumable(path: Path, config: AnyConfig) -> None:
+    """Raise RunFolderError where there is no interrupted run of `config` to go on with."""
+    open_existing(path)
+    if not holds(path, config):
+        raise RunFolderError(
+            f"{path}: holds a run of another config, which cannot be gone on with; --overwrite "
+            f"replaces it, --folder-ext X starts a folder of its own"
+        )
+    if is_finished(path):
+        raise RunFolderError(
+            f"{path}: its run is finished; --overwrite runs it again, --no-train samples from its "
+            f"model"
+        )
 
 
 def open_existing(path: Path, needs: tuple[str, ...] = ()) -> tuple[RunFolder, AnyConfig]:
@@ -167,6 +200,23 @@ def open_existing(path: Path, needs: tuple[str, ...] = ()) -> tuple[RunFolder, A
             f"--overwrite"
         )
     return RunFolder(path), configuration.load(str(path / CONFIG))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """The folder, made where it is missing, for this process alone; the lock goes with the process,
+    however that ends. Raises RunFolderError where another one has it."""
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunFolderError(f"{path}: another process is writing to it") from None
+    try:
+        yield
+    finally:
+        (path / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from score_embedding import progress
 from score_embedding.cli import comparisons, runs
-from score_embedding.errors import ScoreEmbeddingError
+from score_embedding.errors import Interrupted, ScoreEmbeddingError
 
 app = typer.Typer(
     add_completion=False,
@@ -38,6 +38,9 @@ def main() -> None:
             raise
         _errors.print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)
+    except Interrupted as stop:
+        _errors.print(f"{stop}: what was done is kept, --resume goes on", style="yellow")
+        sys.exit(stop.exit_code)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -26,6 +26,9 @@ def run(
     out: Annotated[Path, typer.Option(help="Where run folders are made.")] = Path("saves"),
     device: Device = "auto",
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Train by the config's method, sample, and write a run folder with a report.
@@ -40,8 +43,12 @@ def run(
         changes.append(f"training.seed={seed}")
     settings = configuration.load(config, changes)
     path = out / run_folder.name_of(settings, seed is not None, folder_ext)
-    if no_train:  # either before the heavy imports
+    if no_train + overwrite + resume > 1:
+        raise ConfigError("--no-train, --overwrite and --resume: only one of them can be given")
+    if no_train:  # all three before the heavy imports
         run_folder.check_same(path, settings)
+    elif resume:
+        run_folder.check_resumable(path, settings)
     else:
         run_folder.check_free(path, settings, overwrite)
 
@@ -51,7 +58,7 @@ def run(
     if no_train:
         pipeline.sample_again(path, selected, settings.sample, settings.training.seed)
     else:
-        pipeline.run(settings, path, selected, profile, overwrite)
+        pipeline.run(settings, path, selected, profile, overwrite, resume)
     typer.echo(f"report: {path / run_folder.HTML} and {run_folder.PDF} beside it")
 
 

@@ -1,6 +1,6 @@
 """Running the runs of a comparison: in this process, in several, or as jobs of a SLURM cluster.
 
-A run whose folder is complete is not run again; one that was interrupted starts anew.
+A run whose folder is complete is not run again; one that was interrupted is gone on with.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def is_complete(job: Job) -> bool:
             f"{job.path}: holds a run of another config; --overwrite runs it again, --out DIR "
             f"starts a comparison of its own"
         )
-    return (job.path / run_folder.PDF).is_file()  # the last file that a run writes
+    return run_folder.is_finished(job.path)
 
 
 def execute(
@@ -84,12 +84,14 @@ def execute(
 
 
 def run_one(config: AnyConfig, path: Path, device: torch.device, threads: int | None = None) -> str:
-    """One run, evaluated along the way; returns what went wrong, or ""."""
+    """One run, evaluated along the way, or the rest of one that was interrupted; returns what went
+    wrong, or ""."""
     if threads is not None:
         torch.set_num_threads(threads)
     try:
         _warm_up(device)
-        pipeline.run(config, path, device, profile=True, overwrite=True)
+        resume = run_folder.holds(path, config) and not run_folder.is_finished(path)
+        pipeline.run(config, path, device, profile=True, overwrite=not resume, resume=resume)
     except ScoreEmbeddingError as error:
         return str(error)
     return ""

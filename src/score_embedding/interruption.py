@@ -1,0 +1,55 @@
+"""SIGINT and SIGTERM as an exception that never comes between two halves of a training step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from score_embedding.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signals:
+    """What has arrived, and whether it may be raised now."""
+
+    def __init__(self) -> None:
+        self._postponed = False
+        self._arrived: signal.Signals | None = None
+
+    @contextmanager
+    def postponed(self) -> Iterator[None]:
+        """A signal that arrives inside is raised at the end, when all of it was done."""
+        self._postponed = True
+        try:
+            yield
+        finally:
+            self._postponed = False
+        if self._arrived is not None:
+            raise Interrupted(self._arrived)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._arrived = signal.Signals(number)
+        if not self._postponed:
+            raise Interrupted(self._arrived)
+
+
+@contextmanager
+def handled() -> Iterator[Signals]:
+    """Raise `Interrupted` for SIGINT and SIGTERM; outside the main thread, which alone is told of
+    them, nothing changes."""
+    signals = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signals.receive) for number in heeded}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

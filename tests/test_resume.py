@@ -1,0 +1,297 @@
+"""Runs that are interrupted and gone on with end as if nothing had happened."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from score_embedding import configuration, run_folder
+from score_embedding.checkpoint import Checkpoints
+from score_embedding.errors import CheckpointError, Interrupted, RunFolderError
+from score_embedding.methods import ddpm, score_embedding
+from score_embedding.precomputation import precompute
+from score_embedding.run_folder import RunFolder
+from score_embedding.training import train
+from test_cli import ENV, assert_mistake, call, sets, tree  # noqa: F401 - call is a fixture
+from test_training import network_for, tiny_config
+
+EVERYTHING = {"epochs": 8, "ema": 0.99, "warmup": 5, "grad_clip": 1.0}
+
+
+class Interrupting:
+    """An objective that sends this process a signal while it draws the batch of one step."""
+
+    def __init__(self, objective, step, number=signal.SIGTERM):
+        self.objective, self.left, self.number = objective, step, number
+        self.device = objective.device
+
+    def __len__(self):
+        return len(self.objective)
+
+    def draw_batch(self, index, generator):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+        return self.objective.draw_batch(index, generator)
+
+    def loss(self, network, batch):
+        return self.objective.loss(network, batch)
+
+
+@pytest.fixture
+def setting(photographs):
+    """The config, with dropout, average and warm-up, and the objective on two images."""
+
+    def make(ch=8, method="score_embedding"):
+        config = tiny_config(**EVERYTHING)
+        model = config.model.model_copy(update={"dropout": 0.2, "ch": ch})
+        config = config.model_copy(update={"model": model})
+        images = photographs(8, 8, 2).float()
+        if method == "score_embedding":
+            states = precompute(images, config.diffusion, config.misc).embedded
+            return config, score_embedding.objective(states, config)
+        values = config.model_dump() | {"sample_method": "ddpm", "sample": {}, "diffusion": {}}
+        config = configuration.validate(values, "test")
+        return config, ddpm.objective(images, config)
+
+    return make
+
+
+def trained(config, objective, folder=None, every=1e-9):
+    network = network_for(config, images=2)
+    checkpoints = Checkpoints(RunFolder(folder), every) if folder else None
+    return network, train(network, objective, config, {"solve": 1.0}, None, checkpoints)
+
+
+def assert_same(first, second):
+    (network, history), (other, other_history) = first, second
+    assert [row["loss"] for row in history.rows] == [row["loss"] for row in other_history.rows]
+    weights, others = network.state_dict(), other.state_dict()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.parametrize(("ch", "method"), [(8, "score_embedding"), (64, "ddpm")])
+@pytest.mark.parametrize("steps", [[1], [16], [3, 2, 6]])
+def test_training_goes_on_to_the_bit(setting, tmp_path, ch, method, steps):
+    config, objective = setting(ch, method)  # from ch 64 on the weights are in channels-last
+    expected = trained(config, objective)
+    for step in steps:
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            trained(config, Interrupting(objective, step), tmp_path)
+    assert_same(trained(config, objective, tmp_path), expected)
+
+
+def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(setting, tmp_path):
+    config, objective = setting()
+    with pytest.raises(Interrupted) as stopped:
+        trained(config, Interrupting(objective, 3, signal.SIGINT), tmp_path, every=1e9)
+    assert stopped.value.exit_code == 130
+    _, values = Checkpoints(RunFolder(tmp_path), 1.0).latest()
+    assert [row["step"] for row in values["rows"]] == [1, 2, 3]
+
+
+def test_a_signal_while_evaluating_comes_at_once_and_the_evaluation_is_made_again(
+    setting, tmp_path
+):
+    config, objective = setting()
+    checkpoints = Checkpoints(RunFolder(tmp_path), 1e9)
+
+    def stopping(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the signal came late")
+
+    with pytest.raises(Interrupted):
+        train(network_for(config, images=2), objective, config, {}, stopping, checkpoints)
+
+    def evaluate(_):
+        return {"ssim_minmax": 0.5, "ssim_clipped": 0.25}
+
+    network = network_for(config, images=2)
+    history = train(network, objective, config, {}, evaluate, checkpoints)
+    assert ["ssim_minmax" in row for row in history.rows] == 16 * [True]
+    assert_same((network, history), trained(config, objective))
+
+
+def test_signals_have_their_old_handlers_again_after_training(setting, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    config, objective = setting()
+    trained(config, objective, tmp_path)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_the_clock_and_the_seconds_before_it_go_on(setting, tmp_path):
+    config, objective = setting()
+    with pytest.raises(Interrupted):
+        trained(config, Interrupting(objective, 9), tmp_path)
+    _, values = Checkpoints(RunFolder(tmp_path), 1.0).latest()
+    stopped_at = values["rows"][-1]["training_seconds"]
+    network = network_for(config, images=2)
+    history = train(
+        network, objective, config, {"solve": 99.0}, None, Checkpoints(RunFolder(tmp_path), 1e9)
+    )
+    clock = [row["training_seconds"] for row in history.rows]
+    assert clock == sorted(clock)
+    assert clock[8] == stopped_at > 1.0
+    assert clock[-1] < 99
+    assert history.precompute_seconds == {"solve": 1.0}
+
+
+def test_the_last_two_checkpoints_are_kept(setting, tmp_path):
+    config, objective = setting()
+    trained(config, objective, tmp_path)
+    names = [f"checkpoint_{step:08d}.{kind}" for step in (15, 16) for kind in KINDS]
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+
+
+KINDS = ("json", "safetensors")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    setting, tmp_path, caplog, kind, damage
+):
+    config, objective = setting()
+    with pytest.raises(Interrupted):
+        trained(config, Interrupting(objective, 10), tmp_path)
+    path = tmp_path / f"checkpoint_00000010.{kind}"
+    content = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "changed":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        path.unlink()
+    with caplog.at_level(logging.WARNING):
+        result = trained(config, objective, tmp_path, every=1e9)
+    assert (kind, damage) == ("json", "gone") or path.stem in caplog.text
+    assert_same(result, trained(config, objective))
+
+
+def test_only_damaged_checkpoints_are_an_error(setting, tmp_path):
+    config, objective = setting()
+    with pytest.raises(Interrupted):
+        trained(config, Interrupting(objective, 5), tmp_path)
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no checkpoint can be read; --overwrite"):
+        trained(config, objective, tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_refused(setting, tmp_path):
+    config, objective = setting()
+    with pytest.raises(Interrupted):
+        trained(config, Interrupting(objective, 5), tmp_path)
+    other, _ = setting(ch=16)
+    with pytest.raises(CheckpointError, match="not one of this config"):
+        trained(other, objective, tmp_path)
+
+
+# Whole runs, killed
+
+
+RUN = {"training__epochs": 60, "training__ema": 0.9, "model__dropout": 0.1}
+KILLER = """
+    import os, random, signal, sys, time
+    from pathlib import Path
+    import score_embedding.pipeline as pipeline
+    from score_embedding import cli, configuration, run_folder
+    from score_embedding.checkpoint import Checkpoints
+    from score_embedding.run_folder import RunFolder
+    import torch
+
+    config = configuration.load("quickstart", sys.argv[2:])
+    path, moments, kills = Path(sys.argv[1]), random.Random(0), 0
+    while not run_folder.is_finished(path):
+        child = os.fork()
+        if child == 0:  # the parent has started no threads
+            resume = (path / run_folder.CONFIG).exists()
+            pipeline.run(config, path, torch.device("cpu"), False, not resume, resume)
+            os._exit(0)
+        if kills < 20:
+            time.sleep(moments.uniform(0.02, 0.9))
+            os.kill(child, signal.SIGKILL)
+            kills += 1
+        os.waitpid(child, 0)
+        checkpoints = Checkpoints(RunFolder(path), 1.0)
+        for step in checkpoints.steps():  # each of them can be read
+            import score_embedding.checkpoint as c
+            c._read(checkpoints.folder, *c._names(step))
+    print(kills)
+"""
+
+
+def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(call, tmp_path):  # noqa: F811
+    changes = sets(misc__checkpoint_freq=1e-6, **RUN)
+    assert call("run", "--config", "quickstart", "--folder-ext", "whole", *changes).returncode == 0
+    whole = tmp_path / "saves" / "quickstart_whole"
+    command = [sys.executable, "-c", textwrap.dedent(KILLER), "killed", *changes[1::2]]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 5  # it may end before all twenty
+    killed = tmp_path / "killed"
+    first, second = tree(whole), tree(killed)
+    assert sorted(name for name in first) == sorted(name for name in second if name != ".lock")
+    for name in ("model.safetensors", "config.yml"):
+        assert first[name] == second[name]
+    rows = [run_folder.read_rows(path / "metrics.csv") for path in (whole, killed)]
+    for one, other in zip(*rows, strict=True):
+        assert {k: v for k, v in one.items() if k != "training_seconds"} == {
+            k: v for k, v in other.items() if k != "training_seconds"
+        }
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(call, tmp_path):  # noqa: F811
+    changes = sets(training__epochs=100_000, misc__checkpoint_freq=1e-6)
+    asked = ("run", "--config", "quickstart", *map(str, changes))
+    run = subprocess.Popen(
+        [sys.executable, "-m", "score_embedding", *asked],
+        cwd=tmp_path,
+        env=ENV,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = tmp_path / "saves" / "quickstart"
+    while not list(folder.glob("checkpoint_*.json")):
+        assert run.poll() is None
+    assert_mistake(call(*asked, "--overwrite"), "another process is writing")
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 143
+    assert "stopped by SIGTERM: what was done is kept, --resume goes on" in said
+    assert "Traceback" not in said
+    assert_mistake(call(*asked), "did not finish", "--resume goes on")
+    other = ("--set", "training.lr=0.5", "--resume")
+    assert_mistake(call(*asked, *other), "another config")
+    assert_mistake(call(*asked, "--resume", "--overwrite"), "only one of them")
+
+
+def test_a_finished_run_and_no_run_cannot_be_gone_on_with(call, tmp_path):  # noqa: F811
+    asked = ("run", "--config", "quickstart", *sets())
+    assert_mistake(call(*asked, "--resume"), "not a run folder")
+    assert not (tmp_path / "saves").exists()
+    assert call(*asked).returncode == 0
+    assert_mistake(call(*asked, "--resume"), "its run is finished")
+
+
+def test_one_folder_is_one_process_alone(tmp_path):
+    with run_folder.locked(tmp_path):
+        code = (
+            "from pathlib import Path; from score_embedding import run_folder\n"
+            f"with run_folder.locked(Path({json.dumps(str(tmp_path))})): pass"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=ENV, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert RunFolderError.__name__ in done.stderr
+    assert os.listdir(tmp_path) == []
