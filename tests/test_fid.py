@@ -1,14 +1,13 @@
 """FID with a small feature network of its own: the distance, the files, and what is refused."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from score_embedding import cli, fid, run_folder
+from score_embedding import fid, run_folder
 from score_embedding.errors import DataError
+from test_cli import assert_mistake, call  # noqa: F401 - call is a fixture
 
 # Scripting is deprecated in torch; files made with it are what FID networks come as.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -127,10 +126,6 @@ def test_a_network_that_gives_no_features_is_named(weights, run_of):
         fid.of_run(run_of(fid.MINIMUM), weights(Wrong()), CPU)
 
 
-def test_the_command_refuses_a_usual_run_without_a_traceback(run_of, monkeypatch, capsys):
-    arguments = ["score-embedding", "fid", str(run_of(1)), "--weights", "inception.pt"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    assert left.value.code == 2
-    assert "FID of 1 image is refused" in capsys.readouterr().err
+def test_the_command_refuses_a_usual_run_without_a_traceback(run_of, call):  # noqa: F811
+    done = call("fid", run_of(1), "--weights", "inception.pt")
+    assert_mistake(done, "FID of 1 image is refused")

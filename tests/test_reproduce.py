@@ -225,6 +225,8 @@ def write_metrics(folder, *rows):
         for k, (seconds, ssim) in enumerate(rows, start=1)
     ]
     run_folder.write_rows(folder / "metrics.csv", list(lines[0]), lines)
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"step": len(lines)}))
 
 
 @pytest.mark.usefixtures("faces")

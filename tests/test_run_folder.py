@@ -209,7 +209,7 @@ def test_a_file_or_foreign_folder_in_the_way_is_refused(tmp_path, config, overwr
 def test_a_run_is_refused_by_whose_it_is_and_overwrite_lets_it_go(tmp_path, config):
     other = configuration.load("quickstart", ["training.epochs=1"])
     run_folder.create(tmp_path, config)
-    with pytest.raises(RunFolderError, match="run of this config; --overwrite replaces it"):
+    with pytest.raises(RunFolderError, match="of this config that did not finish; --resume goes"):
         run_folder.check_free(tmp_path, config, overwrite=False)
     with pytest.raises(RunFolderError, match="run of another config; --overwrite replaces it"):
         run_folder.check_free(tmp_path, other, overwrite=False)
