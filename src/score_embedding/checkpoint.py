@@ -94,7 +94,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints in the folder, ascending."""
-        paths = self.folder.path.glob(run_folder.CHECKPOINTS.replace(".*", ".json"))
+        paths = self.folder.path.glob("checkpoint_*.json")
         stems = [path.stem.removeprefix("checkpoint_") for path in paths]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 

@@ -169,6 +169,11 @@ class Start(Section):
             raise ValueError("conditional_weight is needed when type is conditional")
         return self
 
+    @property
+    def image_weight(self) -> float | None:
+        """The weight of the image in a conditional start; None in an unconditional one."""
+        return self.conditional_weight if self.type == "conditional" else None
+
 
 class Sample(Start):
     """Where the probability flow starts and who integrates it."""

@@ -180,8 +180,8 @@ def sample_again(
 
     `options` and `seed` say how to sample; all else is as the model was trained.
     """
-    _, config = run_folder.open_existing(path)
-    folder, _ = run_folder.open_existing(path, NEEDED_TO_SAMPLE[config.method])
+    folder, config = run_folder.open_existing(path)
+    run_folder.check_has(path, NEEDED_TO_SAMPLE[config.method])
     images = artifacts.read_images(folder, config).to(device)
     network = None
     if config.method != "closed_form":
@@ -255,14 +255,10 @@ def sample_all(
 
 def measure(drawn: dict[str, Samples], images: Tensor, config: AnyConfig) -> dict[str, float]:
     """The metrics of the samples and what they cost in function evaluations; those of another prior
-    than the config's carry its name in front: matched_ssim_minmax.
-
-    A sample is compared with the image it was meant to be, or, where nothing tells the method
-    which one is meant, with the one it is nearest to.
-    """
+    than the config's carry its name in front: matched_ssim_minmax."""
     values: dict[str, float] = {}
     for name, samples in drawn.items():
-        truth = images if config.tells_index else images[metrics.nearest(samples.x, images)]
+        truth = images[truth_of(samples, images, config)]
         found = {**metrics.evaluate(samples.x, truth), "nfe": float(samples.nfe)}
         prefix = f"{name}_" if name else ""
         values |= {prefix + key: value for key, value in found.items()}

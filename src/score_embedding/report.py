@@ -20,7 +20,7 @@ from score_embedding.run_folder import RunFolder
 def write(folder: RunFolder) -> None:
     """Make both reports anew. Raises RunFolderError where the folder lacks a file they need."""
     _, config = run_folder.open_existing(folder.path)
-    run_folder.open_existing(folder.path, contents.needs(config))
+    run_folder.check_has(folder.path, contents.needs(config))
     content = contents.collect(folder, config)
     with run_folder.replacing(folder / run_folder.HTML) as partial:
         _write_html(content, partial)

@@ -28,7 +28,6 @@ from score_embedding.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 REPRODUCED, NOT_REPRODUCED, NOT_RUN = "reproduced", "not reproduced", "not run here"
-SEEDS = (9, 42, 123)
 MARKDOWN, JSON = "claims.md", "claims.json"
 TOLERANCE = 2.0  # a ratio counts as reproduced when it is at least the published one over this
 
@@ -221,8 +220,7 @@ def _write(folder: Path, findings: list[Finding], scale: str, captions: list[str
     not_run = dict.fromkeys((f.claim.case, f.reason) for f in findings if f.verdict == NOT_RUN)
     lines = [*captions, *(f"{case}: not run here: {reason}" for case, reason in not_run)]
     text += "\n" + "\n".join(f"- {line}" for line in lines) + "\n"
-    with run_folder.replacing(folder / MARKDOWN) as partial:
-        partial.write_text(text, encoding="utf-8")
+    run_folder.write_text(folder / MARKDOWN, text)
     values = {
         "scale": scale,
         "counts": counts(findings),

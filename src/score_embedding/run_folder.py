@@ -96,10 +96,9 @@ def check_free(path: Path, config: AnyConfig, overwrite: bool) -> None:
     if content and not overwrite:
         same = holds(path, config)
         whose = "this config" if same else "another config"
-        if same and not is_finished(path):
-            whose += " that did not finish"
         hints = ["--overwrite replaces it", "--folder-ext X starts a folder of its own"]
         if same and not is_finished(path):
+            whose += " that did not finish"
             hints.insert(0, "--resume goes on with it")
         if same and WEIGHTS in content:
             hints.append("--no-train samples from its model")
@@ -153,8 +152,7 @@ def create(path: Path, config: AnyConfig) -> RunFolder:
         if name != CONFIG:  # a folder without it is taken for somebody else's
             (path / name).unlink(missing_ok=True)
     remove_checkpoints(path)
-    with replacing(path / CONFIG) as partial:
-        partial.write_text(configuration.dump(config), encoding="utf-8")
+    write_text(path / CONFIG, configuration.dump(config))
     return RunFolder(path)
 
 
@@ -193,13 +191,18 @@ def open_existing(path: Path, needs: tuple[str, ...] = ()) -> tuple[RunFolder, A
     """
     if not (path / CONFIG).is_file():
         raise RunFolderError(f"{path}: not a run folder (no {CONFIG} in it)")
+    check_has(path, needs)
+    return RunFolder(path), configuration.load(str(path / CONFIG))
+
+
+def check_has(path: Path, needs: tuple[str, ...]) -> None:
+    """Raise RunFolderError where a run folder lacks one of the files in `needs`."""
     missing = [name for name in needs if not (path / name).is_file()]
     if missing:
         raise RunFolderError(
             f"{path}: lacks {', '.join(missing)}; the run did not finish: start it again with "
             f"--overwrite"
         )
-    return RunFolder(path), configuration.load(str(path / CONFIG))
 
 
 @contextmanager
@@ -232,9 +235,13 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_text(path: Path, text: str) -> None:
     with replacing(path) as partial:
-        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def read_json(path: Path, *needed: str) -> dict[str, Any]:

@@ -41,9 +41,7 @@ def draw(
     score: Score, images: Tensor, sde: VarianceExploding, options: Sample, eps: float, seed: int
 ) -> Samples:
     """One sample for each of `images` (b, c, h, w), as a config's sample section asks for."""
-    conditional = options.type == "conditional"
-    weight = options.conditional_weight if conditional else None
-    x = start(images, start_std(sde, options), seed, weight)
+    x = start(images, start_std(sde, options), seed, options.image_weight)
     if options.solver == "rk45":
         samples = rk45(score, sde, x, eps, options.tolerance)
     else:

@@ -11,7 +11,6 @@ from rich.console import Console
 from score_embedding.cli.options import Device, Overrides, Overwrite, Slurm
 from score_embedding.errors import ConfigError, IncompleteError
 
-TARGETS = "0.90,0.95,0.98,0.99"
 Number = TypeVar("Number", int, float)
 
 
@@ -63,7 +62,9 @@ def compare(
             config,
             _listed(methods) if methods is not None else list(spec.DEFAULT_METHODS),
             [_parsed(int, seed, "--seeds") for seed in _listed(seeds or "0,1,2")],
-            [_parsed(float, target, "--targets") for target in _listed(targets or TARGETS)],
+            [_parsed(float, target, "--targets") for target in _listed(targets)]
+            if targets
+            else list(spec.TARGETS),
             list(overrides or []),
         )
         folder = out or Path("saves") / f"compare_{comparison.name}"

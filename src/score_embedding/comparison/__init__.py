@@ -127,8 +127,7 @@ def _write(
         LATEX: "\n".join(map(tables.latex, result.tables)),
     }
     for name, text in texts.items():
-        with run_folder.replacing(folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+        run_folder.write_text(folder / name, text)
     records = tables.records(found)
     columns = list(dict.fromkeys(key for record in records for key in record))
     run_folder.write_rows(folder / CSV, columns, records)

@@ -24,14 +24,14 @@ TARGETS = (0.90, 0.95, 0.98, 0.99)
 PRIORS = ("unit", "matched")
 
 # What each method changes in the config.
-CONTROLS: dict[str, dict[str, Any]] = {
-    "score_embedding": {},
-    "none": {"diffusion.embedding": "none"},
-    "shuffled": {"diffusion.embedding": "shuffled"},
-    "no_index": {"model.image_index": False},
-    "exact": {"model.image_index": False, "training.target": "exact"},
-    "closed_form": {"sample_method": "closed_form"},
-    "closed_form_denoised": {"sample_method": "closed_form", "sample.denoise": True},
+CONTROLS: dict[str, list[str]] = {
+    "score_embedding": [],
+    "none": ["diffusion.embedding=none"],
+    "shuffled": ["diffusion.embedding=shuffled"],
+    "no_index": ["model.image_index=False"],
+    "exact": ["model.image_index=False", "training.target=exact"],
+    "closed_form": ["sample_method=closed_form"],
+    "closed_form_denoised": ["sample_method=closed_form", "sample.denoise=True"],
 }
 PLAIN = "_plain"  # a baseline that is trained as the config trains, not as published
 METHODS = {
@@ -48,8 +48,8 @@ METHODS = {
     "ddim_plain": "DDIM with the config's own lr, warm-up, EMA and clipping",
 }
 DEFAULT_METHODS = ("score_embedding", "none", "closed_form", "ddpm", "ddim", "ddpm_plain")
-# Steps of a baseline's chain, so that evaluating does not take far longer than training; how little
-# that changes the samples is in docs/comparison.md.
+# Steps of a baseline's chain, so that evaluating does not take far longer than training; what that
+# changes is in docs/comparison.md.
 _CHAIN = 50
 _OWN_TRAINING = ("lr", "grad_clip", "ema", "warmup")
 _SHARED_TRAINING = ("epochs", "precision", "compile")
@@ -158,8 +158,7 @@ def write(comparison: Comparison, folder: Path) -> None:
             method: config.model_dump(mode="json") for method, config in comparison.configs.items()
         },
     }
-    with run_folder.replacing(folder / SPEC) as partial:
-        partial.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    run_folder.write_text(folder / SPEC, yaml.safe_dump(values, sort_keys=False))
 
 
 def read(folder: Path) -> Comparison:
@@ -181,12 +180,8 @@ def _values(method: str, base: dict[Any, Any]) -> dict[Any, Any]:
     """The config of a method, not validated."""
     if method in CONTROLS:
         values = copy.deepcopy(base)
-        for key, value in CONTROLS[method].items():
-            *sections, last = key.split(".")
-            section = values
-            for name in sections:
-                section = section.setdefault(name, {})
-            section[last] = value
+        for override in CONTROLS[method]:
+            configuration.change(values, override)
         return values
     kind = method.removesuffix(PLAIN)
     if kind in BASELINES:

@@ -69,8 +69,7 @@ def sample(network: Network, images: Tensor, config: BaselineConfig) -> Samples:
     scheduler, steps = scheduler_of(config), steps_of(config)
     scheduler.set_timesteps(steps)
     options, seed = config.sample, config.training.seed
-    weight = options.conditional_weight if options.type == "conditional" else None
-    x = sampling.start(to_symmetric(images), start_std(config), seed, weight)
+    x = sampling.start(to_symmetric(images), start_std(config), seed, options.image_weight)
     generators = [sampling.generator_of(seed, i, stream=1) for i in range(len(images))]
     index = torch.arange(len(images), device=images.device)
     states = [x]
