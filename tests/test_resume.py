@@ -10,14 +10,20 @@ import textwrap
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from score_embedding import configuration, run_folder
+from score_embedding import configuration, recovery, run_folder
 from score_embedding.checkpoint import Checkpoints
-from score_embedding.errors import CheckpointError, Interrupted, RunFolderError
+from score_embedding.errors import (
+    CheckpointError,
+    DivergenceError,
+    Interrupted,
+    RunFolderError,
+)
 from score_embedding.methods import ddpm, score_embedding
 from score_embedding.precomputation import precompute
 from score_embedding.run_folder import RunFolder
-from score_embedding.training import train
+from score_embedding.training import NotFiniteError, train
 from test_cli import ENV, assert_mistake, call, sets, tree  # noqa: F401 - call is a fixture
 from test_training import network_for, tiny_config
 
@@ -93,7 +99,7 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(setting, tmp_path):
         trained(config, Interrupting(objective, 3, signal.SIGINT), tmp_path, every=1e9)
     assert stopped.value.exit_code == 130
     _, values = Checkpoints(RunFolder(tmp_path), 1.0).latest()
-    assert [row["step"] for row in values["rows"]] == [1, 2, 3]
+    assert [row["step"] for row in values["history"]["rows"]] == [1, 2, 3]
 
 
 def test_a_signal_while_evaluating_comes_at_once_and_the_evaluation_is_made_again(
@@ -130,7 +136,7 @@ def test_the_clock_and_the_seconds_before_it_go_on(setting, tmp_path):
     with pytest.raises(Interrupted):
         trained(config, Interrupting(objective, 9), tmp_path)
     _, values = Checkpoints(RunFolder(tmp_path), 1.0).latest()
-    stopped_at = values["rows"][-1]["training_seconds"]
+    stopped_at = values["history"]["rows"][-1]["training_seconds"]
     network = network_for(config, images=2)
     history = train(
         network, objective, config, {"solve": 99.0}, None, Checkpoints(RunFolder(tmp_path), 1e9)
@@ -192,6 +198,78 @@ def test_a_checkpoint_of_another_network_is_refused(setting, tmp_path):
     other, _ = setting(ch=16)
     with pytest.raises(CheckpointError, match="not one of this config"):
         trained(other, objective, tmp_path)
+
+
+# Divergence
+
+
+def diverging(setting, **training):
+    """The setting with a rate that is far too high."""
+    config, objective = setting()
+    values = {"lr": 50.0, "grad_clip": None, "ema": None, "warmup": None, "epochs": 4, **training}
+    return config.model_copy(
+        update={"training": config.training.model_copy(update=values)}
+    ), objective
+
+
+def with_lr(config, lr):
+    return config.model_copy(update={"training": config.training.model_copy(update={"lr": lr})})
+
+
+def test_a_divergence_stops_the_training_unless_it_is_to_start_again(setting, tmp_path):
+    config, objective = diverging(setting)
+    with pytest.raises(NotFiniteError, match=r"training.on_divergence: restart"):
+        trained(config, objective, tmp_path, every=1e9)
+    config, objective = diverging(setting, on_divergence="restart")
+    with pytest.raises(NotFiniteError):  # nowhere to go back to
+        trained(config, objective)
+
+
+def test_a_divergence_goes_back_to_the_last_checkpoint_with_half_the_rate(
+    setting, tmp_path, caplog
+):
+    config, objective = diverging(setting, on_divergence="restart")
+    with caplog.at_level(logging.WARNING):
+        network, history = trained(config, objective, tmp_path, every=1e9)
+    k = len(history.restarts)
+    assert 1 < k < 10
+    assert {restart.back_to for restart in history.restarts} == {0}
+    assert f"back to step 0, lr {50 / 2**k:.3g}" in caplog.text
+    clock = [row["training_seconds"] for row in history.rows]
+    lost = clock[0] - 1.0  # what was undone has been paid for
+    assert lost > clock[1] - clock[0] > 0
+    # Nothing of the steps undone is left: it is the training with the smaller rate.
+    assert_same((network, history), trained(with_lr(config, 50 / 2**k), objective))
+
+
+def test_a_restart_outlives_an_interruption(setting, tmp_path):
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    config, objective = diverging(setting, on_divergence="restart")
+    expected = trained(config, objective, tmp_path / "whole", every=1e9)
+    undone = sum(restart.step for restart in expected[1].restarts)
+    with pytest.raises(Interrupted):
+        trained(config, Interrupting(objective, undone + 2), tmp_path / "cut", every=1e9)
+    result = trained(config, objective, tmp_path / "cut", every=1e9)
+    assert result[1].restarts == expected[1].restarts
+    assert_same(result, expected)
+
+
+def test_a_rate_that_no_halving_can_mend_stops_in_the_end(setting, tmp_path):
+    config, objective = diverging(setting, lr=1e30, on_divergence="restart")
+    with pytest.raises(NotFiniteError):
+        trained(config, objective, tmp_path, every=1e9)
+    _, values = Checkpoints(RunFolder(tmp_path), 1.0).latest()
+    assert len(values["history"]["restarts"]) == recovery.MAX_RESTARTS
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint(setting, tmp_path):
+    config, objective = diverging(setting, lr=3e38, epochs=1)
+    with pytest.raises(DivergenceError):
+        trained(config, objective, tmp_path, every=1e-9)
+    for step in Checkpoints(RunFolder(tmp_path), 1.0).steps():
+        tensors = load_file(tmp_path / f"checkpoint_{step:08d}.safetensors")
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
 # Whole runs, killed

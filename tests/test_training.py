@@ -9,7 +9,7 @@ from score_embedding.methods import ddpm
 from score_embedding.methods import score_embedding as method
 from score_embedding.network import build
 from score_embedding.precomputation import precompute
-from score_embedding.training import LossNotFiniteError, train
+from score_embedding.training import NotFiniteError, train
 from score_embedding.training_state import ema_decay, lr_factor
 
 
@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_stops_with_what_reproduces_it(embedded):
     with torch.no_grad():
         network.unet.conv_out.bias.fill_(float("inf"))
     before = {name: w.clone() for name, w in network.state_dict().items()}
-    with pytest.raises(LossNotFiniteError, match=r"training\.lr") as caught:
+    with pytest.raises(NotFiniteError, match=r"training\.lr") as caught:
         train(network, objective(embedded), config)
     batch = caught.value.batch
     assert batch.x.shape == batch.z.shape == (4, 3, 8, 8)

@@ -19,7 +19,7 @@ from score_embedding.precomputation import Precomputed
 from score_embedding.run_folder import RunFolder
 from score_embedding.sampling import Samples
 from score_embedding.sde import VarianceExploding
-from score_embedding.training import LossNotFiniteError
+from score_embedding.training import NotFiniteError
 from score_embedding.training_state import History
 
 SCORE_ARRAYS = ("images", "times", "log_density", "scores", "embedded", "diagnostics")
@@ -143,7 +143,7 @@ def write_divergence(
     """divergence.npz: the weights and, for a loss that is not finite, its batch."""
     weights = network.state_dict() if network else {}
     arrays = {f"weights/{name}": _numpy(w) for name, w in weights.items()}
-    if isinstance(error, LossNotFiniteError):
+    if isinstance(error, NotFiniteError):
         arrays |= {name: _numpy(tensor) for name, tensor in vars(error.batch).items()}
     run_folder.write_arrays(folder / run_folder.DUMP, arrays)
 

@@ -135,6 +135,8 @@ class Training(Section):
     target_ssim: ShareOrOff = None  # with --profile: stop when the min-max SSIM reaches it
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
     compile: bool = False
+    # At a divergence: stop, or go back to the last good checkpoint with half the lr.
+    on_divergence: Literal["stop", "restart"] = "stop"
 
 
 class Model(Section):

@@ -8,12 +8,13 @@ means.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
 import torch
 
-from score_embedding import interruption, progress, training_state
+from score_embedding import interruption, progress, recovery, training_state
 from score_embedding.checkpoint import Checkpoints
 from score_embedding.config import AnyConfig
 from score_embedding.errors import DivergenceError, Interrupted
@@ -27,8 +28,11 @@ log = logging.getLogger(__name__)
 Evaluate = Callable[[ScoreNetwork], dict[str, float]]  # must leave the generators as they are
 
 
-class LossNotFiniteError(DivergenceError):
-    """A loss that is not finite, with the batch that reproduces it."""
+_REMEDY = "a smaller training.lr may help, or training.on_divergence: restart"
+
+
+class NotFiniteError(DivergenceError):
+    """A loss or gradient that is not finite, with the batch that reproduces it."""
 
     def __init__(self, message: str, batch: Batch):
         super().__init__(message)
@@ -49,11 +53,13 @@ def train(
     With `evaluate` the metrics are taken every misc.profile_freq training seconds, and training
     ends early when the min-max SSIM reaches training.target_ssim. What is computed only in the loop
     counts as training time. With `checkpoints` it goes on from the last one of them, to the bit,
-    and writes one every so many seconds, at the end, and when it is interrupted.
+    and writes one every so many seconds, at the end, and when it is interrupted; and, with
+    training.on_divergence "restart", goes back to the last one at a divergence, with half the lr.
 
     Raises
     ------
-    LossNotFiniteError : the loss is not finite; the weights are those before the step.
+    NotFiniteError : loss or gradient is not finite; the weights are those before the step.
+    DivergenceError : weights or a sample are not finite.
     Interrupted : SIGINT or SIGTERM came; the checkpoint is written.
     CheckpointError : none of the checkpoints can be read.
     """
@@ -70,26 +76,38 @@ def train(
     ):
         torch.manual_seed(options.seed)  # dropout
         if checkpoints:
-            _go_on(state, checkpoints, device)
-        written = state.history.training_seconds
-        try:
+            recovery.go_on(state, checkpoints, device)
+        if checkpoints and options.on_divergence == "restart" and not checkpoints.steps():
+            recovery.save(state, checkpoints, device)  # something to go back to
+
+        def done() -> bool:
+            return state.finished or state.history.step >= steps
+
+        def advance() -> None:
+            """Steps and evaluations until the next checkpoint is due, then that checkpoint."""
+            due = state.history.training_seconds + (checkpoints.every if checkpoints else math.inf)
             _evaluate_when_due(state, evaluate, config, signals)
-            while state.history.step < steps and not state.finished:
+            while not done() and state.history.training_seconds < due:
                 with signals.postponed():
                     _step(forward, state, objective, config)
-                loss = state.history.rows[-1]["loss"]
-                stage.to(state.history.step, note=f"loss {loss:.4g}")
+                stage.to(state.history.step, note=f"loss {state.history.rows[-1]['loss']:.4g}")
                 _evaluate_when_due(state, evaluate, config, signals)
-                if checkpoints and state.history.training_seconds >= written + checkpoints.every:
-                    _save(state, checkpoints, device)
-                    written = state.history.training_seconds
-            state.finished = True
-        except Interrupted:
+            state.finished = done()
             if checkpoints:
-                _save(state, checkpoints, device)
+                recovery.save(state, checkpoints, device)
+
+        try:
+            while not state.finished:
+                try:
+                    advance()
+                except DivergenceError as error:
+                    if checkpoints is None or options.on_divergence == "stop":
+                        raise
+                    recovery.restart(state, checkpoints, device, options.lr, error)
+        except Interrupted:
+            if checkpoints and state.is_finite():
+                recovery.save(state, checkpoints, device)
             raise
-        if checkpoints:
-            _save(state, checkpoints, device)
     network.load_state_dict(state.averaged.state_dict())
     return state.history
 
@@ -103,17 +121,20 @@ def _step(forward: Network, state: TrainingState, objective: Objective, config: 
     loss = objective.loss(forward, batch)
     value = loss.item()
     if not torch.isfinite(loss):
-        raise LossNotFiniteError(f"the loss is {value}; a smaller training.lr may help", batch)
+        raise NotFiniteError(f"the loss is {value}; {_REMEDY}", batch)
     for group in state.optimizer.param_groups:
-        group["lr"] = options.lr * lr_factor(history.step, options)
+        group["lr"] = options.lr * lr_factor(history.step, options, len(history.restarts))
     state.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    if options.grad_clip is not None:
-        torch.nn.utils.clip_grad_norm_(state.network.parameters(), options.grad_clip)
+    limit = math.inf if options.grad_clip is None else options.grad_clip
+    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), limit)
+    if not torch.isfinite(norm):
+        raise NotFiniteError(f"the gradient's norm is {norm.item()}; {_REMEDY}", batch)
     state.optimizer.step()
     if state.average:
         state.average.update_parameters(state.network)
-    clock = history.training_seconds + time.perf_counter() - started
+    history.training_seconds += time.perf_counter() - started
+    clock = history.training_seconds
     history.rows.append({"step": history.step + 1, "training_seconds": clock, "loss": value})
 
 
@@ -140,19 +161,6 @@ def _evaluate_when_due(
     )
     if state.finished:
         log.info("the target %g is reached after %d steps", target, history.step)
-
-
-def _go_on(state: TrainingState, checkpoints: Checkpoints, device: torch.device) -> None:
-    found = checkpoints.latest()
-    if found is None:
-        return
-    state.restore(*found, device)
-    seconds = state.history.training_seconds
-    log.info("going on after step %d, %.1f training seconds", state.history.step, seconds)
-
-
-def _save(state: TrainingState, checkpoints: Checkpoints, device: torch.device) -> None:
-    checkpoints.save(state.history.step, state.tensors(device), state.values())
 
 
 def _forward(network: ScoreNetwork, config: AnyConfig, device: torch.device) -> ScoreNetwork:

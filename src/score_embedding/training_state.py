@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -16,31 +17,42 @@ from score_embedding.network import ScoreNetwork
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
+@dataclass(frozen=True)
+class Restart:
+    """That training diverged in `step`, with what was said of it, and went on after step `back_to`
+    with the learning rate halved."""
+
+    step: int
+    back_to: int
+    reason: str
+
+
 @dataclass
 class History:
-    """One row a step: step, training_seconds, loss, and the metrics where one was evaluated; the
-    seconds by stage of what was computed before the first step."""
+    """One row a step: step, training_seconds, loss, and the metrics where one was evaluated.
+
+    `training_seconds` is the clock: what was computed before the first step, by stage in
+    `precompute_seconds`, and all steps since, those that a restart has undone among them.
+    """
 
     rows: list[dict[str, float]] = field(default_factory=list)
+    training_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     precompute_seconds: dict[str, float] = field(default_factory=dict)
+    restarts: list[Restart] = field(default_factory=list)
 
     @property
     def step(self) -> int:
         return len(self.rows)
-
-    @property
-    def training_seconds(self) -> float:
-        """The clock: pre-computation and the steps so far."""
-        if self.rows:
-            return self.rows[-1]["training_seconds"]
-        return sum(self.precompute_seconds.values())
 
     def add_final(self, metrics: dict[str, float]) -> None:
         """The metrics at the end of training, or of a method that is not trained."""
         if not self.rows:
             self.rows.append({"step": 0, "training_seconds": 0.0})
         self.rows[-1].update(metrics)
+
+
+_HISTORY = TypeAdapter(History)
 
 
 @dataclass
@@ -78,9 +90,7 @@ class TrainingState:
     def values(self) -> dict[str, Any]:
         """All numbers of the state."""
         return {
-            "rows": self.history.rows,
-            "evaluation_seconds": self.history.evaluation_seconds,
-            "precompute_seconds": self.history.precompute_seconds,
+            "history": asdict(self.history),
             "next_evaluation": self.next_evaluation,
             "finished": self.finished,
         }
@@ -89,7 +99,7 @@ class TrainingState:
         self, tensors: dict[str, Tensor], values: dict[str, Any], device: torch.device
     ) -> None:
         """Take the state of a checkpoint, in place. Raises CheckpointError where it is another
-        network's."""
+        network's, or no state at all."""
         try:
             self.network.load_state_dict(_part(tensors, "network/"))
             if self.average:
@@ -99,13 +109,17 @@ class TrainingState:
             torch.set_rng_state(tensors["random/cpu"])
             if device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["random/cuda"], device)
-            self.history.rows = values["rows"]
-            self.history.evaluation_seconds = values["evaluation_seconds"]
-            self.history.precompute_seconds = values["precompute_seconds"]
-            self.next_evaluation = values["next_evaluation"]
-            self.finished = values["finished"]
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            self.history = _HISTORY.validate_python(values["history"])
+            if self.history.step != values["step"]:
+                raise ValueError(f"{self.history.step} rows of metrics")
+            self.next_evaluation = float(values["next_evaluation"])
+            self.finished = bool(values["finished"])
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint is not one of this config ({error})") from error
+
+    def is_finite(self) -> bool:
+        """Whether every weight is a finite number."""
+        return all(bool(w.isfinite().all()) for w in self.network.parameters())
 
     def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -113,8 +127,7 @@ class TrainingState:
         for key, value in tensors.items():
             i, name = key.split("/")
             parameter = parameters[int(i)]
-            if value.shape == parameter.shape:
-                # In the parameter's own memory format, which the fused step relies on.
+            if value.ndim:  # in the parameter's own memory format, which the fused step relies on
                 value = torch.empty_like(parameter).copy_(value)
             moments.setdefault(int(i), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
@@ -129,19 +142,22 @@ def start(
     first_evaluation: float,
 ) -> TrainingState:
     """The state before the first step."""
+    before = sum(precompute_seconds.values())
     return TrainingState(
         network=network,
         optimizer=torch.optim.Adam(network.parameters(), lr=options.lr, fused=device.type != "mps"),
         average=_average(network, options),
         generator=torch.Generator().manual_seed(options.seed),  # on the CPU: the same everywhere
-        history=History(precompute_seconds=dict(precompute_seconds)),
-        next_evaluation=sum(precompute_seconds.values()) + first_evaluation,
+        history=History(training_seconds=before, precompute_seconds=dict(precompute_seconds)),
+        next_evaluation=before + first_evaluation,
     )
 
 
-def lr_factor(k: int, options: Training) -> float:
-    """What lr is multiplied by in the step after k steps: rising linearly over training.warmup."""
-    return min(1.0, (k + 1) / options.warmup) if options.warmup else 1.0
+def lr_factor(k: int, options: Training, restarts: int = 0) -> float:
+    """What lr is multiplied by in the step after k steps: rising linearly over training.warmup, and
+    halved by each restart."""
+    risen = min(1.0, (k + 1) / options.warmup) if options.warmup else 1.0
+    return float(risen / 2**restarts)
 
 
 def ema_decay(k: int, decay: float) -> float:
