@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
-from score_embedding import figures, run_folder
+from score_embedding import figures, files, run_folder
 
 IMAGES = Path(__file__).parent / "images"
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     IMAGES.mkdir(exist_ok=True)
-    samples = run_folder.read_arrays(folder / run_folder.SAMPLES)
-    scores = run_folder.read_arrays(folder / run_folder.SCORES)
+    samples = files.read_arrays(folder / run_folder.SAMPLES)
+    scores = files.read_arrays(folder / run_folder.SCORES)
     figures.save(figures.strip(samples), IMAGES / "strip.png")
     figures.save(figures.score_fields(scores), IMAGES / "scores.png")

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 import test_cli
 from score_embedding import comparison as comparisons
-from score_embedding import pipeline, run_folder
+from score_embedding import files, pipeline
 from score_embedding.comparison import spec
 from test_cli import ENV, sets, tree
 
@@ -76,7 +76,7 @@ def names(methods=METHODS, seeds=SEEDS):
 
 
 def metrics_of(folder, name):
-    return run_folder.read_rows(folder / "runs" / name / "metrics.csv")
+    return files.read_rows(folder / "runs" / name / "metrics.csv")
 
 
 def csv_rows(folder):
@@ -241,7 +241,7 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_the_same_noise(compare
     jobs = {job.path.name: job for job in spec.jobs(spec.read(compared.folder), compared.folder)}
     weights, starts = {}, {}
     for name in names():
-        arrays = run_folder.read_arrays(compared.folder / "runs" / name / "samples.npz")
+        arrays = files.read_arrays(compared.folder / "runs" / name / "samples.npz")
         starts[name] = arrays["path"][0]
         built = pipeline.build_network(jobs[name].config, 1, torch.device("cpu"))
         weights[name] = torch.cat([p.flatten() for p in built.parameters()])
@@ -283,7 +283,7 @@ def write_metrics(folder, name, *rows):
         }
         for k, (seconds, ssim) in enumerate(rows, start=1)
     ]
-    run_folder.write_rows(folder / "runs" / name / "metrics.csv", list(lines[0]), lines)
+    files.write_rows(folder / "runs" / name / "metrics.csv", list(lines[0]), lines)
     state = folder / "runs" / name / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"step": len(rows)}))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from score_embedding import fid, run_folder
+from score_embedding import fid, files, run_folder
 from score_embedding.errors import DataError
 from test_cli import assert_mistake, call  # noqa: F401 - call is a fixture
 
@@ -52,10 +52,10 @@ def run_of(tmp_path):
     def make(n, channels=3):
         folder = tmp_path / f"run{n}_{channels}"
         folder.mkdir()
-        (folder / "config.yml").write_text("name: a\ndata_loader: {dataset: cifar}\n")
+        (folder / "config.yml").write_text("name: a\ndata_loader: {dataset: cifar}\n...\n")
         images = np.random.default_rng(0).random((n, channels, 8, 8), dtype=np.float32)
         arrays = {"images": images, "samples": 0.9 * images}
-        run_folder.write_arrays(folder / run_folder.SAMPLES, arrays)
+        files.write_arrays(folder / run_folder.SAMPLES, arrays)
         return folder
 
     return make
@@ -86,7 +86,7 @@ def test_a_set_has_no_distance_to_itself():
 @pytest.mark.parametrize("module", [Features(), AsNvidia()])
 def test_the_distance_of_a_run_is_that_of_the_features_of_its_8_bit_images(module, weights, run_of):
     folder = run_of(fid.MINIMUM)
-    arrays = run_folder.read_arrays(folder / run_folder.SAMPLES)
+    arrays = files.read_arrays(folder / run_folder.SAMPLES)
     quarters = []
     for name in ("images", "samples"):
         x = np.round(arrays[name].clip(0, 1) * 255) / 255

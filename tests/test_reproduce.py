@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import test_cli
-from score_embedding import configuration, reproduce, run_folder
+from score_embedding import configuration, files, reproduce
 from score_embedding.reproduce import Claim, judge
 from test_cli import assert_mistake, tree
 from test_comparison_parts import summary
@@ -224,7 +224,7 @@ def write_metrics(folder, *rows):
         }
         for k, (seconds, ssim) in enumerate(rows, start=1)
     ]
-    run_folder.write_rows(folder / "metrics.csv", list(lines[0]), lines)
+    files.write_rows(folder / "metrics.csv", list(lines[0]), lines)
     state = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps(state | {"step": len(lines)}))
 
@@ -254,7 +254,7 @@ def test_claims_that_can_be_run_here_are_judged_and_the_others_are_not_run(call,
     assert "1 image of 8 x 8 x 3 (celeb); U-Net ch 8" in described
     runs = folder / "celeb1" / "runs"
     assert sorted(os.listdir(runs)) == ["ddpm_seed9", "score_embedding_seed9"]
-    assert run_folder.read_rows(runs / "ddpm_seed9" / "metrics.csv")[-1]["nfe"] == 50
+    assert files.read_rows(runs / "ddpm_seed9" / "metrics.csv")[-1]["nfe"] == 50
 
     # The same runs, had they got that far: 0.90 in 90 and 100 s, 0.95 in 100 and 600, 0.99 in 110
     write_metrics(runs / "score_embedding_seed9", (90, 0.9), (100, 0.95), (110, 0.99))

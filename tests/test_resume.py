@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from score_embedding import configuration, recovery, run_folder
+from score_embedding import configuration, files, recovery, run_folder
 from score_embedding.checkpoint import Checkpoints
 from score_embedding.errors import (
     CheckpointError,
@@ -321,7 +321,7 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(call, tmp_pat
     assert sorted(name for name in first) == sorted(name for name in second if name != ".lock")
     for name in ("model.safetensors", "config.yml"):
         assert first[name] == second[name]
-    rows = [run_folder.read_rows(path / "metrics.csv") for path in (whole, killed)]
+    rows = [files.read_rows(path / "metrics.csv") for path in (whole, killed)]
     for one, other in zip(*rows, strict=True):
         assert {k: v for k, v in one.items() if k != "training_seconds"} == {
             k: v for k, v in other.items() if k != "training_seconds"

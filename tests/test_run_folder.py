@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from score_embedding import configuration, run_folder
+from score_embedding import configuration, files, run_folder
 from score_embedding.errors import ConfigError, RunFolderError
 
 
@@ -18,7 +18,7 @@ def config():
 
 def test_a_file_appears_whole_and_only_on_success(tmp_path):
     path = tmp_path / "file.txt"
-    with run_folder.replacing(path) as partial:
+    with files.replacing(path) as partial:
         partial.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"
@@ -28,7 +28,7 @@ def test_a_file_appears_whole_and_only_on_success(tmp_path):
 def test_a_writer_that_raises_leaves_the_old_file_whole_and_no_partial(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"), run_folder.replacing(path) as partial:  # noqa: PT012
+    with pytest.raises(RunFolderError, match="disk full"), files.replacing(path) as partial:  # noqa: PT012
         partial.write_text("ne")
         raise OSError("disk full")
     assert path.read_text() == "old"
@@ -41,24 +41,24 @@ def test_a_writer_that_is_killed_leaves_the_old_file_whole_and_the_next_one_succ
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from score_embedding import run_folder\n"
-        "with run_folder.replacing(Path(sys.argv[1])) as partial:\n"
+        "from score_embedding import files\n"
+        "with files.replacing(Path(sys.argv[1])) as partial:\n"
         "    partial.write_text('{')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert run_folder.read_json(path) == {"kept": True}
-    run_folder.write_json(path, {"kept": False})
-    assert run_folder.read_json(path) == {"kept": False}
+    assert files.read_json(path) == {"kept": True}
+    files.write_json(path, {"kept": False})
+    assert files.read_json(path) == {"kept": False}
     assert os.listdir(tmp_path) == ["file.json"]
 
 
 def test_arrays_come_back_to_the_bit(tmp_path, photographs):
     images = photographs(8, 6).numpy()
     arrays = {"images": images, "small": images.astype(np.float32), "text": np.array('{"a": 1}')}
-    run_folder.write_arrays(tmp_path / "a.npz", arrays)
-    read = run_folder.read_arrays(tmp_path / "a.npz")
+    files.write_arrays(tmp_path / "a.npz", arrays)
+    read = files.read_arrays(tmp_path / "a.npz")
     assert list(read) == list(arrays)
     for name, array in arrays.items():
         assert read[name].dtype == array.dtype
@@ -67,15 +67,15 @@ def test_arrays_come_back_to_the_bit(tmp_path, photographs):
 
 def test_rows_come_back_to_the_bit_and_empty_cells_are_left_out(tmp_path):
     rows = [{"step": 1, "loss": 0.1 + 0.2}, {"step": 2, "loss": 1e-300, "ssim": 1 / 3}]
-    run_folder.write_rows(tmp_path / "m.csv", ["step", "loss", "ssim"], rows)
+    files.write_rows(tmp_path / "m.csv", ["step", "loss", "ssim"], rows)
     assert (tmp_path / "m.csv").read_text().splitlines()[0] == "step,loss,ssim"
-    assert run_folder.read_rows(tmp_path / "m.csv") == rows
+    assert files.read_rows(tmp_path / "m.csv") == rows
 
 
 def test_json_comes_back(tmp_path):
     values = {"a": 1, "b": [0.1, None], "c": {"d": "σ²"}}
-    run_folder.write_json(tmp_path / "v.json", values)
-    assert run_folder.read_json(tmp_path / "v.json") == values
+    files.write_json(tmp_path / "v.json", values)
+    assert files.read_json(tmp_path / "v.json") == values
 
 
 class Trap:
@@ -100,7 +100,7 @@ def test_no_pickle_is_opened(tmp_path, kind):
         else:
             pickle.dump(Trap(sprung), file)
     with pytest.raises(RunFolderError, match=r"scores\.npz: truncated or damaged"):
-        run_folder.read_arrays(path)
+        files.read_arrays(path)
     assert not sprung.exists()
     if kind == "npz":  # the trap is a working one
         np.load(path, allow_pickle=True)["images"]
@@ -110,32 +110,32 @@ def test_no_pickle_is_opened(tmp_path, kind):
 @pytest.mark.parametrize("keep", [0, 10, 200, -30])
 def test_truncated_arrays_are_named(tmp_path, keep):
     path = tmp_path / "scores.npz"
-    run_folder.write_arrays(path, {"images": np.arange(100.0)})
+    files.write_arrays(path, {"images": np.arange(100.0)})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(RunFolderError, match=r"scores\.npz: truncated or damaged"):
-        run_folder.read_arrays(path)
+        files.read_arrays(path)
 
 
 def test_a_flipped_bit_in_an_array_is_found(tmp_path):
     path = tmp_path / "scores.npz"
-    run_folder.write_arrays(path, {"images": np.arange(1000.0)})
+    files.write_arrays(path, {"images": np.arange(1000.0)})
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(RunFolderError, match=r"scores\.npz"):
-        run_folder.read_arrays(path)
+        files.read_arrays(path)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"step": 3', b"\xff\xfe{}", b"[1, 2]", b"null"])
 def test_damaged_json_is_named(tmp_path, content):
     (tmp_path / "state.json").write_bytes(content)
     with pytest.raises(RunFolderError, match=r"state\.json"):
-        run_folder.read_json(tmp_path / "state.json")
+        files.read_json(tmp_path / "state.json")
 
 
 def test_missing_json_is_named(tmp_path):
     with pytest.raises(RunFolderError, match=r"timing\.json"):
-        run_folder.read_json(tmp_path / "timing.json")
+        files.read_json(tmp_path / "timing.json")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_missing_json_is_named(tmp_path):
 def test_a_damaged_table_is_named(tmp_path, content):
     (tmp_path / "metrics.csv").write_bytes(content)
     with pytest.raises(RunFolderError, match=r"metrics\.csv"):
-        run_folder.read_rows(tmp_path / "metrics.csv")
+        files.read_rows(tmp_path / "metrics.csv")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_no_training_is_offered_only_where_there_is_a_model(tmp_path, config):
 
 def test_an_unfinished_run_names_what_it_lacks(tmp_path, config):
     run_folder.create(tmp_path, config)
-    with pytest.raises(RunFolderError, match=r"lacks model\.safetensors, scores\.npz.*--overwrite"):
+    with pytest.raises(RunFolderError, match=r"lacks model\.safetensors, scores\.npz.*--resume"):
         run_folder.open_existing(tmp_path, (run_folder.WEIGHTS, run_folder.SCORES))
     with pytest.raises(RunFolderError, match="not a run folder"):
         run_folder.open_existing(tmp_path / "nowhere")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_embedding import figures, metrics, run_folder, sampling
+from score_embedding import figures, files, metrics, run_folder, sampling
 from score_embedding.config import AnyConfig, BaselineConfig, Config
 from score_embedding.errors import DivergenceError, RunFolderError
 from score_embedding.methods import ddpm
@@ -37,8 +37,8 @@ def write_scores(folder: RunFolder, images: Tensor, precomputed: Precomputed) ->
         "embedded": _numpy(precomputed.embedded),
         "diagnostics": np.array(json.dumps(dataclasses.asdict(precomputed.diagnostics))),
     }
-    run_folder.write_arrays(folder / run_folder.SCORES, arrays)
-    with run_folder.replacing(folder / run_folder.SCORES_PICTURE) as partial:
+    files.write_arrays(folder / run_folder.SCORES, arrays)
+    with files.replacing(folder / run_folder.SCORES_PICTURE) as partial:
         figures.save(figures.solution(arrays), partial)
 
 
@@ -60,7 +60,7 @@ def write_diagnostics(
         **dataclasses.asdict(precomputed.diagnostics),
         "largest_relative_change_of_mass": float(change),
     }
-    run_folder.write_json(folder / run_folder.DIAGNOSTICS, values)
+    files.write_json(folder / run_folder.DIAGNOSTICS, values)
 
 
 def write_samples(
@@ -95,8 +95,8 @@ def write_samples(
         **{f"samples_{name}": _numpy(other.x) for name, other in drawn.items() if name},
         "description": np.array(json.dumps(description)),
     }
-    run_folder.write_arrays(folder / run_folder.SAMPLES, arrays)
-    with run_folder.replacing(folder / run_folder.SAMPLE_PICTURE) as partial:
+    files.write_arrays(folder / run_folder.SAMPLES, arrays)
+    with files.replacing(folder / run_folder.SAMPLE_PICTURE) as partial:
         figures.save(figures.samples(arrays), partial)
 
 
@@ -111,25 +111,25 @@ def read_images(folder: RunFolder, config: AnyConfig) -> Tensor:
     where the file that has them is missing or damaged."""
     embeds = config.method == "score_embedding"
     name = run_folder.SCORES if embeds else run_folder.SAMPLES
-    return torch.from_numpy(run_folder.read_arrays(folder / name, "images")["images"])
+    return torch.from_numpy(files.read_arrays(folder / name, "images")["images"])
 
 
 def write_metrics(folder: RunFolder, history: History) -> None:
     """metrics.csv: a row a step, metrics where they were evaluated and at the last."""
     columns = ["step", "training_seconds", "loss", *metrics.NAMES, "nfe"]
     others = dict.fromkeys(key for row in history.rows for key in row if key not in columns)
-    run_folder.write_rows(folder / run_folder.METRICS, [*columns, *others], history.rows)
+    files.write_rows(folder / run_folder.METRICS, [*columns, *others], history.rows)
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, float]]:
     """The rows of metrics.csv. Raises RunFolderError where they are not those of the steps that
     the folder's model has made."""
     path = folder / run_folder.METRICS
-    rows = run_folder.read_rows(path)
+    rows = files.read_rows(path)
     if not rows or not {"step", "training_seconds"} <= rows[-1].keys():
         raise RunFolderError(f"{path}: damaged, its last row is not whole")
     if folder.has(run_folder.STATE):
-        state = run_folder.read_json(folder / run_folder.STATE, "step")
+        state = files.read_json(folder / run_folder.STATE, "step")
         if len(rows) != state["step"]:
             raise RunFolderError(
                 f"{path}: damaged, {len(rows)} rows, but the model has made {state['step']} steps"
@@ -145,7 +145,7 @@ def write_divergence(
     arrays = {f"weights/{name}": _numpy(w) for name, w in weights.items()}
     if isinstance(error, NotFiniteError):
         arrays |= {name: _numpy(tensor) for name, tensor in vars(error.batch).items()}
-    run_folder.write_arrays(folder / run_folder.DUMP, arrays)
+    files.write_arrays(folder / run_folder.DUMP, arrays)
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -10,18 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from score_embedding import run_folder
+from score_embedding import files
 from score_embedding.errors import CheckpointError, RunFolderError
 from score_embedding.network import ScoreNetwork
 from score_embedding.run_folder import STATE, WEIGHTS, RunFolder
+from score_embedding.training_state import History
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +31,13 @@ KEPT = 2
 _OWN = "sha256_of_this"  # of the other entries of the JSON file
 
 
-def save(folder: RunFolder, network: ScoreNetwork, step: int, training_seconds: float) -> None:
+def save(folder: RunFolder, network: ScoreNetwork, history: History) -> None:
     """The trained model: its weights, then the state that names their SHA-256."""
     values = {
-        "step": step,
-        "training_seconds": training_seconds,
+        "step": history.step,
+        "training_seconds": history.training_seconds,
         "parameters": network.num_parameters,
+        "restarts": [asdict(restart) for restart in history.restarts],
     }
     _write(folder, WEIGHTS, STATE, dict(network.state_dict()), values)
 
@@ -48,8 +51,7 @@ def load(folder: RunFolder, network: ScoreNetwork) -> dict[str, Any]:
         The network is left as it was.
     """
     weights, state = _read(folder, WEIGHTS, STATE)
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    if {name: tensor.shape for name, tensor in weights.items()} != expected:
+    if _kinds(weights) != _kinds(network.state_dict()):
         raise CheckpointError(
             f"{folder / WEIGHTS}: the weights are not those of the network in config.yml"
         )
@@ -99,6 +101,10 @@ class Checkpoints:
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
+def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
 def _names(step: int) -> tuple[str, str]:
     return f"checkpoint_{step:08d}.safetensors", f"checkpoint_{step:08d}.json"
 
@@ -111,17 +117,17 @@ def _write(
     values: dict[str, Any],
 ) -> None:
     content = to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()})
-    with run_folder.replacing(folder / tensors_name) as partial:
+    with files.replacing(folder / tensors_name) as partial:
         partial.write_bytes(content)
     values = {**values, "sha256": hashlib.sha256(content).hexdigest()}
-    run_folder.write_json(folder / values_name, {**values, _OWN: _digest(values)})
+    files.write_json(folder / values_name, {**values, _OWN: _digest(values)})
 
 
 def _read(
     folder: RunFolder, tensors_name: str, values_name: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        values = run_folder.read_json(folder / values_name, "step", "sha256", _OWN)
+        values = files.read_json(folder / values_name, "step", "sha256", _OWN)
         if values.pop(_OWN) != _digest(values):
             raise CheckpointError(
                 f"{folder / values_name}: changed since it was written; nothing was loaded"

@@ -41,7 +41,7 @@ def _list(value: Any) -> Any:
 
 
 Int = Annotated[int, BeforeValidator(_number)]
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=10**12)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_inf_nan=False)]
@@ -88,7 +88,7 @@ class DataLoader(Section):
 class Diffusion(Section):
     """The SDE and its Fokker-Planck solve."""
 
-    sigma: Positive = 5.0
+    sigma: Annotated[Positive, Field(ge=1e-3, le=1e4)] = 5.0
     dh: Positive = 1.0
     num_timesteps: Count = 20
     solve_tolerance: Positive = 2e-8
@@ -96,7 +96,8 @@ class Diffusion(Section):
     scheme: Literal["spectral", "implicit", "krylov", "published"] = "spectral"
     density: Literal["exact", "binned"] = "exact"
     boundary: Literal["reflect", "zero"] = "reflect"  # of the solve and of the score
-    drift: Rate = 0.0  # f = -drift x on the grid, x in units of dh from its middle
+    # f = -drift x on the grid, x in units of dh from its middle
+    drift: Annotated[Rate, Field(le=1e3)] = 0.0
     # input: the paper's. Controls, all else equal: none embeds nothing, shuffled another's score.
     embedding: Literal["input", "none", "shuffled"] = "input"
 

@@ -32,17 +32,26 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> AnyConfig:
     values = read(path)
     for override in overrides or []:
         change(values, override)
-    return validate(values, source=str(path))
+    return validate(values, source=f"{path} with --set" if overrides else str(path))
 
 
 def read(path: Path) -> dict[Any, Any]:
     """The mapping in a YAML file, not validated. Raises ConfigError."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no UTF-8, no such date
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable: {error}") from error
+    return mapping(text, source=str(path))
+
+
+def mapping(text: str, source: str) -> dict[Any, Any]:
+    """The mapping in a YAML text, not validated. Raises ConfigError, which names `source`."""
+    try:
+        values = _parsed(text)
+    except ValueError as error:
+        raise ConfigError(f"{source}: not readable as YAML: {error!s:.500}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a config is a mapping of sections, such as data_loader:")
+        raise ConfigError(f"{source}: a config is a mapping of sections, such as data_loader:")
     return values
 
 
@@ -64,7 +73,7 @@ def validate(values: dict[Any, Any], source: str) -> AnyConfig:
     allowed = (*BASELINES, "closed_form")
     if method is not None and method not in allowed:
         raise ConfigError(
-            f"{source}:\n  sample_method: {method!r} is not allowed; allowed: "
+            f"{source}:\n  sample_method: {_shown(method)} is not allowed; allowed: "
             f"{', '.join(allowed)}{_nearest(method, allowed)}"
         )
     if method in BASELINES:
@@ -120,8 +129,8 @@ def change(values: dict[Any, Any], override: str, option: str = "--set") -> None
         if not isinstance(values, dict):
             raise ConfigError(f"{option} {override!r}: {section} is not a section")
     try:
-        values[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+        values[last] = _parsed(text)
+    except ValueError:
         raise ConfigError(f"{option} {override!r}: {text!r} is not a YAML value") from None
 
 
@@ -142,15 +151,25 @@ def _explain(error: Any, kind: type[AnyConfig]) -> str:
             expected = error["ctx"]["expected"]
             allowed = [part.strip("' ") for part in expected.replace(" or ", ",").split(",")]
             return (
-                f"{path}: {given!r} is not allowed; allowed: {expected}{_nearest(given, allowed)}"
+                f"{path}: {_shown(given)} is not allowed; allowed: {expected}"
+                f"{_nearest(given, allowed)}"
             )
         case "value_error":
             reason = str(error["ctx"]["error"])
             return f"{path}: {reason}" if path else reason
         case "string_pattern_mismatch":
-            return f"{path}: {given!r} is not allowed; letters, digits, '_', '-' and '.' are"
+            return f"{path}: {_shown(given)} is not allowed; letters, digits, '_', '-' and '.' are"
         case _:
-            return f"{path}: {given!r} is not allowed: {error['msg']}"
+            return f"{path}: {_shown(given)} is not allowed: {error['msg']}"
+
+
+def _shown(value: Any) -> str:
+    """What was given, in a length that a line can hold."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"this {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 def _keys_at(location: list[str], kind: type[AnyConfig]) -> list[str]:
@@ -161,5 +180,23 @@ def _keys_at(location: list[str], kind: type[AnyConfig]) -> list[str]:
 
 
 def _nearest(given: Any, allowed: Any) -> str:
-    matches = difflib.get_close_matches(str(given), list(allowed), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(_shown(given).strip("'"), list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _parsed(text: str) -> Any:
+    """A YAML document. Raises ValueError."""
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # damaged YAML can raise nearly anything
+        raise ValueError(str(error)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no aliases: aliases of aliases make a few lines into more values than
+    any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read; write the value out")
+        return super().compose_node(parent, index)

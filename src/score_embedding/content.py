@@ -11,7 +11,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from score_embedding import artifacts, figures, metrics, run_folder
+from score_embedding import artifacts, figures, files, metrics, run_folder
+from score_embedding import environment as environments
 from score_embedding.config import AnyConfig, Config
 from score_embedding.run_folder import RunFolder
 
@@ -60,17 +61,27 @@ def needs(config: AnyConfig) -> tuple[str, ...]:
     return tuple(needed)
 
 
+def read_course(
+    folder: RunFolder,
+) -> tuple[list[dict[str, float]], dict[str, Any], dict[str, Any]]:
+    """How the run went: metrics, environment and seconds by stage; no sample changes them. Raises
+    RunFolderError where one of them is damaged."""
+    return (
+        artifacts.read_metrics(folder),
+        files.read_json(folder / run_folder.ENVIRONMENT, "processor", "device"),
+        files.read_json(folder / run_folder.TIMING, "training", "total"),
+    )
+
+
 def collect(folder: RunFolder, config: AnyConfig) -> Content:
     """The report's content, from the files of the folder."""
-    samples = run_folder.read_arrays(folder / run_folder.SAMPLES, *artifacts.SAMPLE_ARRAYS)
+    samples = files.read_arrays(folder / run_folder.SAMPLES, *artifacts.SAMPLE_ARRAYS)
     description = json.loads(str(samples["description"]))
     options = type(config.sample)
     drawn = options(**{key: description[key] for key in options.model_fields})
     config = config.model_copy(update={"sample": drawn})  # as the samples were drawn last
     how = figures.how_sampled(description)
-    rows = artifacts.read_metrics(folder)
-    environment = run_folder.read_json(folder / run_folder.ENVIRONMENT, "processor")
-    timing = run_folder.read_json(folder / run_folder.TIMING, "training", "total")
+    rows, environment, timing = read_course(folder)
 
     tables = [_quality(description["metrics"], how), _passed(rows), _timing(timing)]
     pictures = [
@@ -88,7 +99,7 @@ def collect(folder: RunFolder, config: AnyConfig) -> Content:
         pictures.append(_picture("Training", caption, figures.curves(rows)))
     if config.method == "score_embedding":
         assert isinstance(config, Config)
-        scores = run_folder.read_arrays(folder / run_folder.SCORES, *artifacts.SCORE_ARRAYS)
+        scores = files.read_arrays(folder / run_folder.SCORES, *artifacts.SCORE_ARRAYS)
         tables.append(_solve(json.loads(str(scores["diagnostics"])), config))
         pictures += _fields(scores)
     tables += [_parameters(config), _environment(environment)]
@@ -103,8 +114,10 @@ def collect(folder: RunFolder, config: AnyConfig) -> Content:
 
 
 def _training(folder: RunFolder, steps: int) -> str:
-    state = run_folder.read_json(folder / run_folder.STATE, "parameters")
-    return f"U-Net of {state['parameters'] / 1e6:.1f} M parameters, {steps} steps, "
+    state = files.read_json(folder / run_folder.STATE, "parameters")
+    diverged = ", ".join(str(restart["step"]) for restart in state.get("restarts", []))
+    halved = f" (diverged in step {diverged}: the rate was halved each time)" if diverged else ""
+    return f"U-Net of {state['parameters'] / 1e6:.1f} M parameters, {steps} steps{halved}, "
 
 
 def _fields(scores: dict[str, Any]) -> list[Picture]:
@@ -199,7 +212,8 @@ def _environment(environment: dict[str, object]) -> Table:
             rows += [(name, str(version)) for name, version in value.items()]
         elif value is not None:
             rows.append((key.replace("_", " "), str(value)))
-    return Table("Environment", ("", ""), rows)
+    note = environments.determinism(str(environment["device"]))
+    return Table("Environment", ("", ""), rows, note)
 
 
 def _picture(title: str, caption: str, figure: Figure) -> Picture:

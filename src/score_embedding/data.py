@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -149,9 +151,12 @@ def _from_pickle(dataset: str, folders: list[Path], n: int) -> list[Named]:
 
 def _expand(path: Path) -> list[Named]:
     """A file as itself, a folder as the files in it; hidden files are passed over."""
-    if not path.is_dir():
-        return [(str(path), path)]
-    files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    try:
+        if not path.is_dir():
+            return [(str(path), path)]
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
     if not files:
         raise DataError(f"{path}: an empty folder")
     return [(str(file), file) for file in files]
@@ -168,6 +173,8 @@ def _load(named: list[Named], size: tuple[int, int], channels: int) -> Tensor:
             images.append(_prepare(pixels, name, size, channels))
         except DataError as error:
             problems.append(str(error))
+        except MemoryError:
+            problems.append(f"{name}: too large for the memory that is free")
     if problems:
         raise DataError("\n".join(problems))
     return torch.stack(images)
@@ -175,12 +182,19 @@ def _load(named: list[Named], size: tuple[int, int], channels: int) -> Tensor:
 
 def _read(path: Path) -> NDArray[Any]:
     """Pixels of an image file, (h, w), (h, w, 3) or (h, w, 4), upright, at their own depth."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.stat().st_size == 0:
+    try:
+        kind = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    if not stat.S_ISREG(kind.st_mode):
+        raise DataError(f"{path}: no regular file")
+    if kind.st_size == 0:
         raise DataError(f"{path}: an empty file")
     try:
-        with Image.open(path) as opened:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, and allowed
+            opened = Image.open(path)
+        with opened:
             picture = ImageOps.exif_transpose(opened)
             transparent = _transparent_grey(picture)
             if transparent is not None:
@@ -191,13 +205,15 @@ def _read(path: Path) -> NDArray[Any]:
                 picture = picture.convert("L")
             elif not (picture.mode in ("L", "F", "RGB", "RGBA") or picture.mode.startswith("I")):
                 picture = picture.convert("RGB")  # CMYK, YCbCr, LAB, HSV
-            if picture.mode != "RGB":
+            if opened.mode != "RGB":
                 log.info("%s: %s converted", path, opened.mode)
             return np.asarray(picture)
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image that Pillow can read") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}") from None
+    except PermissionError as error:
+        raise DataError(f"{path}: not readable ({error.strerror})") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(f"{path}: truncated or damaged ({error})") from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import platform
 import subprocess
 from importlib import metadata
@@ -9,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from score_embedding.errors import ConfigError
+from score_embedding.errors import ConfigError, RunFolderError
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("score-embedding", "torch", "diffusers", "numpy", "scipy", "scikit-image")
 
 
-def describe(device: torch.device, seed: int) -> dict[str, Any]:
+def describe(device: torch.device, seed: int, images: Tensor) -> dict[str, Any]:
     """The content of environment.json. Nothing that names the user or the machine is in it."""
+    pixels = images.cpu().contiguous().numpy()
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -26,7 +32,43 @@ def describe(device: torch.device, seed: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seed": seed,
         "git_commit": _git_commit(),
+        "images_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
     }
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    """Whether the run of folder `path` can be gone on with here and now; says in the log what has
+    changed since it began.
+
+    Raises
+    ------
+    RunFolderError : it began with other images.
+    """
+    changed = [name for name, value in now.items() if before.get(name) != value]
+    if "images_sha256" in changed:
+        raise RunFolderError(
+            f"{path}: its run began with other images than are there now; bring those back, or "
+            f"--overwrite runs it again on these"
+        )
+    if changed:
+        log.warning(
+            "changed since the run began: %s; it goes on, but not to the bit as it would have",
+            ", ".join(name.replace("_", " ") for name in changed),
+        )
+
+
+def determinism(device: str) -> str:
+    """What is promised of a second run of the same config, seed and images."""
+    if device != "cpu":
+        return (
+            f"On {device} the order of sums is not fixed: a second run is alike, not the same to "
+            f"the bit, and training amplifies the difference."
+        )
+    return (
+        "A second run with the same versions, processor and number of threads ends with the same "
+        "weights and samples to the bit. With others it differs by round-off, which training "
+        "amplifies."
+    )
 
 
 def select_device(name: str) -> torch.device:

@@ -19,6 +19,10 @@ class DataError(ScoreEmbeddingError):
     """An image or data set that cannot be read or used."""
 
 
+class LimitError(ScoreEmbeddingError):
+    """More memory or disk needed than there is."""
+
+
 class RunFolderError(ScoreEmbeddingError):
     """A run folder that is missing, incomplete, or belongs to another config."""
 
@@ -60,5 +64,8 @@ class Interrupted(BaseException):
     nothing between the training loop and the entry point takes it for an error."""
 
     def __init__(self, number: signal.Signals):
-        super().__init__(f"stopped by {number.name}")
+        super().__init__(number)  # all that it is made of, so that it can pass between processes
         self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        return ": ".join([f"stopped by {self.args[0].name}", *getattr(self, "__notes__", [])[-1:]])

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from score_embedding import progress, run_folder
+from score_embedding import files, progress, run_folder
 from score_embedding.errors import DataError
 
 MINIMUM = 2048
@@ -42,7 +42,7 @@ def of_run(path: Path, weights: Path, device: torch.device) -> float:
     RunFolderError : no run folder, or one without samples.
     """
     folder, _ = run_folder.open_existing(path, (run_folder.SAMPLES,))
-    arrays = run_folder.read_arrays(folder / run_folder.SAMPLES, "samples", "images")
+    arrays = files.read_arrays(folder / run_folder.SAMPLES, "samples", "images")
     images, samples = (torch.from_numpy(arrays[name]) for name in ("images", "samples"))
     n, channels = images.shape[:2]
     if n < MINIMUM:

@@ -39,6 +39,16 @@ class Signals:
 
 
 @contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """An interruption inside says how to go on."""
+    try:
+        yield
+    except Interrupted as stop:
+        stop.add_note(advice)
+        raise
+
+
+@contextmanager
 def handled() -> Iterator[Signals]:
     """Raise `Interrupted` for SIGINT and SIGTERM; outside the main thread, which alone is told of
     them, nothing changes."""

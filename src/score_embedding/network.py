@@ -89,6 +89,12 @@ class ScoreNetwork(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
+def num_indices(model: Model, num_images: int) -> int:
+    """How many images the network tells apart: at least `num_images`, unless it is not to be told
+    which one is meant."""
+    return max(num_images, model.num_images or 1) if model.image_index else 1
+
+
 def _resample_without_convolution(unet: UNet2DModel) -> None:
     """Average pooling on the way down, nearest neighbour on the way up."""
     for block in unet.down_blocks:

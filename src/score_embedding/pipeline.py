@@ -15,7 +15,11 @@ from torch import Tensor
 from score_embedding import (
     artifacts,
     checkpoint,
+    content,
     environment,
+    files,
+    interruption,
+    limits,
     metrics,
     precomputation,
     report,
@@ -37,7 +41,6 @@ from score_embedding.training_state import History
 
 log = logging.getLogger(__name__)
 
-SHOWN = 16  # images whose fields are kept where not all are
 _TRAINED = (run_folder.WEIGHTS, run_folder.METRICS)
 NEEDED_TO_SAMPLE = {  # of a run folder, by method; the images are in the last one
     "score_embedding": (*_TRAINED, run_folder.SCORES),
@@ -63,7 +66,7 @@ def run(
     Raises
     ------
     ScoreEmbeddingError : one of its kinds, named and with the remedy.
-    Interrupted : SIGINT or SIGTERM came while training; the checkpoint is written.
+    Interrupted : SIGINT or SIGTERM came; while training, a checkpoint is written first.
     """
     started = time.perf_counter()
     if resume:
@@ -72,10 +75,18 @@ def run(
         run_folder.check_free(path, config, overwrite)
     images = load_dataset(config.data_loader)
     check(images, config)
-    with run_folder.locked(path):
+    limits.check(config, len(images), device, path)
+    with (
+        run_folder.locked(path),
+        interruption.handled(),
+        interruption.advising("what was done is kept, --resume goes on"),
+    ):
         folder = RunFolder(path) if resume else run_folder.create(path, config)
-        description = environment.describe(device, config.training.seed)
-        run_folder.write_json(folder / run_folder.ENVIRONMENT, description)
+        description = environment.describe(device, config.training.seed, images)
+        if resume and folder.has(run_folder.ENVIRONMENT):
+            before = files.read_json(folder / run_folder.ENVIRONMENT)
+            environment.check_same(before, description, path)
+        files.write_json(folder / run_folder.ENVIRONMENT, description)
 
         network, history, seconds = None, History(), {"training": 0.0, "evaluation": 0.0}
         if config.method != "closed_form":
@@ -87,7 +98,7 @@ def run(
         artifacts.write_metrics(folder, history)
 
         seconds["total"] = time.perf_counter() - started
-        run_folder.write_json(folder / run_folder.TIMING, seconds)
+        files.write_json(folder / run_folder.TIMING, seconds)
         report.write(folder)
         run_folder.remove_checkpoints(path)
 
@@ -116,7 +127,7 @@ def train_model(
         history = train(
             network, objective, config, seconds, evaluate if profile else None, checkpoints
         )
-    checkpoint.save(folder, network, history.step, history.training_seconds)
+    checkpoint.save(folder, network, history)
     artifacts.write_metrics(folder, history)
     before = sum(history.precompute_seconds.values())
     stages = {
@@ -152,7 +163,7 @@ def precompute(
     started = time.perf_counter()
     embedded = EmbeddedImages(images, config.diffusion, config.misc, device)
     seconds = {"density": time.perf_counter() - started, "solve": 0.0, "embedding": 0.0}
-    shown = precomputation.precompute(images[:SHOWN], config.diffusion, config.misc)
+    shown = precomputation.precompute(images[: precomputation.SHOWN], config.diffusion, config.misc)
     log.info("log-density of %d images; their scores are computed during training", len(images))
     return dataclasses.replace(shown, seconds=seconds), embedded
 
@@ -181,7 +192,9 @@ def sample_again(
     `options` and `seed` say how to sample; all else is as the model was trained.
     """
     folder, config = run_folder.open_existing(path)
-    run_folder.check_has(path, NEEDED_TO_SAMPLE[config.method])
+    needed = dict.fromkeys((*NEEDED_TO_SAMPLE[config.method], *content.needs(config)))
+    run_folder.check_has(path, tuple(needed))
+    content.read_course(folder)  # found damaged before the samples are replaced
     images = artifacts.read_images(folder, config).to(device)
     network = None
     if config.method != "closed_form":
@@ -202,12 +215,15 @@ def solve(config: Config, path: Path, device: torch.device) -> None:
     """
     diffusion, misc = config.diffusion, config.misc
     images = load_dataset(config.data_loader).to(solver_device(device))
+    limits.check_fits("solve", limits.need_of_solve(config, len(images)), device, path)
     many = not precomputation.fits_in_memory(images, diffusion)
-    precomputed = precomputation.precompute(images[:SHOWN] if many else images, diffusion, misc)
+    precomputed = precomputation.precompute(
+        images[: precomputation.SHOWN] if many else images, diffusion, misc
+    )
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
     if many:
-        with run_folder.replacing(folder / run_folder.ALL_SCORES) as partial:
+        with files.replacing(folder / run_folder.ALL_SCORES) as partial:
             diagnostics = precomputation.write_scores(images, diffusion, misc, partial)
         precomputed = dataclasses.replace(precomputed, diagnostics=diagnostics)
     log.info("%s", precomputed.diagnostics.summary())
@@ -216,13 +232,11 @@ def solve(config: Config, path: Path, device: torch.device) -> None:
 
 
 def build_network(config: AnyConfig, num_images: int, device: torch.device) -> ScoreNetwork:
-    """The config's network, with an index embedding for at least `num_images` images unless it is
-    not to be told which one is meant."""
-    indices = max(num_images, config.model.num_images or 1) if config.model.image_index else 1
+    """The config's network for so many images."""
     return networks.build(
         config.model,
         config.data_loader.image_size,
-        indices,
+        networks.num_indices(config.model, num_images),
         config.training.timestep_multiplier,
         config.training.seed,
         device,

@@ -22,12 +22,13 @@ from score_embedding import progress
 from score_embedding.config import Diffusion, Misc
 from score_embedding.density import log_density
 from score_embedding.embedding import embed
-from score_embedding.errors import DataError
+from score_embedding.errors import DataError, DivergenceError
 from score_embedding.fokker_planck import AffineDrift, Diagnostics, score, solve
 from score_embedding.fokker_planck.solution import merged
 from score_embedding.sde import VarianceExploding
 
 IN_MEMORY = 2**30  # bytes of fields that are computed at once and kept
+SHOWN = 16  # images whose fields are kept where not all are
 _BLOCK = 4 * 2**20  # bytes of one float32 field in a block: its stages stay in the cache
 
 
@@ -91,6 +92,11 @@ def evolve(images: Tensor, m0: Tensor, diffusion: Diffusion, misc: Misc) -> Prec
         diffusion.boundary,
         AffineDrift(diffusion.drift) if diffusion.drift else None,
     )
+    if not solution.log_density.isfinite().all():
+        raise DivergenceError(
+            f"the log-density is not finite with diffusion.sigma {diffusion.sigma:g}, drift "
+            f"{diffusion.drift:g}; smaller values may help"
+        )
     scores = solution.score
     if scores is None:
         scores = score(solution.log_density, diffusion.dh, diffusion.boundary)

@@ -12,19 +12,26 @@ from fpdf.fonts import FontFace
 from jinja2 import Environment, PackageLoader
 
 from score_embedding import content as contents
-from score_embedding import run_folder
+from score_embedding import files, run_folder
 from score_embedding.content import Content, Picture, Table
+from score_embedding.errors import RunFolderError
 from score_embedding.run_folder import RunFolder
 
 
 def write(folder: RunFolder) -> None:
-    """Make both reports anew. Raises RunFolderError where the folder lacks a file they need."""
+    """Make both reports anew. Raises RunFolderError where the folder lacks a file they need, or
+    one of them is damaged."""
     _, config = run_folder.open_existing(folder.path)
     run_folder.check_has(folder.path, contents.needs(config))
-    content = contents.collect(folder, config)
-    with run_folder.replacing(folder / run_folder.HTML) as partial:
+    try:
+        content = contents.collect(folder, config)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(
+            f"{folder.path}: a file in it is damaged, or two do not fit together ({error})"
+        ) from error
+    with files.replacing(folder / run_folder.HTML) as partial:
         _write_html(content, partial)
-    with run_folder.replacing(folder / run_folder.PDF) as partial:
+    with files.replacing(folder / run_folder.PDF) as partial:
         _write_pdf(content, partial)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from score_embedding import comparison as comparisons
-from score_embedding import configuration, run_folder
+from score_embedding import configuration, files, run_folder
 from score_embedding.comparison import tables
 from score_embedding.comparison.spec import Comparison
 from score_embedding.comparison.summary import Summary, ratio
@@ -125,7 +125,7 @@ def reproduce(
     run_folder.check_own(folder, JSON)
     planned = {case: comparison_of(case, scale, seeds, overrides or []) for case in cases}
     folder.mkdir(parents=True, exist_ok=True)
-    run_folder.write_json(folder / JSON, {"scale": scale, "cases": cases})  # until all is judged
+    files.write_json(folder / JSON, {"scale": scale, "cases": cases})  # until all is judged
     summaries: dict[str, list[Summary]] = {}
     reasons = {case: "left out by --cases" for case in CASES if case not in cases}
     captions = []
@@ -220,14 +220,14 @@ def _write(folder: Path, findings: list[Finding], scale: str, captions: list[str
     not_run = dict.fromkeys((f.claim.case, f.reason) for f in findings if f.verdict == NOT_RUN)
     lines = [*captions, *(f"{case}: not run here: {reason}" for case, reason in not_run)]
     text += "\n" + "\n".join(f"- {line}" for line in lines) + "\n"
-    run_folder.write_text(folder / MARKDOWN, text)
+    files.write_text(folder / MARKDOWN, text)
     values = {
         "scale": scale,
         "counts": counts(findings),
         "cases": captions,
         "findings": [dataclasses.asdict(finding) for finding in findings],
     }
-    run_folder.write_json(folder / JSON, comparisons.finite(values))
+    files.write_json(folder / JSON, comparisons.finite(values))
 
 
 def _seconds(seconds: float) -> str:

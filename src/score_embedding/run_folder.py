@@ -6,22 +6,16 @@ their place and renamed into it, so that none is ever half there.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import yaml
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
-from score_embedding import configuration
+from score_embedding import configuration, files
 from score_embedding.config import AnyConfig
 from score_embedding.errors import ConfigError, RunFolderError
 
@@ -75,9 +69,9 @@ class RunFolder:
 
 def name_of(config: AnyConfig, seed_given: bool, extension: str | None) -> str:
     """`<name>[_seedS][_extension]`."""
-    if extension and not re.fullmatch(r"[A-Za-z0-9_.-]+", extension):
+    if extension and not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", extension):
         raise ConfigError(
-            f"--folder-ext {extension!r}: letters, digits, '_', '-' and '.' are allowed"
+            f"--folder-ext {extension!r}: up to 100 letters, digits, '_', '-' and '.' are allowed"
         )
     seed = f"_seed{config.training.seed}" if seed_given else ""
     return config.name + seed + (f"_{extension}" if extension else "")
@@ -93,12 +87,15 @@ def check_free(path: Path, config: AnyConfig, overwrite: bool) -> None:
         raise RunFolderError(
             f"{path}: holds files but no run; give another place with --out or --folder-ext"
         )
+    directories = [name for name in FILES if (path / name).is_dir()]
+    if directories:
+        raise RunFolderError(f"{path / directories[0]}: a folder is in the way of a file")
     if content and not overwrite:
         same = holds(path, config)
         whose = "this config" if same else "another config"
         hints = ["--overwrite replaces it", "--folder-ext X starts a folder of its own"]
         if same and not is_finished(path):
-            whose += " that did not finish"
+            whose += " that diverged" if DUMP in content else " that did not finish"
             hints.insert(0, "--resume goes on with it")
         if same and WEIGHTS in content:
             hints.append("--no-train samples from its model")
@@ -106,15 +103,30 @@ def check_free(path: Path, config: AnyConfig, overwrite: bool) -> None:
 
 
 def holds(path: Path, config: AnyConfig) -> bool:
-    """Whether the folder is of a run of exactly this config."""
-    return _config_text(path) == configuration.dump(config)
+    """Whether the folder is of a run of exactly this config. Raises RunFolderError where its own
+    cannot be read."""
+    _, theirs = open_existing(path)
+    return configuration.dump(theirs) == configuration.dump(config)
 
 
 def check_place(path: Path) -> None:
-    """Raise RunFolderError where a file stands in the way of the folder `path`."""
+    """Raise RunFolderError where the folder `path` cannot be made or written to."""
     for place in (path, *path.parents):
-        if place.exists() and not place.is_dir():
+        try:
+            place.lstat()
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:
+            continue  # its parent is the file
+        except OSError as error:
+            raise RunFolderError(f"{place}: {error.strerror}") from None
+        if place.is_symlink() and not place.exists():
+            raise RunFolderError(f"{place}: a link to nowhere")
+        if not place.is_dir():
             raise RunFolderError(f"{place}: a file is in the way of the folder {path}")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise RunFolderError(f"{place}: no permission to write there; try another --out")
+        return
 
 
 def check_own(path: Path, mark: str) -> None:
@@ -148,11 +160,11 @@ def check_same(path: Path, config: AnyConfig) -> None:
 def create(path: Path, config: AnyConfig) -> RunFolder:
     """An empty run folder with its config. The files of an earlier run are removed, others stay."""
     path.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        if name != CONFIG:  # a folder without it is taken for somebody else's
-            (path / name).unlink(missing_ok=True)
+    # Back to front: without a report it is not finished, without a config it is somebody else's.
+    for name in reversed(FILES[1:]):
+        (path / name).unlink(missing_ok=True)
     remove_checkpoints(path)
-    write_text(path / CONFIG, configuration.dump(config))
+    files.write_yaml(path / CONFIG, configuration.dump(config))
     return RunFolder(path)
 
 
@@ -182,6 +194,15 @@ def check_resumable(path: Path, config: AnyConfig) -> None:
         )
 
 
+def is_resumable(path: Path, config: AnyConfig) -> bool:
+    """Whether the folder holds an interrupted run of `config`."""
+    try:
+        check_resumable(path, config)
+    except RunFolderError:
+        return False
+    return True
+
+
 def open_existing(path: Path, needs: tuple[str, ...] = ()) -> tuple[RunFolder, AnyConfig]:
     """A run folder and its config.
 
@@ -192,17 +213,22 @@ def open_existing(path: Path, needs: tuple[str, ...] = ()) -> tuple[RunFolder, A
     if not (path / CONFIG).is_file():
         raise RunFolderError(f"{path}: not a run folder (no {CONFIG} in it)")
     check_has(path, needs)
-    return RunFolder(path), configuration.load(str(path / CONFIG))
+    try:
+        values = files.read_yaml(path / CONFIG)
+        return RunFolder(path), configuration.validate(values, source=str(path / CONFIG))
+    except ConfigError as error:
+        raise RunFolderError(
+            f"{error}\nThe folder's config cannot be read; --overwrite replaces the run"
+        ) from None
 
 
 def check_has(path: Path, needs: tuple[str, ...]) -> None:
     """Raise RunFolderError where a run folder lacks one of the files in `needs`."""
     missing = [name for name in needs if not (path / name).is_file()]
     if missing:
-        raise RunFolderError(
-            f"{path}: lacks {', '.join(missing)}; the run did not finish: start it again with "
-            f"--overwrite"
-        )
+        goes_on = "did not finish: --resume goes on with it"
+        remedy = "is damaged: --overwrite makes it again" if is_finished(path) else goes_on
+        raise RunFolderError(f"{path}: lacks {', '.join(missing)}; the run {remedy}")
 
 
 @contextmanager
@@ -215,95 +241,12 @@ def locked(path: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise RunFolderError(f"{path}: another process is writing to it") from None
+    except OSError as error:
+        raise RunFolderError(f"{path / LOCK}: {error.strerror}") from None
     try:
+        for partial in path.glob(f".*{files.PARTIAL}"):  # of a process that was killed
+            partial.unlink()
         yield
     finally:
         (path / LOCK).unlink(missing_ok=True)
         lock.release()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; on success it is flushed to disk and takes its place."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def read_json(path: Path, *needed: str) -> dict[str, Any]:
-    """The object of a JSON file. Raises RunFolderError when it is damaged or lacks a key."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise RunFolderError(f"{path}: not a JSON object")
-    _require(path, values, needed)
-    return values
-
-
-def _require(path: Path, values: dict[str, Any], needed: tuple[str, ...]) -> None:
-    missing = [name for name in needed if name not in values]
-    if missing:
-        raise RunFolderError(f"{path}: damaged, it lacks {', '.join(missing)}")
-
-
-def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """An .npz file."""
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def read_arrays(path: Path, *needed: str) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file; no pickle in it is ever opened. Raises RunFolderError when it is
-    damaged or lacks an array."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
-    except Exception as error:  # a damaged zip can raise nearly anything
-        raise RunFolderError(f"{path}: truncated or damaged ({error})") from error
-    _require(path, arrays, needed)
-    return arrays
-
-
-def write_rows(path: Path, names: list[str], rows: list[dict[str, Any]]) -> None:
-    """A CSV file; keys that a row lacks are left empty."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_rows(path: Path) -> list[dict[str, float]]:
-    """The rows of a CSV file of numbers; empty cells are left out."""
-    with path.open(newline="", encoding="utf-8") as file:
-        try:
-            return [
-                {name: float(value) for name, value in row.items() if value}
-                for row in csv.DictReader(file)
-            ]
-        except (ValueError, TypeError, csv.Error) as error:
-            raise RunFolderError(f"{path}: not a table of numbers ({error})") from error
-
-
-def _config_text(path: Path) -> str | None:
-    """The folder's config as `dump` writes it today; None when it cannot be read."""
-    try:
-        values = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-        return configuration.dump(configuration.validate(values, source=str(path)))
-    except (ConfigError, yaml.YAMLError, OSError, UnicodeDecodeError):
-        return None

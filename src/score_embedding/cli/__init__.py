@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from score_embedding import progress
+from score_embedding import interruption, progress
 from score_embedding.cli import comparisons, runs
 from score_embedding.errors import Interrupted, ScoreEmbeddingError
 
@@ -26,24 +27,42 @@ for command in (
     *(comparisons.compare, comparisons.reproduce),
 ):
     app.command()(command)
+_NO_MEMORY = ("out of memory", "can't allocate memory")  # as torch says it
 _errors = Console(stderr=True, soft_wrap=True)
 
 
 def main() -> None:
     """Entry point: a user's mistake is one message and an exit status, never a traceback."""
     try:
-        app()
+        with interruption.handled():
+            app([argument for argument in sys.argv[1:] if argument != "--debug"])  # see _say
     except ScoreEmbeddingError as error:
-        if "--debug" in sys.argv:
-            raise
-        _errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        _say(str(error))
         sys.exit(error.exit_code)
     except Interrupted as stop:
-        _errors.print(f"{stop}: what was done is kept, --resume goes on", style="yellow")
+        _errors.print(str(stop), style="yellow", markup=False, highlight=False)
         sys.exit(stop.exit_code)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"{where}{error.strerror or error}")
+        sys.exit(ScoreEmbeddingError.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        told = any(text in str(error) for text in _NO_MEMORY)
+        if not told and not isinstance(error, MemoryError):
+            raise
+        _say(f"out of memory ({error}); a smaller image, batch or network needs less")
+        sys.exit(ScoreEmbeddingError.exit_code)
+
+
+def _say(message: str) -> None:
+    """An error; with --debug after where it came from."""
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+    _errors.print(f"error: {shown}", style="red", markup=False, highlight=False)
 
 
 class _ConsoleHandler(logging.Handler):

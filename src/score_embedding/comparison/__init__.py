@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from score_embedding import figures, pipeline, run_folder
+from score_embedding import figures, files, interruption, limits, pipeline, run_folder
 from score_embedding.comparison import execution, pictures, spec, tables
 from score_embedding.comparison.spec import Comparison, Job
 from score_embedding.comparison.summary import Outcome, Summary, outcomes, summarise
@@ -76,10 +76,15 @@ def compare(
         images = load_dataset(pending[0].config.data_loader)
         for job in pending:
             pipeline.check(images, job.config)
+        if slurm is None:
+            needs = [limits.need(job.config, len(images)) for job in pending]
+            together = limits.together(needs, processes)
+            limits.check_fits(comparison.name, together, device, folder)
     folder.mkdir(parents=True, exist_ok=True)
     spec.write(comparison, folder)
     log.info("%d runs, %d of them there already", len(jobs), len(jobs) - len(pending))
-    failures = execution.execute(pending, device, processes, slurm)
+    with interruption.handled(), interruption.advising("the same command goes on"):
+        failures = execution.execute(pending, device, processes, slurm)
     return collect(comparison, folder, failures)
 
 
@@ -127,10 +132,10 @@ def _write(
         LATEX: "\n".join(map(tables.latex, result.tables)),
     }
     for name, text in texts.items():
-        run_folder.write_text(folder / name, text)
+        files.write_text(folder / name, text)
     records = tables.records(found)
     columns = list(dict.fromkeys(key for record in records for key in record))
-    run_folder.write_rows(folder / CSV, columns, records)
+    files.write_rows(folder / CSV, columns, records)
     values = {
         "comparison": comparison.name,
         "description": result.description,
@@ -139,12 +144,12 @@ def _write(
         "summaries": [dataclasses.asdict(summary) for summary in result.summaries],
         "missing": result.missing,
     }
-    run_folder.write_json(folder / JSON, finite(values))
+    files.write_json(folder / JSON, finite(values))
     if not found:
         return
-    with run_folder.replacing(folder / CURVES) as partial:
+    with files.replacing(folder / CURVES) as partial:
         figures.save(pictures.ssim_over_time(found, comparison, result.description), partial)
-    with run_folder.replacing(folder / SHEET) as partial:
+    with files.replacing(folder / SHEET) as partial:
         figures.save(pictures.sample_sheet(done, comparison, result.description), partial)
 
 
@@ -170,7 +175,7 @@ def _number_of_images(done: list[Job]) -> int:
     """How many images the first finished run was trained on; 0 where none is finished."""
     if not done:
         return 0
-    return len(run_folder.read_arrays(done[0].path / run_folder.SAMPLES, "images")["images"])
+    return len(files.read_arrays(done[0].path / run_folder.SAMPLES, "images")["images"])
 
 
 def _samplers(comparison: Comparison) -> list[str]:
@@ -193,7 +198,7 @@ def _machines(done: list[Job]) -> list[str]:
     """Processor and threads of the runs; of unlike ones, times are not comparable."""
     kinds = set()
     for job in done:
-        described = run_folder.read_json(
+        described = files.read_json(
             job.path / run_folder.ENVIRONMENT, "processor", "device", "threads"
         )
         threads = f", {described['threads']} thread(s)" if described["device"] == "cpu" else ""

@@ -77,8 +77,10 @@ def execute(
                 job = pending[done]
                 failures[job.path.name] = done.result()
                 log.info("%d of %d runs: %s", len(failures), len(jobs), job.path)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:  # an interruption; each run then writes its checkpoint
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
     return _only_failed(failures)
 
@@ -90,7 +92,7 @@ def run_one(config: AnyConfig, path: Path, device: torch.device, threads: int | 
         torch.set_num_threads(threads)
     try:
         _warm_up(device)
-        resume = run_folder.holds(path, config) and not run_folder.is_finished(path)
+        resume = run_folder.is_resumable(path, config)
         pipeline.run(config, path, device, profile=True, overwrite=not resume, resume=resume)
     except ScoreEmbeddingError as error:
         return str(error)

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from score_embedding import figures, run_folder
+from score_embedding import figures, files, run_folder
 from score_embedding.comparison.spec import Comparison, Job
 from score_embedding.comparison.summary import Outcome
 from score_embedding.comparison.tables import PRIOR_NAMES
@@ -61,7 +61,7 @@ def sample_sheet(jobs: list[Job], comparison: Comparison, caption: str) -> Figur
     samples = {}
     for job in jobs:
         if job.method not in samples:
-            samples[job.method] = run_folder.read_arrays(
+            samples[job.method] = files.read_arrays(
                 job.path / run_folder.SAMPLES, "samples", "images", "description"
             )
     images = next(iter(samples.values()))["images"]

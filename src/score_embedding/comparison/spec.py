@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import StrictFloat, StrictInt, ValidationError
 
-from score_embedding import configuration, run_folder
+from score_embedding import configuration, files
 from score_embedding.config import BASELINES, AnyConfig, DataLoader, Section
 from score_embedding.errors import ConfigError, RunFolderError
 
@@ -158,7 +158,7 @@ def write(comparison: Comparison, folder: Path) -> None:
             method: config.model_dump(mode="json") for method, config in comparison.configs.items()
         },
     }
-    run_folder.write_text(folder / SPEC, yaml.safe_dump(values, sort_keys=False))
+    files.write_yaml(folder / SPEC, yaml.safe_dump(values, sort_keys=False))
 
 
 def read(folder: Path) -> Comparison:
@@ -166,7 +166,7 @@ def read(folder: Path) -> Comparison:
     if not (folder / SPEC).is_file():
         raise RunFolderError(f"{folder}: no comparison (no {SPEC} in it)")
     try:
-        values = _File.model_validate(configuration.read(folder / SPEC))
+        values = _File.model_validate(files.read_yaml(folder / SPEC))
         configs = {
             method: configuration.validate(config, source=method)
             for method, config in values.methods.items()

@@ -1,0 +1,106 @@
+"""What `limits` tells of a run before it starts, against what runs really took.
+
+    python benchmarks/limits.py      # about 4 minutes on one thread; nothing else may run
+
+Each run is a process of its own: a few steps, then samples. Memory: the largest resident set over
+that before the run. Disk: the largest size of the run folder, looked at again and again. Time: the
+median step, over the one expected. Writes results/limits.json and .md.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from _common import environment, resident, write
+from score_embedding import configuration, files, limits, pipeline
+
+CASES = {
+    "quickstart": ("quickstart", ["training.epochs=60"]),
+    "quickstart, ch 64, batch 40": (
+        "quickstart",
+        ["training.epochs=8", "model.ch=64", "data_loader.batch_size=40"],
+    ),
+    "cifar1's network on a photograph": (
+        "quickstart",
+        ["training.epochs=4", "model.ch=128", "model.ch_mult=[1,2,2,2]", "model.num_res_blocks=2"],
+    ),
+    "the same as DDPM, with EMA": (
+        "cifar1_ddpm",
+        [
+            *("training.epochs=4", "data_loader.dataset=sample", "data_loader.image=[astronaut]"),
+            *("data_loader.batch_size=10", "sample.steps=10"),
+        ],
+    ),
+}
+
+
+def one(name: str) -> dict[str, Any]:
+    """One case, in this process."""
+    config = configuration.load(*CASES[name][:1], CASES[name][1])
+    device = torch.device("cpu")
+    needed = limits.need(config, 1)
+    data = config.data_loader
+    cost = limits.cost_of(config.model, data.image_size, data.batch_size, 1)
+    side = max(data.image_size)
+    speed = limits.convolution_speed(config.model.ch, side, data.batch_size, device)
+    before = resident("VmRSS")
+    with tempfile.TemporaryDirectory() as place:
+        folder, largest, done = Path(place) / "run", [0], threading.Event()
+
+        def watch() -> None:
+            while not done.is_set():
+                sizes = [path.stat().st_size for path in folder.glob("*") if path.exists()]
+                largest.append(sum(sizes))
+                time.sleep(0.02)
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        config = config.model_copy(
+            update={"misc": config.misc.model_copy(update={"checkpoint_freq": 1e-6})}
+        )
+        pipeline.run(config, folder, device, profile=False)
+        done.set()
+        watching.join()
+        clock = [row["training_seconds"] for row in files.read_rows(folder / "metrics.csv")]
+    step = median(later - sooner for sooner, later in pairwise(clock))
+    expected = cost.step_flops / (limits.EFFICIENCY * speed)
+    memory, disk = resident("VmHWM") - before, max(largest)
+    return {
+        "run": name,
+        "memory told, MiB": round(sum(needed.memory.values()) / 2**20),
+        "memory taken": round(memory / 2**20),
+        "told / taken": round(sum(needed.memory.values()) / memory, 2),
+        "disk told, MiB": round(sum(needed.disk.values()) / 2**20),
+        "disk taken": round(disk / 2**20),
+        "step expected, s": round(expected, 3),
+        "step taken": round(step, 3),
+        "expected / taken": round(expected / step, 2),
+    }
+
+
+def main() -> None:
+    machine = environment()
+    rows = []
+    for name in CASES:
+        command = [sys.executable, __file__, name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    write("limits", rows, machine)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(one(sys.argv[1])))
+    else:
+        main()

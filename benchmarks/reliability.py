@@ -1,0 +1,150 @@
+"""The promises of docs/reliability.md, each with the tests that hold it, run and counted.
+
+    python benchmarks/reliability.py      # about 5 minutes on one thread
+
+A case is one input, kill or moment of an interruption; fuzzing tests count their own. Writes
+results/reliability.json and .md; exit status 1 where a test of a promise failed, was skipped, or
+is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _common import environment, write
+
+ROOT = Path(__file__).parents[1]
+
+PROMISES: dict[str, tuple[str, ...]] = {
+    "An interrupted run ends as if it had not been, to the bit": (
+        "test_resume.py::test_training_goes_on_to_the_bit",
+        "test_resume.py::test_the_clock_and_the_seconds_before_it_go_on",
+        "test_comparison_runs.py::test_a_comparison_killed_in_the_middle_goes_on_where_it_was",
+    ),
+    "kill -9 at any moment leaves every checkpoint readable": (
+        "test_resume.py::test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been",
+        "test_run_folder.py::test_a_writer_that_is_killed_leaves_the_old_file_whole_and_the_next_"
+        "one_succeeds",
+        "test_nothing_lost.py::test_partial_files_of_a_killed_process_go_with_the_next_run",
+    ),
+    "SIGINT and SIGTERM: a checkpoint, how to go on, exit 130 or 143": (
+        "test_resume.py::test_a_signal_in_the_middle_of_a_step_waits_for_its_end",
+        "test_resume.py::test_an_interrupted_run_says_how_to_go_on_and_does",
+        "test_nothing_lost.py::test_a_signal_before_training_says_how_to_go_on_and_leaves_no_trace",
+        "test_nothing_lost.py::test_a_signal_to_a_comparison_stops_its_runs_too_and_it_goes_on",
+    ),
+    "A full disk leaves what was whole before": (
+        "test_nothing_lost.py::test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole",
+        "test_nothing_lost.py::test_a_report_that_cannot_be_written_leaves_all_as_it_was",
+        "test_nothing_lost.py::test_a_disk_that_is_full_leaves_the_report_as_it_was",
+    ),
+    "A damaged checkpoint is named, the one before it taken": (
+        "test_resume.py::test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken",
+        "test_fuzzing.py::test_a_damaged_checkpoint_is_passed_over",
+        "test_fuzzing.py::test_a_damaged_model_is_loaded_whole_or_not_at_all",
+        "test_fuzzing.py::test_a_forged_model_is_loaded_whole_or_not_at_all",
+        "test_fuzzing.py::test_a_forged_checkpoint_is_gone_on_with_or_refused",
+    ),
+    "One process a run folder; a run goes on only with its own config and images": (
+        "test_resume.py::test_one_folder_is_one_process_alone",
+        "test_nothing_lost.py::test_a_run_does_not_go_on_with_other_images",
+    ),
+    "The same run twice is the same to the bit": (
+        "test_nothing_lost.py::test_the_same_run_twice_is_the_same_to_the_bit",
+    ),
+    "No code from data": (
+        "test_pickles.py::test_a_pickle_that_runs_code_is_refused_before_it_runs",
+        "test_pickles.py::test_opcodes_that_reach_for_more_are_refused",
+        "test_nothing_lost.py::test_a_model_that_would_run_code_is_refused_and_does_not",
+        "test_nothing_lost.py::test_a_checkpoint_that_would_run_code_is_refused_and_does_not",
+        "test_config.py::test_python_tags_are_refused_and_not_run",
+        "test_run_folder.py::test_no_pickle_is_opened",
+        "test_cli.py::test_markup_in_the_names_of_images_is_shown_not_obeyed",
+    ),
+    "A divergence stops with what reproduces it, or goes back and halves the rate": (
+        "test_cli.py::test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_reproduces_it",
+        "test_resume.py::test_a_divergence_goes_back_to_the_last_checkpoint_with_half_the_rate",
+        "test_resume.py::test_a_restart_outlives_an_interruption",
+        "test_resume.py::test_weights_that_are_not_finite_are_no_checkpoint",
+    ),
+    "Any config is read, or refused by name": (
+        "test_fuzzing.py::test_a_mutated_config_is_read_or_refused_by_name",
+        "test_fuzzing.py::test_any_value_at_any_key_of_a_config_is_read_or_refused_by_name",
+        "test_fuzzing.py::test_any_override_is_taken_or_refused_by_name",
+        "test_fuzzing.py::test_aliases_of_aliases_neither_fill_the_memory_nor_hang",
+    ),
+    "Any image or pickle is read, or refused by name": (
+        "test_fuzzing.py::test_a_damaged_image_is_read_or_refused_by_name",
+        "test_fuzzing.py::test_an_image_that_lies_about_its_size_is_read_or_refused_by_name",
+        "test_fuzzing.py::test_a_damaged_data_set_is_read_or_refused_and_never_ends_the_process",
+        "test_fuzzing.py::test_images_of_few_bytes_do_not_fill_the_memory",
+    ),
+    "Any run folder gives a report, or says which file is damaged": (
+        "test_fuzzing.py::test_a_folder_with_a_damaged_file_is_reported_on_or_refused",
+        "test_fuzzing.py::test_a_report_with_its_figures_is_written_or_refused",
+        "test_nothing_lost.py::test_samples_are_not_replaced_where_no_report_can_be_made",
+    ),
+    "What cannot fit is refused before the run, what is far too slow is said": (
+        "test_limits.py::test_what_does_not_fit_is_refused_with_the_figures",
+        "test_limits.py::test_a_network_far_too_slow_is_warned_of_with_time_and_remedy",
+        "test_limits.py::test_nothing_is_created_by_what_is_refused",
+    ),
+}
+
+
+@dataclass
+class Tally:
+    """What became of one test function, over its parameters."""
+
+    cases: int = 0
+    passed: int = 0
+    not_passed: int = 0
+
+
+def run(tests: list[str]) -> dict[str, Tally]:
+    """The tests, by name, of a pytest process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "record.xml"
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={record}", *tests]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "CI": "true"}, check=False)
+        tallies: dict[str, Tally] = {}
+        for case in ElementTree.parse(record).iter("testcase"):
+            module = case.attrib["classname"].rpartition(".")[2]
+            name = f"{module}.py::{case.attrib['name'].partition('[')[0]}"
+            tally = tallies.setdefault(name, Tally())
+            counted = [p.attrib["value"] for p in case.iter("property") if p.get("name") == "cases"]
+            tally.cases += int(counted[0]) if counted else 1
+            if any(case.find(kind) is not None for kind in ("failure", "error", "skipped")):
+                tally.not_passed += 1
+            else:
+                tally.passed += 1
+        return tallies
+
+
+def main() -> int:
+    machine = environment()
+    tallies = run([f"tests/{test}" for tests in PROMISES.values() for test in tests])
+    rows: list[dict[str, Any]] = []
+    for promise, tests in PROMISES.items():
+        found = [tallies.get(test, Tally(not_passed=1)) for test in tests]
+        rows.append(
+            {
+                "promise": promise,
+                "cases": sum(tally.cases for tally in found),
+                "tests": sum(tally.passed + tally.not_passed for tally in found),
+                "not passed": sum(tally.not_passed for tally in found),
+            }
+        )
+    write("reliability", rows, machine)
+    return 1 if any(row["not passed"] for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

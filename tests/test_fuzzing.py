@@ -1,0 +1,1013 @@
+"""Whatever is in a file, it is read or refused with one of the documented errors that names it."""
+
+import contextlib
+import copy
+import csv
+import io
+import json
+import math
+import pickle
+import shutil
+import signal
+import struct
+import sys
+import warnings
+import zlib
+from datetime import date, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from PIL import Image, features
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+
+from score_embedding import checkpoint, configuration, figures, pipeline, report, training_state
+from score_embedding.checkpoint import Checkpoints
+from score_embedding.config import DataLoader
+from score_embedding.data import load_dataset, load_images
+from score_embedding.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RunFolderError,
+    ScoreEmbeddingError,
+)
+from score_embedding.methods import score_embedding
+from score_embedding.precomputation import precompute
+from score_embedding.run_folder import RunFolder
+from score_embedding.training import train
+from test_pickles import in_child
+from test_training import network_for, tiny_config
+
+CPU = torch.device("cpu")
+HANGS_AFTER = 20  # seconds
+LITTLE_MEMORY = """
+    import os, resource, signal, sys
+    from pathlib import Path
+
+    def little_memory():
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))
+"""
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+
+
+@contextlib.contextmanager
+def in_time():
+    """Fails what takes far too long, whatever errors it catches."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("no end in sight"))
+    signal.setitimer(signal.ITIMER_REAL, HANGS_AFTER)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def fuzz(case, *strategies, cases):
+    """Calls `case` with drawn inputs, the same in every run; returns how many there were."""
+    count = 0
+
+    @given(st.tuples(*strategies))
+    @settings(
+        max_examples=cases,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+    )
+    def each(drawn):
+        nonlocal count
+        count += 1
+        with in_time():
+            case(*drawn)
+
+    each()
+    return count
+
+
+def one_message(error, *names):
+    """The error says one of the names, in text that any terminal can be given."""
+    text = str(error)
+    text.encode()
+    assert any(str(name) in text for name in names), text
+    assert "Traceback" not in text
+
+
+# Damage
+
+
+def edits(kinds, most=3):
+    """Lists of changes: what, where (more often near the start), how much, and other bytes."""
+    where = st.floats(0, 1, exclude_max=True)
+    place = st.one_of(where, where.map(lambda x: x / 10), where.map(lambda x: x / 100))
+    edit = st.tuples(st.sampled_from(kinds), place, st.integers(1, 40), st.binary(min_size=1))
+    return st.lists(edit, min_size=1, max_size=most)
+
+
+BYTES = ("cut", "flip", "insert", "remove", "repeat", "huge", "zero")
+
+
+def damaged(content, changes):
+    for kind, place, length, noise in changes:
+        at = int(place * len(content))
+        head, middle, tail = content[:at], content[at : at + length], content[at + length :]
+        content = {
+            "cut": head,
+            "flip": head + bytes([(middle or b"\0")[0] ^ (noise[0] or 1)]) + middle[1:] + tail,
+            "insert": head + noise + middle + tail,
+            "remove": head + tail,
+            "repeat": head + middle * 3 + tail,
+            "huge": head + [b"\xff\xff\xff\x7f", b"\x7f\xff\xff\xff"][length % 2] + tail,
+            "zero": head + bytes(len(middle)) + tail,
+        }[kind]
+    return content
+
+
+ODD = (
+    *(None, True, False, 0, -1, 1.5, 7, 2**63, -(10**400), 1e308, math.nan, math.inf, -math.inf),
+    *("", "x", "nan", "1e-3", "\ud800", "\0", [], {}, [[]], [None, 1.0], {"a": None}, {"step": 1}),
+)
+
+
+def spots(value, path=()):
+    """The paths to all there is in nested dicts and lists, outermost first."""
+    yield path
+    items = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, list):
+        items = enumerate(value[:3])
+    for key, item in items:
+        yield from spots(item, (*path, key))
+
+
+def changed(value, path, how, new):
+    """A copy with what is at the path replaced, deleted, or kept under another name."""
+    if not path:
+        return new
+    value = copy.deepcopy(value)
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    if how == "delete":
+        del inner[path[-1]]
+    elif how == "rename" and isinstance(inner, dict):
+        inner[str(new)] = inner.pop(path[-1])
+    elif how == "add" and isinstance(inner[path[-1]], dict):
+        inner[path[-1]][str(new)] = new
+    else:
+        inner[path[-1]] = new
+    return value
+
+
+def walks(news=None):
+    """A spot (by a number below 1), what to do there, and a new value."""
+    return st.tuples(
+        st.floats(0, 1, exclude_max=True),
+        st.sampled_from(["replace", "replace", "delete", "rename", "add"]),
+        st.sampled_from(ODD) if news is None else news,
+    )
+
+
+def walked(value, walk):
+    place, how, new = walk
+    paths = list(spots(value))
+    return changed(value, paths[int(place * len(paths))], how, new)
+
+
+# Configs
+
+CONFIGS = {name: path.read_text(encoding="utf-8") for name, path in configuration.bundled().items()}
+SYNTAX = (
+    *("&a ", "*a", "<<: *a", "- ", "? ", ": ", "{", "}", "[", "]", "|", ">", "'", '"', "#", "%"),
+    *("\t", "\n", "\r", "\0", "\x85", "\u2028", "\ufeff", "---\n", "...\n", "!!", "!!set ", "!x "),
+    *("!!int ''", "!!float ''", "!!bool maybe", "!!timestamp x", "!!binary =", "!!omap [1]"),
+    *("!!python/object/apply:os.system [x]", "2001-13-99", "2001-01-01", "12:61:61", "0x", "0b_"),
+    *("0x" + 4000 * "f", 5000 * "9", 400 * "[", 400 * "{a: ", 400 * "- ", "1e400", ".nan", "-.inf"),
+    *("~", "off", '"\\ud800"', '"\\x00"', "&a [*a]", "&a {a: *a}", "{1: 2}", "{[1]: 2}", "é" * 50),
+)
+
+
+def assert_config(path, *overrides, names=()):
+    """Read, and then the same when it was dumped, or refused by name."""
+    try:
+        config = configuration.load(str(path), list(overrides))
+    except ConfigError as error:
+        one_message(error, path, *names)
+    else:
+        copied = path.with_name("dumped.yml")
+        copied.write_text(configuration.dump(config), encoding="utf-8")
+        assert configuration.load(str(copied)) == config
+
+
+LINES = ("delete", "duplicate", "swap", "cut", "insert", "indent", "value", "bytes")
+
+
+def damaged_text(text, changes):
+    """Changes to the lines and bytes of a config."""
+    content = text.encode()
+    for kind, place, length, noise, token in changes:
+        lines = content.splitlines(keepends=True) or [b"\n"]
+        i = int(place * len(lines))
+        at = int(place * len(content))
+        token = token.encode("utf-8", "surrogatepass")
+        match kind:
+            case "delete":
+                del lines[i : i + 1 + length % 4]
+            case "duplicate":
+                lines.insert(i, lines[length % len(lines)])
+            case "swap":
+                j = length % len(lines)
+                lines[i], lines[j] = lines[j], lines[i]
+            case "indent":
+                lines[i] = lines[i][1:] if length % 2 else b"  " + lines[i]
+            case "value":
+                lines[i] = lines[i].split(b":")[0] + b": " + token + b"\n"
+        content = b"".join(lines)
+        match kind:
+            case "cut":
+                content = content[:at]
+            case "insert":
+                content = content[:at] + token + content[at:]
+            case "bytes":
+                content = content[:at] + noise + content[at + length % 3 :]
+    return content
+
+
+def test_a_mutated_config_is_read_or_refused_by_name(tmp_path, record_property):
+    path = tmp_path / "mine.yml"
+    change = st.tuples(
+        st.sampled_from(LINES),
+        st.floats(0, 1, exclude_max=True),
+        st.integers(0, 40),
+        st.binary(min_size=1, max_size=4),
+        st.sampled_from(SYNTAX),
+    )
+
+    def case(name, changes):
+        path.write_bytes(damaged_text(CONFIGS[name], changes))
+        assert_config(path)
+
+    changes = st.lists(change, min_size=1, max_size=3)
+    cases = fuzz(case, st.sampled_from(sorted(CONFIGS)), changes, cases=500)
+    record_property("cases", cases)
+    assert cases >= 500
+
+
+@pytest.mark.parametrize("token", SYNTAX, ids=range(len(SYNTAX)))
+def test_each_oddity_of_yaml_is_read_or_refused_by_name(token, tmp_path, record_property):
+    path = tmp_path / "mine.yml"
+    head = "name: a\ndata_loader: {dataset: cifar}\n"
+    texts = [token, head + f"training: {token}\n", head + f"training:\n  lr: {token}\n"]
+    texts += [head + f"training:\n  epochs: {token}\n", head + token, f"name: {token}\n"]
+    for text in texts:
+        path.write_text(text, encoding="utf-8", newline="")
+        with in_time():
+            assert_config(path)
+    record_property("cases", len(texts))
+
+
+VALUES = st.recursive(
+    st.one_of(
+        *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+        *(st.integers(-(10**400), 10**400), st.binary(max_size=4), st.sampled_from(ODD)),
+        *(st.dates(date(1000, 1, 1)), st.datetimes(datetime(1000, 1, 1))),
+        st.sampled_from(["ddpm", "heun", "files", "off", "2e-8", "0x10", "1_000", "12:30"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(
+            st.one_of(st.text(max_size=4), st.integers(), st.none()), inner, max_size=3
+        ),
+        inner.map(lambda value: [value, value]),  # written with an anchor and an alias
+        st.sampled_from([32, 64, 8, 3]).map(lambda side: [side, side]),
+    ),
+    max_leaves=6,
+)
+
+
+def test_any_value_at_any_key_of_a_config_is_read_or_refused_by_name(tmp_path, record_property):
+    path = tmp_path / "mine.yml"
+    wholes = [
+        configuration.load(name).model_dump(mode="json") for name in ("quickstart", "celeb1_ddim")
+    ]
+
+    def case(whole, changes):
+        for walk in changes:
+            whole = walked(whole, walk)
+        path.write_text(yaml.safe_dump(whole, allow_unicode=True), "utf-8", "backslashreplace")
+        assert_config(path)
+
+    changes = st.lists(walks(VALUES), min_size=1, max_size=2)
+    cases = fuzz(case, st.sampled_from(wholes), changes, cases=350)
+    record_property("cases", cases)
+    assert cases >= 350
+
+
+KEYS = (
+    *("name", "sample_method", "data_loader", "data_loader.image_size", "data_loader.path"),
+    *("training.lr", "training.epochs", "training.seed", "training.ema", "model.ch_mult"),
+    *("diffusion.sigma", "diffusion.beta_min", "sample.steps", "sample.type", "misc.eps"),
+    *("", ".", "..", "a", "a.b.c", "training.lr.x", "name.x", "misc.profile_priors", "<<"),
+)
+
+
+def test_any_override_is_taken_or_refused_by_name(tmp_path, record_property):
+    path = tmp_path / "mine.yml"
+    path.write_text(CONFIGS["quickstart"], encoding="utf-8")
+    values = st.one_of(
+        *(st.sampled_from(SYNTAX), st.text(max_size=12), VALUES.map(str)),
+        st.sampled_from(["1", "0.5", "ddpm", "[1, 2]", "null", "off", "8", "closed_form", "16"]),
+    )
+    known = st.tuples(st.sampled_from(KEYS), values).map("=".join)
+
+    def case(overrides):
+        assert_config(path, *overrides, names=[repr(override) for override in overrides])
+
+    overrides = st.lists(st.one_of(known, known, st.text(max_size=20)), min_size=1, max_size=3)
+    cases = fuzz(case, overrides, cases=350)
+    record_property("cases", cases)
+    assert cases >= 350
+
+
+def laughs(innermost, level, count=9):
+    """YAML that a few hundred bytes of aliases make ten to the ninth values of."""
+    lines = [f"x0: &x0 {innermost}"]
+    lines += [f"x{i}: &x{i} {level.format(', '.join(10 * [f'*x{i - 1}']))}" for i in range(1, 10)]
+    return "\n".join(lines[: count + 1]) + "\n"
+
+
+HEAD = "name: a\ndata_loader: {dataset: cifar}\n"
+BOMBS = {
+    "unknown keys": HEAD + laughs("[a]", "[{}]"),
+    "a value": laughs("[a]", "[{}]") + "data_loader: *x9\nname: *x9\n",
+    "a list of numbers": HEAD + laughs("[1]", "[{}]") + "model: {ch_mult: *x9}\n",
+    "a list of paths": laughs("[a]", "[{}]") + "data_loader: {dataset: files, path: *x9}\n",
+    "a method": HEAD + laughs("[a]", "[{}]") + "sample_method: *x9\n",
+    "merged mappings": HEAD + laughs("{a: 1}", "{{<<: [{}]}}"),
+}
+READ_BOMBS = """
+    from score_embedding import configuration
+    from score_embedding.errors import ConfigError
+    little_memory()
+    for path in sys.argv[1:]:
+        signal.alarm(10)
+        try:
+            configuration.load(path)
+        except ConfigError as error:
+            assert path in str(error) and len(str(error)) < 100_000
+        except MemoryError:
+            raise SystemExit(f"{path}: fills the memory")
+"""
+
+
+@on_linux
+def test_aliases_of_aliases_neither_fill_the_memory_nor_hang(tmp_path, record_property):
+    paths = []
+    for name, text in BOMBS.items():
+        paths.append(tmp_path / f"{name}.yml")
+        paths[-1].write_text(text)
+    child = in_child(LITTLE_MEMORY + READ_BOMBS, *map(str, paths))
+    assert (child.returncode, child.stderr) == (0, "")
+    record_property("cases", len(paths))
+
+
+# Images
+
+WIDTH, HEIGHT = 37, 29
+SIZES = (0, 200, 13_000, 2**16 - 1, 2**31 - 1)
+
+
+def encodings(image):
+    """A photograph (3, h, w) in [0, 1] as the bytes of many kinds of picture files."""
+    pixels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    rgb = Image.fromarray(pixels)
+    grey, alpha = rgb.convert("L"), rgb.copy()
+    alpha.putalpha(grey)
+    deep = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257)
+    real = Image.fromarray(pixels[:, :, 0].astype(np.float32) / 255)
+    palette = rgb.quantize(64)
+    pictures = [
+        *((rgb, "PNG", {}), (alpha, "PNG", {}), (deep, "PNG", {}), (palette, "PNG", {})),
+        *((grey, "PNG", {}), (palette, "PNG", {"transparency": 3}), (rgb.convert("1"), "PNG", {})),
+        *(
+            (rgb, "JPEG", {}),
+            (grey, "JPEG", {"progressive": True}),
+            (rgb.convert("CMYK"), "JPEG", {}),
+        ),
+        *((rgb, "TIFF", {}), (deep, "TIFF", {}), (real, "TIFF", {}), (palette, "TIFF", {})),
+        *(
+            (rgb, "TIFF", {"compression": c})
+            for c in ("tiff_lzw", "tiff_adobe_deflate", "packbits")
+        ),
+        *((palette, "GIF", {}), (rgb, "BMP", {}), (rgb, "PPM", {}), (rgb, "TGA", {})),
+        (palette, "GIF", {"save_all": True, "append_images": [palette.rotate(90)]}),
+    ]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pictures += [(rgb, "JPEG", {"exif": exif}), (rgb, "PNG", {"exif": exif})]
+    if features.check("webp"):
+        pictures += [(rgb, "WEBP", {}), (alpha, "WEBP", {"lossless": True})]
+    for picture, kind, options in pictures:
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        yield buffer.getvalue()
+
+
+def resealed_png(content):
+    """With the checksums of its chunks made right, so that damage comes through to the decoder."""
+    sealed, at = content[:8], 8
+    while content.startswith(b"\x89PNG") and at + 12 <= len(content):
+        (length,) = struct.unpack(">I", content[at : at + 4])
+        body = content[at + 4 : at + 8 + length]
+        sealed += content[at : at + 4] + body + struct.pack(">I", zlib.crc32(body))
+        at += 12 + length
+    return sealed + content[at:]
+
+
+def resized(content, which, size):
+    """The header says another width or height."""
+    for order in ("<I", ">I", "<H", ">H"):
+        at = content[:400].find(struct.pack(order, (WIDTH, HEIGHT)[which % 2]))
+        if at >= 0 and size < 256 ** struct.calcsize(order):
+            return content[:at] + struct.pack(order, size) + content[at + struct.calcsize(order) :]
+    return content
+
+
+@pytest.fixture(scope="module")
+def picture_files(photographs):
+    images = photographs(HEIGHT, WIDTH, 2)
+    return [content for image in images for content in encodings(image)]
+
+
+def assert_image_or_refused(path):
+    try:
+        with warnings.catch_warnings():
+            # Pillow says what it doubts in warnings, and goes on
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+            images = load_images(path, size=8)
+    except DataError as error:
+        one_message(error, path)
+    else:
+        assert (images.shape, images.dtype) == ((1, 3, 8, 8), torch.float32)
+        assert torch.isfinite(images).all()
+        assert images.min() >= 0
+        assert images.max() <= 1
+
+
+def test_a_damaged_image_is_read_or_refused_by_name(picture_files, tmp_path, record_property):
+    path = tmp_path / "picture"
+
+    def case(content, changes, sealed):
+        content = damaged(content, changes)
+        path.write_bytes(resealed_png(content) if sealed else content)
+        assert_image_or_refused(path)
+
+    strategies = st.sampled_from(picture_files), edits(BYTES), st.booleans()
+    cases = fuzz(case, *strategies, cases=900)
+    record_property("cases", cases)
+    assert cases >= 900
+
+
+def test_an_image_that_lies_about_its_size_is_read_or_refused_by_name(
+    picture_files, tmp_path, record_property
+):
+    path, cases = tmp_path / "picture", 0
+    for content in picture_files[: len(picture_files) // 2]:
+        for size in SIZES:
+            for which in (0, 1):
+                path.write_bytes(resealed_png(resized(content, which, size)))
+                with in_time():
+                    assert_image_or_refused(path)
+                cases += 1
+    record_property("cases", cases)
+    assert cases >= 200
+
+
+READ_IMAGES = """
+    import warnings
+    from score_embedding.data import load_images
+    from score_embedding.errors import DataError
+    warnings.simplefilter("error")  # as some users do
+    little_memory()
+    for path in sys.argv[1:]:
+        signal.alarm(30)
+        try:
+            assert load_images(path, size=8).shape == (1, 3, 8, 8)
+        except DataError as error:
+            assert path in str(error)
+"""
+
+
+@on_linux
+def test_images_of_few_bytes_do_not_fill_the_memory(tmp_path, record_property):
+    paths = []
+    for side in (30_000, 13_000):
+        paths.append(tmp_path / f"{side}.png")
+        Image.new("1", (side, side)).save(paths[-1])
+        assert paths[-1].stat().st_size < 200_000
+    child = in_child(LITTLE_MEMORY + READ_IMAGES, *map(str, paths))
+    assert child.returncode == 0, child.stderr
+    record_property("cases", len(paths))
+
+
+# Data sets: in a process of its own, as numpy could end it
+
+
+def face(i):
+    return np.random.default_rng(i).integers(0, 256, (5 + i, 6, 3)).astype(np.uint8)
+
+
+def data_sets():
+    """Images as pickles of several protocols, and as .npy, with and without objects."""
+    faces = np.empty(4, dtype=object)
+    for i in range(4):
+        faces[i] = face(i)
+    contents = (faces, list(faces), np.stack([face(1)] * 4), [face(1)[::-1] / 255] * 4)
+    for content in contents:
+        yield from (pickle.dumps(content, protocol) for protocol in (0, 2, 4, 5))
+    for array in (faces, contents[2]):
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=True)
+        yield buffer.getvalue()
+
+
+def read_damaged_data_sets(folder):
+    path = Path(folder) / "faces.pkl"
+
+    def case(content, changes, n, dataset):
+        path.write_bytes(damaged(content, changes))
+        options = DataLoader(dataset=dataset, path=str(path), num_images=n, image_size=8)
+        try:
+            with np.errstate(all="raise"):
+                images = load_dataset(options)
+        except DataError as error:
+            one_message(error, path)
+        else:
+            assert (images.shape, images.dtype) == ((n, 3, 8, 8), torch.float32)
+            assert torch.isfinite(images).all()
+            assert images.min() >= 0
+            assert images.max() <= 1
+
+    kinds = st.sampled_from(["celeb", "imagenet"])
+    strategies = st.sampled_from(list(data_sets())), edits(BYTES), st.sampled_from([1, 2]), kinds
+    print(fuzz(case, *strategies, cases=500))
+
+
+READ_DATA_SETS = """
+    sys.path.insert(0, sys.argv[1])
+    import test_fuzzing
+    little_memory()
+    test_fuzzing.read_damaged_data_sets(sys.argv[2])
+"""
+
+
+@on_linux
+def test_a_damaged_data_set_is_read_or_refused_and_never_ends_the_process(
+    tmp_path, record_property
+):
+    child = in_child(LITTLE_MEMORY + READ_DATA_SETS, str(Path(__file__).parent), str(tmp_path))
+    assert (child.returncode, child.stderr[-4000:]) == (0, "")
+    cases = int(child.stdout)
+    record_property("cases", cases)
+    assert cases >= 500
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def run_config(photographs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    pixels = (photographs(24, 24, 1)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+    options = tiny_config(epochs=3, ema=0.9).model_dump(mode="json")
+    options["data_loader"] |= {"dataset": "files", "path": [str(folder / "a.png")], "image_size": 8}
+    options["sample"] = {"solver": "heun", "steps": 2}
+    return configuration.validate(options, "test")
+
+
+@pytest.fixture(scope="module")
+def finished(run_config, tmp_path_factory):
+    """The folder of a whole run, with an evaluation at each step."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pipeline.run(run_config, path, CPU, profile=True)
+    return path
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def training(photographs, tmp_path_factory):
+    """The config of a training, a folder with its last two checkpoints, and the state at start."""
+    config = tiny_config(epochs=3, ema=0.9)
+    folder = RunFolder(tmp_path_factory.mktemp("training"))
+    images = photographs(8, 8, 1).float()
+    objective = score_embedding.objective(
+        precompute(images, config.diffusion, config.misc).embedded, config
+    )
+    train(network_for(config), objective, config, {"solve": 1.0}, None, Checkpoints(folder, 1e-9))
+    state = training_state.start(network_for(config), config.training, CPU, {}, 1.0)
+    return config, folder, state
+
+
+def reseal(values, content):
+    """Values with both checksums made right, as somebody could who knows how."""
+    if not isinstance(values, dict):
+        return values
+    own = checkpoint._OWN
+    values = {key: value for key, value in values.items() if key != own}
+    if "sha256" in values:
+        values["sha256"] = checkpoint.hashlib.sha256(content).hexdigest()
+    return {**values, own: checkpoint._digest(values)}
+
+
+DTYPES = (torch.float16, torch.float64, torch.int32, torch.uint8, torch.bool, torch.complex64)
+
+
+def retold(content, walk, raw):
+    """A safetensors file whose header says something else."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = content[8 : 8 + length]
+    new = damaged(header, raw) if raw else json.dumps(walked(json.loads(header), walk)).encode()
+    return struct.pack("<Q", len(new)) + new + content[8 + length :]
+
+
+def exchanged(content, place, how):
+    """Another tensor in the place of one of a safetensors file: whole, but not what was there."""
+    tensors = from_bytes(content)
+    names = sorted(tensors)
+    name = names[int(place * len(names))]
+    tensor = tensors.pop(name)
+    match how:
+        case int():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tensors[name] = tensor.to(DTYPES[how])
+        case "flat":
+            tensors[name] = tensor.flatten()[:-1]
+        case "empty":
+            tensors[name] = tensor.flatten()[:0]
+        case "nan" if tensor.is_floating_point():
+            tensors[name] = torch.full_like(tensor, math.nan)
+        case "nested":
+            tensors[f"{name}/x"] = tensor
+        case str() if how.startswith("optimizer"):
+            tensors[how] = tensor
+        case _:
+            tensors |= {"other": tensor}
+    return to_bytes(tensors)
+
+
+NEWS = ("optimizer/9999/step", "optimizer/-1/exp_avg", "optimizer/x/y", "optimizer/0", "optimizer/")
+HOWS = (*range(len(DTYPES)), "flat", "empty", "nan", "nested", "gone", *NEWS)
+EXCHANGES = st.sampled_from(HOWS)
+PLACE = st.floats(0, 1, exclude_max=True)
+HEADERS = st.sampled_from(
+    [*ODD, "F64", "I8", "BOOL", "C64", "F4", "F8_E4M3", "BF16", [2**62], [0, 1]]
+)
+FORGERIES = st.one_of(
+    st.tuples(st.just("values"), walks()),
+    st.tuples(st.just("header"), walks(HEADERS), st.just([])),
+    st.tuples(st.just("header"), walks(HEADERS), edits(BYTES, 2)),
+    st.tuples(st.just("tensors"), PLACE, EXCHANGES),
+)
+
+
+def forged(content, values, forgery):
+    """Both files of a checkpoint, changed and with the checksums made right."""
+    match forgery:
+        case "values", walk:
+            values = walked(values, walk)
+        case "header", walk, raw:
+            content = retold(content, walk, raw)
+        case "tensors", place, how:
+            content = exchanged(content, place, how)
+    return content, reseal(values, content)
+
+
+def test_a_damaged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property):
+    names = ("model.safetensors", "state.json")
+    whole = {name: (copied / name).read_bytes() for name in names}
+    folder, network = RunFolder(copied), pipeline.build_network(run_config, 1, CPU)
+    before = {name: w.clone() for name, w in network.state_dict().items()}
+
+    def case(name, changes):
+        (copied / name).write_bytes(damaged(whole[name], changes))
+        same = (copied / name).read_bytes() == whole[name]
+        try:
+            checkpoint.load(folder, network)
+        except CheckpointError as error:
+            one_message(error, copied)
+            assert not same
+            after = network.state_dict()
+            assert all(torch.equal(after[key], before[key]) for key in before)
+        else:
+            assert same or name == "state.json"
+            network.load_state_dict(before)
+        finally:
+            (copied / name).write_bytes(whole[name])
+
+    cases = fuzz(case, st.sampled_from(names), edits(BYTES), cases=150)
+    record_property("cases", cases)
+    assert cases >= 150
+
+
+def test_a_forged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property):
+    content = (copied / "model.safetensors").read_bytes()
+    values = json.loads((copied / "state.json").read_text())
+    folder, network = RunFolder(copied), pipeline.build_network(run_config, 1, CPU)
+    before = {name: w.clone() for name, w in network.state_dict().items()}
+
+    def case(forgery):
+        tensors, numbers = forged(content, values, forgery)
+        (copied / "model.safetensors").write_bytes(tensors)
+        (copied / "state.json").write_text(json.dumps(numbers))
+        try:
+            state = checkpoint.load(folder, network)
+        except CheckpointError as error:
+            one_message(error, copied)
+            after = network.state_dict()
+            assert all(torch.equal(after[key], before[key]) for key in before)
+        else:
+            assert isinstance(state, dict)
+            assert all(not w.isnan().any() or forgery[2] == "nan" for w in network.parameters())
+            network.load_state_dict(before)
+
+    cases = fuzz(case, FORGERIES, cases=200)
+    record_property("cases", cases)
+    assert cases >= 200
+
+
+def go_on(state):
+    """What training does with a state: a step, its row, and the next checkpoint's content."""
+    for parameter in state.network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizer.step()
+    if state.average:
+        state.average.update_parameters(state.network)
+    assert math.isfinite(state.history.training_seconds)
+    state.history.rows.append(
+        {"step": state.history.step + 1, "training_seconds": 1.0, "loss": 1.0}
+    )
+    assert math.isfinite(state.next_evaluation)
+    assert math.isfinite(sum(state.history.precompute_seconds.values()))
+    assert math.isfinite(state.history.evaluation_seconds)
+    to_bytes({name: tensor.contiguous() for name, tensor in state.tensors(CPU).items()})
+    json.dumps(state.values())
+
+
+def take_up(folder, fresh):
+    """The state that training would go on with; None where there is no checkpoint."""
+    found = Checkpoints(folder, 1.0).latest()
+    if found is None:
+        return None
+    state = copy.deepcopy(fresh)
+    with torch.random.fork_rng(devices=[]):
+        state.restore(*found, CPU)
+    return state
+
+
+def test_a_damaged_checkpoint_is_passed_over(training, tmp_path, record_property):
+    _, source, fresh = training
+    whole = {path.name: path.read_bytes() for path in source.path.iterdir()}
+    names = sorted(whole)
+
+    def case(damages):
+        for name in names:
+            (tmp_path / name).write_bytes(damaged(whole[name], damages.get(name, [])))
+        try:
+            state = take_up(RunFolder(tmp_path), fresh)
+        except CheckpointError as error:
+            one_message(error, tmp_path)
+            assert len(damages) > 1
+        else:
+            assert state.history.step in (2, 3)
+            go_on(state)
+
+    damages = st.dictionaries(st.sampled_from(names), edits(BYTES), min_size=1, max_size=4)
+    cases = fuzz(case, damages, cases=60)
+    record_property("cases", cases)
+    assert cases >= 60
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values")
+def test_a_forged_checkpoint_is_gone_on_with_or_refused(training, tmp_path, record_property):
+    _, source, fresh = training
+    name = "checkpoint_00000003"
+    content = (source / f"{name}.safetensors").read_bytes()
+    values = json.loads((source / f"{name}.json").read_text())
+
+    def case(forgery):
+        tensors, numbers = forged(content, values, forgery)
+        (tmp_path / f"{name}.safetensors").write_bytes(tensors)
+        (tmp_path / f"{name}.json").write_text(json.dumps(numbers))
+        try:
+            state = take_up(RunFolder(tmp_path), fresh)
+        except CheckpointError as error:
+            one_message(error, "checkpoint", tmp_path)
+        else:
+            go_on(state)
+
+    cases = fuzz(case, FORGERIES, cases=160)
+    record_property("cases", cases)
+    assert cases >= 160
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values")
+@pytest.mark.parametrize(
+    "kind", ["network/", "average/", "optimizer/0/exp_avg", "optimizer/0/exp_avg_sq"]
+)
+def test_no_exchanged_tensor_ends_training_later(training, kind, tmp_path, record_property):
+    _, source, fresh = training
+    name = "checkpoint_00000003"
+    content = (source / f"{name}.safetensors").read_bytes()
+    values = json.loads((source / f"{name}.json").read_text())
+    names = sorted(from_bytes(content))
+    place = next(i for i, tensor in enumerate(names) if tensor.startswith(kind)) / len(names)
+    for how in HOWS:
+        tensors = exchanged(content, place + 1e-9, how)
+        (tmp_path / f"{name}.safetensors").write_bytes(tensors)
+        (tmp_path / f"{name}.json").write_text(json.dumps(reseal(values, tensors)))
+        with contextlib.suppress(CheckpointError):
+            go_on(take_up(RunFolder(tmp_path), fresh))
+    record_property("cases", len(HOWS))
+
+
+# Run folders
+
+FILES = ("config.yml", "metrics.csv", "timing.json", "environment.json", "scores.npz")
+FILES += ("samples.npz", "state.json")
+REFUSED = (RunFolderError, ConfigError, CheckpointError)
+
+
+def reshaped(array, how):
+    """An array that is not what it was."""
+    match how:
+        case "flat":
+            return array.ravel()
+        case "less":
+            return array.ravel()[:-1]
+        case "scalar":
+            return np.zeros((), array.dtype)
+        case "empty":
+            return np.zeros((0, *array.shape[1:]), array.dtype)
+        case "nan" if array.dtype.kind == "f":
+            return np.full_like(array, np.nan)
+        case "huge" if array.dtype.kind in "fi":
+            return np.full_like(array, 10**18 if array.dtype.kind == "i" else 3e38)
+        case "words":
+            return np.full(array.shape, "x")
+        case "nested":
+            return np.array(20_000 * "[")
+        case _:
+            return array[..., None]
+
+
+ARRAYS = st.sampled_from(
+    ["flat", "less", "scalar", "empty", "nan", "huge", "words", "nested", "deep"]
+)
+
+
+def rewritten(path, place, walk, how):
+    """A file of a run folder that is whole, with one thing in it changed."""
+    buffer = io.BytesIO()
+    match path.suffix:
+        case ".json":
+            return json.dumps(walked(json.loads(path.read_text()), walk)).encode()
+        case ".yml":
+            text = yaml.safe_dump(walked(yaml.safe_load(path.read_text()), walk))
+            return text.encode("utf-8", "backslashreplace")
+        case ".csv":
+            rows = list(csv.reader(io.StringIO(path.read_text())))
+            row = rows[int(place * len(rows))]
+            cell = int(walk[0] * len(row))
+            row[cell : cell + 1] = [] if walk[1] == "delete" else [str(walk[2])]
+            return "\n".join(map(",".join, rows)).encode("utf-8", "backslashreplace")
+        case _:
+            with np.load(path) as content:
+                arrays = dict(content)
+            names = sorted(arrays)
+            name = names[int(place * len(names))]
+            array = arrays[name]
+            if array.dtype.kind == "U" and how not in ("scalar", "words", "nested"):
+                array = np.array(json.dumps(walked(json.loads(str(array)), walk)))
+            else:
+                array = reshaped(array, how)
+            if walk[1] == "delete":
+                del arrays[name]
+            else:
+                arrays[name] = array
+            np.savez(buffer, **arrays)
+            return buffer.getvalue()
+
+
+def assert_report_or_refused(path):
+    """A new report, or the old one and an error."""
+    before = {name: (path / name).read_bytes() for name in ("report.html", "report.pdf")}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numbers that are none, in figures
+            report.write(RunFolder(path))
+    except REFUSED as error:
+        one_message(error, path)
+        assert all((path / name).read_bytes() == content for name, content in before.items())
+    assert [left.name for left in path.iterdir() if left.name.startswith(".")] == []
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Figures are built, and saved as the same small picture."""
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4)).save(buffer, "PNG")
+    monkeypatch.setattr(figures, "save", lambda _, target: target.write(buffer.getvalue()))
+
+
+DAMAGES = st.one_of(
+    st.tuples(st.just("bytes"), edits(BYTES)),
+    *2 * [st.tuples(st.just("content"), st.tuples(PLACE, walks(), ARRAYS))],
+)
+
+
+def report_on(copied, number):
+    """Reports of folders of which one file is damaged, or whole and not what it was."""
+    whole = {name: (copied / name).read_bytes() for name in FILES}
+
+    def case(name, damage):
+        path = copied / name
+        kind, how = damage
+        path.write_bytes(damaged(whole[name], how) if kind == "bytes" else rewritten(path, *how))
+        try:
+            assert_report_or_refused(copied)
+        finally:
+            path.write_bytes(whole[name])
+
+    return fuzz(case, st.sampled_from(FILES), DAMAGES, cases=number)
+
+
+@pytest.fixture
+def numbers_only(monkeypatch, unrendered):  # noqa: ARG001
+    """No figure and no PDF: what a report says in words."""
+    for name in ("strip", "samples", "curves", "score_fields", "embedded"):
+        monkeypatch.setattr(figures, name, lambda _: Figure())
+    monkeypatch.setattr(report, "_write_pdf", lambda _, path: path.write_bytes(b"%PDF-"))
+
+
+WORST = (10**400, None, "x", [], {"a": [None]}, math.nan)
+
+
+@pytest.mark.usefixtures("numbers_only")
+@pytest.mark.parametrize(
+    "name", ["state.json", "timing.json", "environment.json", "samples.npz", "scores.npz"]
+)
+def test_no_value_in_a_run_folder_ends_a_report(name, copied, record_property):
+    path = copied / name
+    arrays = dict(np.load(path)) if path.suffix == ".npz" else {}
+    key = next((key for key in arrays if arrays[key].dtype.kind == "U"), "")
+    values = json.loads(str(arrays[key]) if arrays else path.read_text())
+    texts = [20_000 * "[", 20_000 * '{"a":', "", "1"]
+    for spot in spots(values):
+        texts += [json.dumps(changed(values, spot, "replace", new)) for new in WORST]
+        texts += [json.dumps(changed(values, spot, "delete", None))]
+    for text in texts:
+        if arrays:
+            np.savez(path, **arrays | {key: np.array(text)})
+        else:
+            path.write_text(text)
+        with in_time():
+            assert_report_or_refused(copied)
+        for left in ("report.html", "report.pdf"):
+            assert (copied / left).is_file()
+    record_property("cases", len(texts))
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_folder_with_a_damaged_file_is_reported_on_or_refused(copied, record_property):
+    cases = report_on(copied, 50)
+    record_property("cases", cases)
+    assert cases >= 50
+
+
+def test_a_report_with_its_figures_is_written_or_refused(copied, record_property):
+    cases = report_on(copied, 5)
+    record_property("cases", cases)
+    assert cases >= 5
+
+
+def test_all_errors_of_this_module_are_documented_ones():
+    for error in (*REFUSED, DataError):
+        assert issubclass(error, ScoreEmbeddingError)

@@ -1,0 +1,172 @@
+"""What is told of memory, disk and time before a run, against what can be counted."""
+
+import logging
+
+import pytest
+import torch
+from PIL import Image
+
+from score_embedding import configuration, limits
+from score_embedding.errors import LimitError
+from score_embedding.network import ScoreNetwork
+from test_cli import assert_mistake, call, sets  # noqa: F401 - call is a fixture
+
+CPU = torch.device("cpu")
+GIB = 2**30
+
+
+def config_of(*overrides, name="quickstart"):
+    return configuration.load(name, ["model.attention_resolutions=[]", *overrides])
+
+
+def cost_of(config, num_images=1):
+    return limits.cost_of(
+        config.model, config.data_loader.image_size, config.data_loader.batch_size, num_images
+    )
+
+
+def evaluated(config, num_images=1):
+    """The real network, and one evaluation of a batch."""
+    network = ScoreNetwork(config.model, config.data_loader.image_size, num_images, 1.0)
+    batch = config.data_loader.batch_size
+    return network, lambda: network(
+        torch.rand(batch, 3, *config.data_loader.image_size), torch.ones(batch)
+    )
+
+
+@pytest.mark.parametrize("overrides", [[], ["model.ch=64", "data_loader.batch_size=3"]])
+def test_operations_and_parameters_are_those_of_the_real_network(overrides):
+    config = config_of(*overrides)
+    network, evaluate = evaluated(config)
+    counted = 0
+
+    def count(module, _, output):
+        nonlocal counted
+        weights = module.weight[0].numel()  # products in one value of the output
+        counted += 2 * output.numel() * weights
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(count)
+    evaluate()
+    levels = len(config.model.ch_mult) - 1  # one attention, in the middle, has no weights in it
+    pixels, width = (32 >> levels) ** 2, config.model.ch * config.model.ch_mult[-1]
+    counted += 2 * 2 * config.data_loader.batch_size * pixels**2 * width
+    cost = cost_of(config)
+    assert cost.parameters == network.num_parameters
+    assert cost.step_flops == pytest.approx(3 * counted, rel=1e-6)
+
+
+def test_live_bytes_are_what_the_gradient_really_keeps():
+    config = config_of("data_loader.batch_size=4")
+    network, evaluate = evaluated(config)
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage, storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        answer = evaluate()
+    total = sum(size for _, size in kept.values())
+    assert answer.requires_grad
+    assert total <= cost_of(config).step_bytes <= 1.2 * total
+
+
+def test_an_evaluation_of_more_images_takes_in_proportion_more():
+    config = config_of("model.image_index=False")
+    one, ten, hundred = (cost_of(config, n) for n in (1, 10, 100))
+    assert hundred.evaluation_bytes - ten.evaluation_bytes == pytest.approx(
+        10 * (ten.evaluation_bytes - one.evaluation_bytes), rel=0.01
+    )
+    assert ten.step_bytes == one.step_bytes > one.evaluation_bytes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "n", "part"),
+    [
+        (["model.ch=20000"], 1, "training or sampling"),
+        (["model.ch=20000", "training.ema=0.9"], 1, "training or sampling"),
+        (["data_loader.batch_size=10000000"], 1, "training or sampling"),
+        ([], 10_000_000, "training or sampling"),
+        (["diffusion.num_timesteps=100000000"], 1, "scores"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_figures(overrides, n, part, tmp_path):
+    config = config_of(*overrides)
+    needed = limits.need(config, n)
+    assert max(needed.memory, key=needed.memory.get) == part
+    with pytest.raises(LimitError) as refused:
+        limits.check(config, n, CPU, tmp_path)
+    total = f"{sum(needed.memory.values()) / GIB:.3g} GiB of memory"
+    assert f"quickstart: needs about {total}" in str(refused.value)
+    assert f"{part} {needed.memory[part] / GIB:.3g} GiB" in str(refused.value)
+    assert "are free" in str(refused.value)
+
+
+def test_a_full_disk_is_told_before_the_run(tmp_path, monkeypatch):
+    config = config_of()
+    total = sum(limits.need(config, 1).disk.values())
+    monkeypatch.setattr(limits, "free_disk", lambda _: total - 1)
+    with pytest.raises(LimitError, match=r"MiB of disk \("):
+        limits.check(config, 1, CPU, tmp_path)
+    monkeypatch.setattr(limits, "free_disk", lambda _: total)
+    limits.check(config, 1, CPU, tmp_path)
+
+
+def test_runs_at_a_time_share_the_memory_and_all_fill_the_disk():
+    small, large = (limits.need(config_of(f"model.ch={ch}"), 1) for ch in (8, 64))
+    both = limits.together([small, large], at_a_time=2)
+    assert both.memory == {part: 2 * size for part, size in large.memory.items()}
+    finished = [sum(n.disk.values()) - n.disk["checkpoints"] for n in (small, large)]
+    assert both.disk["finished runs"] == sum(finished)
+    assert both.disk["checkpoints"] == 2 * large.disk["checkpoints"]
+
+
+def test_a_network_far_too_slow_is_warned_of_with_time_and_remedy(tmp_path, caplog):
+    config = configuration.load("cifar1", ["training.epochs=100000"])
+    with caplog.at_level(logging.WARNING):
+        limits.check(config, 1, CPU, tmp_path)
+    assert "cifar1: training is expected to take about" in caplog.text
+    assert "days on cpu (ch 128); the bundled config quickstart takes minutes" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        limits.check(configuration.load("quickstart"), 1, CPU, tmp_path)
+    assert caplog.text == ""
+
+
+def test_expected_seconds_grow_with_the_steps():
+    short, long = (
+        limits.expected_seconds(configuration.load("cifar1", [f"training.epochs={epochs}"]), 1, CPU)
+        for epochs in (300, 3000)
+    )
+    assert long == pytest.approx(10 * short)
+    assert short > 60
+
+
+@pytest.mark.parametrize(
+    ("limit", "free"), [("5000", 5000 - 3000 + 400), ("max", 2**63), (None, 2**63)]
+)
+def test_the_memory_of_a_container_is_its_own(limit, free, tmp_path):
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text("3000\n")
+        (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 400\n")
+    assert limits._free_in_group(tmp_path) == free
+
+
+def test_nothing_is_created_by_what_is_refused(call, tmp_path):  # noqa: F811
+    large = sets(model__ch=20_000)
+    assert_mistake(call("run", "--config", "quickstart", *large), "GiB of memory", "are free")
+    methods = ("--methods", "none", "--seeds", "0")
+    assert_mistake(call("compare", "--config", "quickstart", *methods, *large), "GiB of memory")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_solve_at_too_many_times_is_refused_at_once(call, tmp_path):  # noqa: F811
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "a.png")
+    assert_mistake(call("solve", "a.png", "-N", 10**9), "solve: needs about", "num_timesteps")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
