@@ -36,7 +36,6 @@ from score_embedding.errors import (
     ConfigError,
     DataError,
     RunFolderError,
-    ScoreEmbeddingError,
 )
 from score_embedding.methods import score_embedding
 from score_embedding.precomputation import precompute
@@ -473,16 +472,16 @@ def test_a_damaged_image_is_read_or_refused_by_name(picture_files, tmp_path, rec
         assert_image_or_refused(path)
 
     strategies = st.sampled_from(picture_files), edits(BYTES), st.booleans()
-    cases = fuzz(case, *strategies, cases=900)
+    cases = fuzz(case, *strategies, cases=650)
     record_property("cases", cases)
-    assert cases >= 900
+    assert cases >= 650
 
 
 def test_an_image_that_lies_about_its_size_is_read_or_refused_by_name(
     picture_files, tmp_path, record_property
 ):
     path, cases = tmp_path / "picture", 0
-    for content in picture_files[: len(picture_files) // 2]:
+    for content in picture_files[: len(picture_files) // 2 : 2]:
         for size in SIZES:
             for which in (0, 1):
                 path.write_bytes(resealed_png(resized(content, which, size)))
@@ -490,7 +489,7 @@ def test_an_image_that_lies_about_its_size_is_read_or_refused_by_name(
                     assert_image_or_refused(path)
                 cases += 1
     record_property("cases", cases)
-    assert cases >= 200
+    assert cases >= 100
 
 
 READ_IMAGES = """
@@ -511,7 +510,7 @@ READ_IMAGES = """
 @on_linux
 def test_images_of_few_bytes_do_not_fill_the_memory(tmp_path, record_property):
     paths = []
-    for side in (30_000, 13_000):
+    for side in (30_000, 10_000):
         paths.append(tmp_path / f"{side}.png")
         Image.new("1", (side, side)).save(paths[-1])
         assert paths[-1].stat().st_size < 200_000
@@ -560,7 +559,7 @@ def read_damaged_data_sets(folder):
 
     kinds = st.sampled_from(["celeb", "imagenet"])
     strategies = st.sampled_from(list(data_sets())), edits(BYTES), st.sampled_from([1, 2]), kinds
-    print(fuzz(case, *strategies, cases=500))
+    print(fuzz(case, *strategies, cases=350))
 
 
 READ_DATA_SETS = """
@@ -579,7 +578,7 @@ def test_a_damaged_data_set_is_read_or_refused_and_never_ends_the_process(
     assert (child.returncode, child.stderr[-4000:]) == (0, "")
     cases = int(child.stdout)
     record_property("cases", cases)
-    assert cases >= 500
+    assert cases >= 350
 
 
 # Checkpoints
@@ -744,7 +743,7 @@ def test_a_forged_model_is_loaded_whole_or_not_at_all(copied, run_config, record
             after = network.state_dict()
             assert all(torch.equal(after[key], before[key]) for key in before)
         else:
-            assert isinstance(state, dict)
+            assert "step" in state
             assert all(not w.isnan().any() or forgery[2] == "nan" for w in network.parameters())
             network.load_state_dict(before)
 
@@ -800,9 +799,9 @@ def test_a_damaged_checkpoint_is_passed_over(training, tmp_path, record_property
             go_on(state)
 
     damages = st.dictionaries(st.sampled_from(names), edits(BYTES), min_size=1, max_size=4)
-    cases = fuzz(case, damages, cases=60)
+    cases = fuzz(case, damages, cases=40)
     record_property("cases", cases)
-    assert cases >= 60
+    assert cases >= 40
 
 
 @pytest.mark.filterwarnings("ignore:Casting complex values")
@@ -823,15 +822,13 @@ def test_a_forged_checkpoint_is_gone_on_with_or_refused(training, tmp_path, reco
         else:
             go_on(state)
 
-    cases = fuzz(case, FORGERIES, cases=160)
+    cases = fuzz(case, FORGERIES, cases=60)
     record_property("cases", cases)
-    assert cases >= 160
+    assert cases >= 60
 
 
 @pytest.mark.filterwarnings("ignore:Casting complex values")
-@pytest.mark.parametrize(
-    "kind", ["network/", "average/", "optimizer/0/exp_avg", "optimizer/0/exp_avg_sq"]
-)
+@pytest.mark.parametrize("kind", ["network/", "optimizer/0/exp_avg", "optimizer/0/exp_avg_sq"])
 def test_no_exchanged_tensor_ends_training_later(training, kind, tmp_path, record_property):
     _, source, fresh = training
     name = "checkpoint_00000003"
@@ -846,6 +843,23 @@ def test_no_exchanged_tensor_ends_training_later(training, kind, tmp_path, recor
         with contextlib.suppress(CheckpointError):
             go_on(take_up(RunFolder(tmp_path), fresh))
     record_property("cases", len(HOWS))
+
+
+def test_no_forged_value_ends_training_later(training, tmp_path, record_property):
+    _, source, fresh = training
+    name, cases = "checkpoint_00000003", 0
+    content = (source / f"{name}.safetensors").read_bytes()
+    values = json.loads((source / f"{name}.json").read_text())
+    (tmp_path / f"{name}.safetensors").write_bytes(content)
+    for spot in spots(values):
+        for new in (10**400, None, math.nan):
+            numbers = reseal(changed(values, spot, "replace", new), content)
+            (tmp_path / f"{name}.json").write_text(json.dumps(numbers))
+            with contextlib.suppress(CheckpointError):
+                go_on(take_up(RunFolder(tmp_path), fresh))
+            cases += 1
+    record_property("cases", cases)
+    assert cases >= 50
 
 
 # Run folders
@@ -997,17 +1011,12 @@ def test_no_value_in_a_run_folder_ends_a_report(name, copied, record_property):
 
 @pytest.mark.usefixtures("unrendered")
 def test_a_folder_with_a_damaged_file_is_reported_on_or_refused(copied, record_property):
-    cases = report_on(copied, 50)
+    cases = report_on(copied, 35)
     record_property("cases", cases)
-    assert cases >= 50
+    assert cases >= 35
 
 
 def test_a_report_with_its_figures_is_written_or_refused(copied, record_property):
     cases = report_on(copied, 5)
     record_property("cases", cases)
     assert cases >= 5
-
-
-def test_all_errors_of_this_module_are_documented_ones():
-    for error in (*REFUSED, DataError):
-        assert issubclass(error, ScoreEmbeddingError)

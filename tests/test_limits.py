@@ -88,8 +88,8 @@ def test_an_evaluation_of_more_images_takes_in_proportion_more():
 @pytest.mark.parametrize(
     ("overrides", "n", "part"),
     [
-        (["model.ch=20000"], 1, "training or sampling"),
-        (["model.ch=20000", "training.ema=0.9"], 1, "training or sampling"),
+        (["model.ch=20000"], 1, "a checkpoint on its way to the disk"),
+        (["model.ch=20000", "training.ema=0.9"], 1, "a checkpoint on its way to the disk"),
         (["data_loader.batch_size=10000000"], 1, "training or sampling"),
         ([], 10_000_000, "training or sampling"),
         (["diffusion.num_timesteps=100000000"], 1, "scores"),
@@ -101,9 +101,11 @@ def test_what_does_not_fit_is_refused_with_the_figures(overrides, n, part, tmp_p
     assert max(needed.memory, key=needed.memory.get) == part
     with pytest.raises(LimitError) as refused:
         limits.check(config, n, CPU, tmp_path)
-    total = f"{sum(needed.memory.values()) / GIB:.3g} GiB of memory"
-    assert f"quickstart: needs about {total}" in str(refused.value)
-    assert f"{part} {needed.memory[part] / GIB:.3g} GiB" in str(refused.value)
+    total, largest = (
+        f"{size / GIB:,.0f} GiB" for size in (sum(needed.memory.values()), needed.memory[part])
+    )
+    assert f"quickstart: needs about {total} of memory" in str(refused.value)
+    assert f"{part} {largest}" in str(refused.value)
     assert "are free" in str(refused.value)
 
 

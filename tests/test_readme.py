@@ -90,5 +90,15 @@ def test_a_table_of_a_comparison_is_that_of_its_results(name):
     assert len(expected.splitlines()) >= 10
 
 
+@pytest.mark.parametrize("name", ["limits", "reliability"])
+def test_the_tables_on_reliability_are_those_of_the_last_run(name):
+    results = (ROOT / "benchmarks" / "results" / f"{name}.md").read_text(encoding="utf-8")
+    table = results[results.index("| ") :].strip()
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", page, flags=re.DOTALL)
+    assert shown[1] == table
+    assert len(table.splitlines()) > 4
+
+
 def _spec(path):
     return importlib.util.spec_from_file_location(path.stem, path)

@@ -280,12 +280,13 @@ KILLER = """
     import os, random, signal, sys, time
     from pathlib import Path
     import score_embedding.pipeline as pipeline
-    from score_embedding import cli, configuration, run_folder
+    from score_embedding import cli, configuration, limits, run_folder
     from score_embedding.checkpoint import Checkpoints
     from score_embedding.run_folder import RunFolder
     import torch
 
     config = configuration.load("quickstart", sys.argv[2:])
+    limits.need(config, 1)  # kept, so that each child comes to its training sooner
     path, moments, kills = Path(sys.argv[1]), random.Random(0), 0
     while not run_folder.is_finished(path):
         child = os.fork()

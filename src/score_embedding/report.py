@@ -17,6 +17,9 @@ from score_embedding.content import Content, Picture, Table
 from score_embedding.errors import RunFolderError
 from score_embedding.run_folder import RunFolder
 
+# What values that are not what a run writes can raise.
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+
 
 def write(folder: RunFolder) -> None:
     """Make both reports anew. Raises RunFolderError where the folder lacks a file they need, or
@@ -25,7 +28,7 @@ def write(folder: RunFolder) -> None:
     run_folder.check_has(folder.path, contents.needs(config))
     try:
         content = contents.collect(folder, config)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except _DAMAGE as error:
         raise RunFolderError(
             f"{folder.path}: a file in it is damaged, or two do not fit together ({error})"
         ) from error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -15,6 +15,7 @@ from score_embedding.errors import CheckpointError
 from score_embedding.network import ScoreNetwork
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class History:
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
-    training_seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    precompute_seconds: dict[str, float] = field(default_factory=dict)
+    training_seconds: Seconds = 0.0
+    evaluation_seconds: Seconds = 0.0
+    precompute_seconds: dict[str, Seconds] = field(default_factory=dict)
     restarts: list[Restart] = field(default_factory=list)
 
     @property
@@ -53,6 +54,7 @@ class History:
 
 
 _HISTORY = TypeAdapter(History)
+_SECONDS = TypeAdapter(Seconds)
 
 
 @dataclass
@@ -112,9 +114,9 @@ class TrainingState:
             self.history = _HISTORY.validate_python(values["history"])
             if self.history.step != values["step"]:
                 raise ValueError(f"{self.history.step} rows of metrics")
-            self.next_evaluation = float(values["next_evaluation"])
+            self.next_evaluation = _SECONDS.validate_python(values["next_evaluation"])
             self.finished = bool(values["finished"])
-        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        except (LookupError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint is not one of this config ({error})") from error
 
     def is_finite(self) -> bool:
@@ -127,9 +129,16 @@ class TrainingState:
         for key, value in tensors.items():
             i, name = key.split("/")
             parameter = parameters[int(i)]
-            if value.ndim:  # in the parameter's own memory format, which the fused step relies on
+            if name != "step":  # in the parameter's own memory format, as the fused step needs it
+                if value.shape != parameter.shape or value.dtype != parameter.dtype:
+                    raise ValueError(f"{key} of {value.dtype}, shape {tuple(value.shape)}")
                 value = torch.empty_like(parameter).copy_(value)
+            elif value.shape != () or value.dtype != torch.float32:
+                raise ValueError(f"{key} is no number of steps")
             moments.setdefault(int(i), {})[name] = value
+        kinds = {tuple(sorted(each)) for each in moments.values()}
+        if not kinds <= {("exp_avg", "exp_avg_sq", "step")}:
+            raise ValueError(f"the optimiser's state has {kinds}")
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
