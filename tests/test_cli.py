@@ -1066,9 +1066,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_reproduces_it(ca
     assert dump["x"].shape == dump["z"].shape == (4, 3, 8, 8)
     assert dump["t"].shape == (4,)
     assert max(float(np.abs(dump[name]).max()) for name in dump if "weights/" in name) > 1e20
-    assert_mistake(
-        call("sample", folder), "lacks model.safetensors", "did not finish", "--resume"
-    )
+    assert_mistake(call("sample", folder), "lacks model.safetensors", "did not finish", "--resume")
 
 
 def test_a_score_that_is_not_finite_while_evaluating_leaves_what_reproduces_it(call, tmp_path):

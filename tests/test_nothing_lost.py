@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from score_embedding import checkpoint, files
+from score_embedding import checkpoint, files, run_folder
 from score_embedding.checkpoint import Checkpoints
 from score_embedding.run_folder import RunFolder
 from test_cli import (  # noqa: F401 - call, copied and finished are fixtures
@@ -348,3 +348,17 @@ def test_an_answer_that_cannot_be_written_is_an_error(tmp_path):
     assert done.returncode == 2
     assert b"No space left on device" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_run_that_diverged_is_said_to_have(call):  # noqa: F811
+    asked = ("run", "--config", "quickstart", *sets(training__lr=1e30, training__grad_clip=False))
+    assert_mistake(call(*asked), "the loss is", code=3)
+    assert_mistake(call(*asked), "did not finish but diverged; a smaller training.lr may help")
+
+
+def test_one_process_at_a_time_samples_into_a_folder(copied):  # noqa: F811
+    before = tree(copied)
+    with run_folder.locked(copied):
+        done = process(copied.parent, "sample", copied)
+    assert_mistake(done, "another process is writing")
+    assert tree(copied) == before

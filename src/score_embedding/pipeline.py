@@ -203,8 +203,9 @@ def sample_again(
         log.info("model of %d steps loaded from %s", state["step"], path)
     training = config.training.model_copy(update={"seed": seed})
     config = config.model_copy(update={"sample": options, "training": training})
-    sample_into(folder, network, images, config)
-    report.write(folder)
+    with run_folder.locked(path):
+        sample_into(folder, network, images, config)
+        report.write(folder)
 
 
 def solve(config: Config, path: Path, device: torch.device) -> None:

@@ -95,8 +95,11 @@ def check_free(path: Path, config: AnyConfig, overwrite: bool) -> None:
         whose = "this config" if same else "another config"
         hints = ["--overwrite replaces it", "--folder-ext X starts a folder of its own"]
         if same and not is_finished(path):
-            whose += " that diverged" if DUMP in content else " that did not finish"
             hints.insert(0, "--resume goes on with it")
+            whose += " that did not finish"
+            if DUMP in content:
+                whose += " but diverged"
+                hints.insert(0, "a smaller training.lr may help")
         if same and WEIGHTS in content:
             hints.append("--no-train samples from its model")
         raise RunFolderError(f"{path}: already holds a run of {whose}; {', '.join(hints)}")
