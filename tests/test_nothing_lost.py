@@ -103,7 +103,7 @@ PYTHON = (sys.executable, "-m", "score_embedding")
 
 @pytest.mark.parametrize("how", ["long files", pytest.param("full disk", marks=MOUNT)])
 def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call, tmp_path):  # noqa: F811
-    changes = sets(training__epochs=150, misc__checkpoint_freq=1e-6)
+    changes = sets(training__epochs=80, misc__checkpoint_freq=1e-6)
     asked = ("run", "--config", "quickstart", *changes)
     folder = tmp_path / "saves" / "quickstart"
     interrupt(tmp_path, folder, *asked[1:])

@@ -77,7 +77,11 @@ def trained(config, objective, folder=None, every=1e-9):
 
 def assert_same(first, second):
     (network, history), (other, other_history) = first, second
-    assert [row["loss"] for row in history.rows] == [row["loss"] for row in other_history.rows]
+    rows, other_rows = (
+        [(repr(row["step"]), repr(row["loss"])) for row in each.rows]
+        for each in (history, other_history)
+    )
+    assert rows == other_rows
     weights, others = network.state_dict(), other.state_dict()
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, cast
 
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import Field, PlainValidator, TypeAdapter
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -16,6 +16,15 @@ from score_embedding.network import ScoreNetwork
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _as_it_is(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("not a number")
+    return value
+
+
+Number = Annotated[float, PlainValidator(_as_it_is)]  # a step stays an integer
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class History:
     `precompute_seconds`, and all steps since, those that a restart has undone among them.
     """
 
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[dict[str, Number]] = field(default_factory=list)
     training_seconds: Seconds = 0.0
     evaluation_seconds: Seconds = 0.0
     precompute_seconds: dict[str, Seconds] = field(default_factory=dict)
