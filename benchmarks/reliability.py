@@ -3,8 +3,8 @@
     python benchmarks/reliability.py      # about 5 minutes on one thread
 
 A case is one input or one interruption (a run killed twenty times is one); fuzzing tests count
-their own. Writes results/reliability.json and .md; exit status 1 where a test of a promise failed, was skipped, or
-is gone.
+their own. Writes results/reliability.json and .md; exit status 1 where a test of a promise failed,
+was skipped, or is gone.
 """
 
 from __future__ import annotations
