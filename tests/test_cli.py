@@ -844,9 +844,10 @@ def test_the_version_is_shown(tmp_path):
     assert process(tmp_path, "--version").stdout == f"score-embedding {__version__}\n"
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    done = process(tmp_path, "--debug", "run", "--config", "nope")
-    assert done.returncode != 0
+@pytest.mark.parametrize("arguments", ["--debug run --config nope", "run --config nope --debug"])
+def test_debug_shows_the_traceback_and_keeps_the_status(arguments, tmp_path):
+    done = process(tmp_path, *arguments.split())
+    assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert "ConfigError" in done.stderr
 

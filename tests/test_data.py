@@ -1,4 +1,5 @@
 import io
+import logging
 import pickle
 import struct
 import zlib
@@ -573,3 +574,11 @@ def test_the_data_folder_is_a_cache_where_the_environment_names_none(value, monk
         monkeypatch.setenv("SCORE_EMBEDDING_DATA", value)
     assert data_folder().is_absolute()
     assert data_folder().name == "score-embedding"
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_a_conversion_is_said(mode, tmp_path, caplog):
+    Image.new(mode, (8, 8), 1).save(tmp_path / "a.tiff")
+    with caplog.at_level(logging.INFO):
+        load_images(tmp_path / "a.tiff", size=8)
+    assert f"a.tiff: {mode} converted" in caplog.text
