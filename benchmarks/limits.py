@@ -47,13 +47,10 @@ CASES = {
 
 def one(name: str) -> dict[str, Any]:
     """One case, in this process."""
-    config = configuration.load(*CASES[name][:1], CASES[name][1])
+    config = configuration.load(*CASES[name])
     device = torch.device("cpu")
     needed = limits.need(config, 1)
-    data = config.data_loader
-    cost = limits.cost_of(config.model, data.image_size, data.batch_size, 1)
-    side = max(data.image_size)
-    speed = limits.convolution_speed(config.model.ch, side, data.batch_size, device)
+    expected = limits.step_seconds(config, 1, device)
     before = resident("VmRSS")
     with tempfile.TemporaryDirectory() as place:
         folder, largest, done = Path(place) / "run", [0], threading.Event()
@@ -74,7 +71,6 @@ def one(name: str) -> dict[str, Any]:
         watching.join()
         clock = [row["training_seconds"] for row in files.read_rows(folder / "metrics.csv")]
     step = median(later - sooner for sooner, later in pairwise(clock))
-    expected = cost.step_flops / (limits.EFFICIENCY * speed)
     memory, disk = resident("VmHWM") - before, max(largest)
     return {
         "run": name,

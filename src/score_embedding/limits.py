@@ -149,8 +149,15 @@ def expected_seconds(config: AnyConfig, num_images: int, device: torch.device) -
     steps = config.training.epochs * num_images
     if steps * cost.step_flops < 1e13:  # a few minutes anywhere
         return 0.0
+    return steps * step_seconds(config, num_images, device)
+
+
+def step_seconds(config: AnyConfig, num_images: int, device: torch.device) -> float:
+    """What a step of training is expected to take on the device."""
+    data = config.data_loader
+    cost = cost_of(config.model, data.image_size, data.batch_size, num_images)
     speed = convolution_speed(config.model.ch, max(data.image_size), data.batch_size, device)
-    return steps * cost.step_flops / (EFFICIENCY * speed)
+    return cost.step_flops / (EFFICIENCY * speed)
 
 
 @functools.cache

@@ -1,7 +1,6 @@
-"""What lies in a run folder, under which name, and how it gets there.
+"""What lies in a run folder, under which name, whose it is, and who may write to it.
 
-A folder describes itself: every later command finds all it needs in it. Files are written beside
-their place and renamed into it, so that none is ever half there.
+A folder describes itself: every later command finds all it needs in it.
 """
 
 from __future__ import annotations
@@ -117,10 +116,8 @@ def check_place(path: Path) -> None:
     for place in (path, *path.parents):
         try:
             place.lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter: a file is above it
             continue
-        except NotADirectoryError:
-            continue  # its parent is the file
         except OSError as error:
             raise RunFolderError(f"{place}: {error.strerror}") from None
         if place.is_symlink() and not place.exists():
@@ -184,7 +181,6 @@ def is_finished(path: Path) -> bool:
 
 def check_resumable(path: Path, config: AnyConfig) -> None:
     """Raise RunFolderError where there is no interrupted run of `config` to go on with."""
-    open_existing(path)
     if not holds(path, config):
         raise RunFolderError(
             f"{path}: holds a run of another config, which cannot be gone on with; --overwrite "
