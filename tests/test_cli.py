@@ -163,7 +163,11 @@ def test_a_run_leaves_exactly_the_files_of_a_run_folder_and_nothing_else(finishe
     assert sorted(tree(finished.cwd)) == sorted(
         f"saves/quickstart_seed5_x/{name}" for name in SHIPPED
     )
-    assert set(SHIPPED) == set(run_folder.FILES) - {run_folder.DUMP}
+    of_others = {
+        *(run_folder.DUMP, run_folder.DENSITY, run_folder.PRECONDITIONING),
+        *(run_folder.DENOISED, run_folder.DENOISED_PICTURE),
+    }
+    assert set(SHIPPED) == set(run_folder.FILES) - of_others
 
 
 def test_a_run_says_where_its_report_is(finished):

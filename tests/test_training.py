@@ -36,6 +36,7 @@ def tiny_baseline(sample_method="ddpm", **training):
         "diffusion": {"num_timesteps": 10},
         "sample": {},
     }
+    del values["image_density"]  # a baseline embeds none
     return configuration.validate(values, "test")
 
 

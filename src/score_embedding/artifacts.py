@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_embedding import figures, files, metrics, run_folder, sampling
+from score_embedding import figures, files, metrics, run_folder, sampling, scores
 from score_embedding.config import AnyConfig, BaselineConfig, Config
 from score_embedding.errors import DivergenceError, RunFolderError
-from score_embedding.methods import ddpm
+from score_embedding.held_out import Measured
+from score_embedding.methods import ddpm, residual
 from score_embedding.network import ScoreNetwork
 from score_embedding.precomputation import Precomputed
 from score_embedding.run_folder import RunFolder
@@ -63,6 +64,61 @@ def write_diagnostics(
     files.write_json(folder / run_folder.DIAGNOSTICS, values)
 
 
+def write_density(folder: RunFolder, precomputed: residual.Precomputed) -> None:
+    """density.safetensors, and preconditioning.json: what it leaves of the data."""
+    scores.save(precomputed.density, folder / run_folder.DENSITY)
+    values = {
+        "mean": precomputed.mean,
+        "sigma_data": precomputed.sigma_data,
+        "levels": precomputed.levels.tolist(),
+        "spread": precomputed.spread.tolist(),
+    }
+    files.write_json(folder / run_folder.PRECONDITIONING, values)
+
+
+def read_density(folder: RunFolder, device: torch.device) -> residual.Precomputed:
+    """What `write_density` has written. Raises RunFolderError or CheckpointError where a file is
+    missing or damaged."""
+    path = folder / run_folder.PRECONDITIONING
+    values = files.read_json(path, "mean", "sigma_data", "levels", "spread")
+    density = scores.load(folder / run_folder.DENSITY).to(torch.empty(0, device=device))
+    try:
+        levels, spread = (torch.tensor(values[name]) for name in ("levels", "spread"))
+        if levels.ndim != 1 or levels.shape != spread.shape or len(levels) < 2:
+            raise ValueError("levels and spread do not fit together")
+        mean, sigma_data = float(values["mean"]), float(values["sigma_data"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RunFolderError(f"{path}: damaged ({error})") from None
+    return residual.Precomputed(density, mean, sigma_data, levels, spread)
+
+
+def write_denoised(
+    folder: RunFolder,
+    measured: Measured,
+    photographs: dict[str, Tensor],
+    config: AnyConfig,
+    seconds: float,
+) -> None:
+    """denoised.npz: photographs, noisy and denoised, numbered in the order of the names, and what
+    was measured as JSON; denoised.png."""
+    description = {
+        "method": config.method,
+        "names": measured.names,
+        "levels": measured.levels,
+        "psnr": measured.psnr,
+        "ssim": measured.ssim,
+        "seconds": seconds,
+    }
+    arrays = {"description": np.array(json.dumps(description))}
+    for i, photograph in enumerate(photographs.values()):
+        arrays[f"photograph_{i}"] = _numpy(photograph)
+        arrays[f"noisy_{i}"] = _numpy(torch.stack(measured.noisy[i]))
+        arrays[f"denoised_{i}"] = _numpy(torch.stack(measured.denoised[i]))
+    files.write_arrays(folder / run_folder.DENOISED, arrays)
+    with files.replacing(folder / run_folder.DENOISED_PICTURE) as partial:
+        figures.save(figures.denoised(arrays), partial)
+
+
 def write_samples(
     folder: RunFolder,
     drawn: dict[str, Samples],
@@ -106,17 +162,23 @@ def _start_std(config: AnyConfig) -> float:
     return sampling.start_std(VarianceExploding(config.diffusion.sigma), config.sample)
 
 
+def images_file(config: AnyConfig) -> str:
+    """The file of a run folder that has the images it was trained on."""
+    return run_folder.SCORES if config.method == "score_embedding" else run_folder.SAMPLES
+
+
 def read_images(folder: RunFolder, config: AnyConfig) -> Tensor:
     """The images that the folder's run was trained on, float32 (n, c, h, w). Raises RunFolderError
     where the file that has them is missing or damaged."""
-    embeds = config.method == "score_embedding"
-    name = run_folder.SCORES if embeds else run_folder.SAMPLES
-    return torch.from_numpy(files.read_arrays(folder / name, "images")["images"])
+    path = folder / images_file(config)
+    return torch.from_numpy(files.read_arrays(path, "images")["images"])
 
 
 def write_metrics(folder: RunFolder, history: History) -> None:
     """metrics.csv: a row a step, metrics where they were evaluated and at the last."""
-    columns = ["step", "training_seconds", "loss", *metrics.NAMES, "nfe"]
+    columns = ["step", "training_seconds", "loss"]
+    if any("nfe" in row for row in history.rows):
+        columns += [*metrics.NAMES, "nfe"]
     others = dict.fromkeys(key for row in history.rows for key in row if key not in columns)
     files.write_rows(folder / run_folder.METRICS, [*columns, *others], history.rows)
 
@@ -130,7 +192,7 @@ def read_metrics(folder: RunFolder) -> list[dict[str, float]]:
         raise RunFolderError(f"{path}: damaged, its last row is not whole")
     if folder.has(run_folder.STATE):
         state = files.read_json(folder / run_folder.STATE, "step")
-        if len(rows) != state["step"]:
+        if len(rows) != max(1, state["step"]):  # without a step, what was measured has a row
             raise RunFolderError(
                 f"{path}: damaged, {len(rows)} rows, but the model has made {state['step']} steps"
             )

@@ -6,7 +6,7 @@ additions. Numbers may be written as strings (YAML 1.1 reads "2e-8" as one) and 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -70,7 +70,11 @@ class DataLoader(Section):
     rotate_augment: bool = False
     # ours
     path: Strings | None = None  # the data set's file or folder; for `files`, the list of files
-    image: Strings | None = None  # names of scikit-image's pictures, for `sample`
+    image: Strings | None = None  # for `sample`: names of pictures that installed packages bring
+    # Crops of image_size at random places of the photographs, flipped at random, instead of whole
+    # photographs resized; num_images of them (default 16) where a method needs a fixed number.
+    crops: bool = False
+    shrink: Count = 1  # crops: the photographs are first made so many times smaller
 
     @field_serializer("image_size")
     def _square_as_one_number(self, size: tuple[int, int]) -> int | list[int]:
@@ -82,6 +86,8 @@ class DataLoader(Section):
             raise ValueError(f"path is needed for dataset {self.dataset}")
         if self.dataset == "sample" and self.image is None:
             raise ValueError("image is needed for dataset sample, astronaut for one")
+        if self.crops and self.dataset not in ("folder", "files", "sample"):
+            raise ValueError(f"crops are of datasets folder, files and sample, not {self.dataset}")
         return self
 
 
@@ -99,7 +105,8 @@ class Diffusion(Section):
     # f = -drift x on the grid, x in units of dh from its middle
     drift: Annotated[Rate, Field(le=1e3)] = 0.0
     # input: the paper's. Controls, all else equal: none embeds nothing, shuffled another's score.
-    embedding: Literal["input", "none", "shuffled"] = "input"
+    # residual: the denoiser of image_density is the network's skip path.
+    embedding: Literal["input", "none", "shuffled", "residual"] = "input"
 
     @model_validator(mode="after")
     def _scheme_knows_it(self) -> Diffusion:
@@ -107,6 +114,37 @@ class Diffusion(Section):
             raise ValueError("scheme published knows no drift and no boundary but its own")
         if self.scheme == "spectral" and self.drift and self.boundary != "reflect":
             raise ValueError("scheme spectral solves a drift only with boundary reflect")
+        return self
+
+
+class ImageDensity(Section):
+    """The density of images, with its closed form at all times, that is embedded as `residual`."""
+
+    kind: Literal["white", "empirical", "gaussian", "low_rank", "stationary", "patch_mixture"] = (
+        "patch_mixture"
+    )
+    side: Count | None = None  # of the square arrays it is a density of; None: by kind
+    stride: Count = 2  # of the windows through which it sees a larger image
+    components: Count = 20  # patch_mixture
+    rank: Count = 64  # low_rank
+    arrays: Count = 20_000  # windows that it is fitted to
+    em_steps: Count = 6  # patch_mixture
+
+
+class HeldOut(Section):
+    """Photographs that training never sees, with noise to be taken out: what is then measured."""
+
+    image: Strings | None = None  # names of pictures that installed packages bring
+    path: Strings | None = None  # files or folders
+    shrink: Count = 1  # they are first made so many times smaller
+    crop: Count | None = None  # and cut to this middle square
+    # Standard deviations of the noise, white being 1.
+    levels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.05, 0.125, 0.25, 0.5)
+
+    @model_validator(mode="after")
+    def _source_given(self) -> HeldOut:
+        if self.image is None and self.path is None:
+            raise ValueError("image or path is needed: pictures that are not trained on")
         return self
 
 
@@ -134,6 +172,9 @@ class Training(Section):
     target: Literal["noise", "exact"] = "noise"
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # weights, noise and samples
     target_ssim: ShareOrOff = None  # with --profile: stop when the min-max SSIM reaches it
+    seconds: PositiveOrOff = None  # of the training clock, after which training ends
+    # residual: the logarithm of the noise level is uniform, or normal as Karras et al. have it
+    noise_levels: Literal["log_uniform", "log_normal"] = "log_uniform"
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
     compile: bool = False
     # At a divergence: stop, or go back to the last good checkpoint with half the lr.
@@ -211,9 +252,16 @@ class Run(Section):
     training: Training = Training()
     model: Model = Model()
     misc: Misc = Misc()
+    held_out: HeldOut | None = None  # ours: measure denoising of these instead of samples
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Run:
+        if self.held_out:
+            if self.training.target_ssim is not None:
+                raise ValueError("training.target_ssim: samples are not measured with held_out")
+            both = set(self.held_out.image or []) & set(self.data_loader.image or [])
+            if both:
+                raise ValueError(f"held_out.image: {', '.join(sorted(both))}: trained on, too")
         channels = self.data_loader.channels
         for key in ("in_channels", "out_channels"):
             if getattr(self.model, key) != channels:
@@ -238,19 +286,47 @@ class Config(Run):
     diffusion: Diffusion = Diffusion()
     sample: Sample = Sample()
     sample_method: Literal["closed_form"] | None = None
+    image_density: ImageDensity = ImageDensity()  # ours, for diffusion.embedding residual
+
+    @model_validator(mode="before")
+    @classmethod
+    def _matched_prior(cls, values: Any) -> Any:
+        """A residual model is made for its SDE's own noise: sample.prior matched, if not given."""
+        if not isinstance(values, dict) or not isinstance(values.get("diffusion"), dict):
+            return values
+        sample = values.get("sample", {})
+        if values["diffusion"].get("embedding") == "residual" and isinstance(sample, dict):
+            return {**values, "sample": {"prior": "matched", **sample}}
+        return values
+
+    @model_validator(mode="after")
+    def _images_alone_denoise_only_themselves(self) -> Config:
+        if self.held_out and self.sample_method == "closed_form" and not self.residual:
+            raise ValueError(
+                "held_out: the exact score of the images knows no others; set "
+                "diffusion.embedding: residual for that of image_density"
+            )
+        return self
+
+    @property
+    def residual(self) -> bool:
+        """Whether a closed-form denoiser is embedded as the network's skip path."""
+        return self.diffusion.embedding == "residual"
 
     @property
     def method(self) -> str:
-        return self.sample_method or "score_embedding"
+        return self.sample_method or ("residual" if self.residual else "score_embedding")
 
     @property
     def tells_index(self) -> bool:
         """Whether the method is told which of the images a sample is meant to be."""
-        return self.model.image_index and self.sample_method is None
+        return self.model.image_index and self.method == "score_embedding"
 
 
 class BaselineConfig(Run):
     """A baseline: DDPM or DDIM."""
+
+    residual: ClassVar[bool] = False
 
     diffusion: NoiseSchedule = NoiseSchedule()
     sample: DiscreteSample = DiscreteSample()

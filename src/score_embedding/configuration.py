@@ -17,7 +17,10 @@ from score_embedding.errors import ConfigError
 Kind = TypeVar("Kind", Config, BaselineConfig)
 
 # The order of a file; what says how to read the rest comes first.
-ORDER = "name", "sample_method", "data_loader", "diffusion", "training", "model", "sample", "misc"
+ORDER = (
+    *("name", "sample_method", "data_loader", "diffusion", "image_density"),
+    *("training", "model", "sample", "misc", "held_out"),
+)
 
 
 def load(name_or_path: str, overrides: list[str] | None = None) -> AnyConfig:
@@ -92,7 +95,7 @@ def _validated(kind: type[Kind], values: dict[Any, Any], source: str) -> Kind:
 def dump(config: AnyConfig) -> str:
     """The resolved config as YAML, every key with its value; `load` reads it back unchanged."""
     values = config.model_dump(mode="json")
-    return yaml.safe_dump({key: values[key] for key in ORDER}, sort_keys=False)
+    return yaml.safe_dump({key: values[key] for key in ORDER if key in values}, sort_keys=False)
 
 
 def bundled() -> dict[str, Path]:

@@ -19,7 +19,8 @@ from score_embedding.run_folder import RunFolder
 THRESHOLDS = (0.90, 0.95, 0.98, 0.99)
 METHODS = {
     "score_embedding": "Score embedding",
-    "closed_form": "Exact score of the images, no training",
+    "residual": "Residual of a closed-form denoiser",
+    "closed_form": "Closed form, no training",
     "ddpm": "DDPM",
     "ddim": "DDIM",
 }
@@ -53,7 +54,8 @@ class Content:
 
 def needs(config: AnyConfig) -> tuple[str, ...]:
     """The files that a report of this method is made from."""
-    needed = [run_folder.ENVIRONMENT, run_folder.SAMPLES, run_folder.METRICS, run_folder.TIMING]
+    result = run_folder.DENOISED if config.held_out else run_folder.SAMPLES
+    needed = [run_folder.ENVIRONMENT, result, run_folder.METRICS, run_folder.TIMING]
     if config.method != "closed_form":
         needed.append(run_folder.STATE)
     if config.method == "score_embedding":
@@ -75,42 +77,78 @@ def read_course(
 
 def collect(folder: RunFolder, config: AnyConfig) -> Content:
     """The report's content, from the files of the folder."""
-    samples = files.read_arrays(folder / run_folder.SAMPLES, *artifacts.SAMPLE_ARRAYS)
-    description = json.loads(str(samples["description"]))
-    options = type(config.sample)
-    drawn = options(**{key: description[key] for key in options.model_fields})
-    config = config.model_copy(update={"sample": drawn})  # as the samples were drawn last
-    how = figures.how_sampled(description)
     rows, environment, timing = read_course(folder)
-
-    tables = [_quality(description["metrics"], how), _passed(rows), _timing(timing)]
-    pictures = [
-        _picture(
-            "From noise to sample",
-            f"{how}. Each state is min-max scaled.",
-            figures.strip(samples),
-        ),
-        _picture("Samples", "Beside the ground truth.", figures.samples(samples)),
-    ]
-    training = ""
-    if config.method != "closed_form":
-        training = _training(folder, len(rows))
-        caption = "Evaluation stops the clock; the last point is the sample drawn after training."
-        pictures.append(_picture("Training", caption, figures.curves(rows)))
+    result = (_of_denoising if config.held_out else _of_samples)(folder, config, rows)
+    config, tables, pictures = result.config, [*result.tables, _timing(timing)], result.pictures
+    training = _training(folder, len(rows)) if config.method != "closed_form" else ""
     if config.method == "score_embedding":
         assert isinstance(config, Config)
         scores = files.read_arrays(folder / run_folder.SCORES, *artifacts.SCORE_ARRAYS)
         tables.append(_solve(json.loads(str(scores["diagnostics"])), config))
         pictures += _fields(scores)
     tables += [_parameters(config), _environment(environment)]
-    h, w = config.data_loader.image_size
-    n = len(samples["images"])
     subtitle = (
-        f"{METHODS[config.method]}, {n} image{'s' if n > 1 else ''} of {h} x {w} x "
-        f"{config.data_loader.channels} ({config.data_loader.dataset}), {training}seed "
+        f"{METHODS[config.method]}, {result.data}, {training}seed "
         f"{config.training.seed}, {environment['processor']}"
     )
     return Content(config.name, subtitle, tables, pictures)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a run ended with: its config, tables, pictures, and a few words on the data."""
+
+    config: AnyConfig
+    tables: list[Table]
+    pictures: list[Picture]
+    data: str
+
+
+def _of_samples(folder: RunFolder, config: AnyConfig, rows: list[dict[str, float]]) -> _Result:
+    """The samples, and the config as they were drawn last."""
+    samples = files.read_arrays(folder / run_folder.SAMPLES, *artifacts.SAMPLE_ARRAYS)
+    description = json.loads(str(samples["description"]))
+    options = type(config.sample)
+    drawn = options(**{key: description[key] for key in options.model_fields})
+    how = figures.how_sampled(description)
+    strip = figures.strip(samples)
+    pictures = [
+        _picture("From noise to sample", f"{how}. Each state is min-max scaled.", strip),
+        _picture("Samples", "Beside the ground truth.", figures.samples(samples)),
+    ]
+    if config.method != "closed_form":
+        caption = "Evaluation stops the clock; the last point is the sample drawn after training."
+        pictures.append(_picture("Training", caption, figures.curves(rows)))
+    tables = [_quality(description["metrics"], how), _passed(rows)]
+    n, data = len(samples["images"]), config.data_loader
+    of = f"{n} image{'s' if n > 1 else ''} of {_size(config)} ({data.dataset})"
+    return _Result(config.model_copy(update={"sample": drawn}), tables, pictures, of)
+
+
+def _of_denoising(folder: RunFolder, config: AnyConfig, rows: list[dict[str, float]]) -> _Result:
+    """The photographs that the run has denoised."""
+    arrays = files.read_arrays(folder / run_folder.DENOISED, "description")
+    description = json.loads(str(arrays["description"]))
+    names, levels = description["names"], description["levels"]
+    lines = [
+        (name, *(f"{p:.2f} / {s:.3f}" for p, s in zip(psnr, ssim, strict=True)))
+        for name, psnr, ssim in zip(names, description["psnr"], description["ssim"], strict=True)
+    ]
+    header = ("photograph", *(f"noise {level:g}" for level in levels))
+    note = "PSNR in dB / SSIM of the answer clipped to [0, 1]; training has not seen them."
+    pictures = [_picture("Denoised", "Photographs held out.", figures.denoised(arrays))]
+    if config.method != "closed_form":
+        caption = "Means over the photographs. Evaluation stops the clock."
+        pictures.append(_picture("Training", caption, figures.denoising_curves(rows, levels)))
+    data = config.data_loader
+    what = f"crops of {_size(config)}" if data.crops else f"images of {_size(config)}"
+    of = f"{what} ({', '.join([data.dataset, *(data.image or [])])})"
+    return _Result(config, [Table("Denoising", header, lines, note)], pictures, of)
+
+
+def _size(config: AnyConfig) -> str:
+    h, w = config.data_loader.image_size
+    return f"{h} x {w} x {config.data_loader.channels}"
 
 
 def _training(folder: RunFolder, steps: int) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from score_embedding import cifar, pickles
-from score_embedding.config import DataLoader
+from score_embedding import cifar, crops, pickles
+from score_embedding.config import DataLoader, HeldOut
 from score_embedding.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,9 @@ log = logging.getLogger(__name__)
 Source = str | Path | NDArray[Any]
 Named = tuple[str, Path | NDArray[Any]]  # the name that errors give, and the image
 
+CROPS = 16  # drawn where data_loader.num_images is not given
 PICKLES = {"celeb": "celeb_data.pkl", "imagenet": "imagenet_data.pkl"}
-_LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R 601, as in Pillow
+LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R 601, as in Pillow
 
 
 def load_images(
@@ -68,6 +70,7 @@ def load_images(
 def load_dataset(options: DataLoader) -> Tensor:
     """The images that a config's data_loader section asks for, float32 (n, c, h, w).
 
+    With crops they are crops at places drawn from data_loader.seed, at their own contrast.
     With rotate_augment each image is followed by its rotations by 90, 180 and 270 degrees (by 180
     only where h != w, so that the size stays), each an image of its own.
 
@@ -75,13 +78,42 @@ def load_dataset(options: DataLoader) -> Tensor:
     ------
     DataError : as `load_images`, a data set that is not on disk, or too few images in it.
     """
-    images = _load(_sources(options), options.image_size, options.channels)
+    if options.crops:
+        generator = torch.Generator().manual_seed(options.seed)
+        count = options.num_images or CROPS
+        images = crops.draw(load_photographs(options), options.image_size, count, generator, True)
+    else:
+        images = _load(_sources(options), options.image_size, options.channels)
     if options.rotate_augment:
         h, w = options.image_size
         quarter_turns = (0, 1, 2, 3) if h == w else (0, 2)
         turned = [torch.rot90(images, k, dims=(2, 3)) for k in quarter_turns]
         images = torch.stack(turned, dim=1).flatten(0, 1)
     return images
+
+
+def load_photographs(options: DataLoader) -> list[Tensor]:
+    """The photographs that crops are taken of: float32 (c, h, w) each, at their own size but for
+    data_loader.shrink, and at their own contrast, 0 black and 1 white.
+
+    Raises
+    ------
+    DataError : as `load_images`.
+    """
+    named = _sources(options.model_copy(update={"num_images": None}))
+    return _each(
+        named, lambda pixels, name: _shrunk(pixels, name, options.channels, options.shrink)
+    )
+
+
+def load_held_out(options: HeldOut, channels: int) -> dict[str, Tensor]:
+    """The photographs of a config's held_out section by their names, as `load_photographs`."""
+    named = _bundled(options.image or [], None)
+    named += [each for path in options.path or [] for each in _expand(Path(path).expanduser())]
+    found = _each(named, lambda pixels, name: _shrunk(pixels, name, channels, options.shrink))
+    names = [Path(name).name for name, _ in named]
+    cut = [crops.middle(photograph, options.crop or 10**9) for photograph in found]
+    return dict(zip(names, cut, strict=True))
 
 
 def data_folder() -> Path:
@@ -111,19 +143,28 @@ def _sources(options: DataLoader) -> list[Named]:
 
 
 def _bundled(names: list[str], n: int | None) -> list[Named]:
-    import skimage
-
-    folder = Path(skimage.__file__).parent / "data"
-    pictures = {p.stem: p for p in folder.glob("*") if p.suffix in (".png", ".jpg")}
+    pictures = bundled_pictures()
     unknown = [name for name in names if name not in pictures]
     if unknown:
         raise DataError(
-            f"data_loader.image: {', '.join(unknown)}: not among scikit-image's pictures: "
+            f"image: {', '.join(unknown)}: not among the pictures of the installed packages: "
             f"{', '.join(sorted(pictures))}"
         )
     if n is not None and n > len(names):
         raise DataError(f"data_loader.num_images: {n}, but image names {len(names)}")
     return [(name, pictures[name]) for name in names[:n]]
+
+
+def bundled_pictures() -> dict[str, Path]:
+    """The pictures that scikit-image, scikit-learn and matplotlib bring, by name."""
+    places = {"skimage": "data", "sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
+    found: dict[str, Path] = {}
+    for package, folder in places.items():
+        spec = importlib.util.find_spec(package)  # without importing it, which takes a second
+        for root in (spec.submodule_search_locations or []) if spec else []:
+            pictures = sorted((Path(root) / folder).glob("*"))
+            found |= {p.stem: p for p in pictures if p.suffix in (".png", ".jpg")}
+    return found
 
 
 def _from_pickle(dataset: str, folders: list[Path], n: int) -> list[Named]:
@@ -164,20 +205,25 @@ def _expand(path: Path) -> list[Named]:
 
 def _load(named: list[Named], size: tuple[int, int], channels: int) -> Tensor:
     """All images as one tensor; the problems of all bad ones in one DataError."""
+    return torch.stack(_each(named, lambda pixels, name: _prepare(pixels, name, size, channels)))
+
+
+def _each(named: list[Named], prepare: Callable[[NDArray[Any], str], Tensor]) -> list[Tensor]:
+    """Each image's pixels, prepared; the problems of all bad ones in one DataError."""
     if not named:
         raise DataError("no images given")
     images, problems = [], []
     for name, source in named:
         try:
             pixels = _read(source) if isinstance(source, Path) else source
-            images.append(_prepare(pixels, name, size, channels))
+            images.append(prepare(pixels, name))
         except DataError as error:
             problems.append(str(error))
         except MemoryError:
             problems.append(f"{name}: too large for the memory that is free")
     if problems:
         raise DataError("\n".join(problems))
-    return torch.stack(images)
+    return images
 
 
 def _read(path: Path) -> NDArray[Any]:
@@ -228,8 +274,9 @@ def _transparent_grey(picture: Image.Image) -> NDArray[Any] | None:
     return np.where(pixels == transparent, np.asarray(65535, pixels.dtype), pixels)
 
 
-def _prepare(pixels: NDArray[Any], name: str, size: tuple[int, int], channels: int) -> Tensor:
-    """(h, w) or (h, w, c) of any dtype to float32 (channels, *size) in [0, 1]."""
+def to_channels(pixels: NDArray[Any], name: str, channels: int) -> Tensor:
+    """(h, w) or (h, w, c) of any dtype to float64 (channels, h, w), 0 black and 1 white;
+    transparency is laid on white, colours become luminance where one channel is wanted."""
     if pixels.dtype.kind not in "buif":
         raise DataError(f"{name}: pixels of dtype {pixels.dtype}, numbers are needed")
     if pixels.ndim == 2:
@@ -242,8 +289,13 @@ def _prepare(pixels: NDArray[Any], name: str, size: tuple[int, int], channels: i
     if len(x) == 4:
         x = x[:3] * x[3:] + (1 - x[3:])
     if channels == 1 and len(x) == 3:
-        x = (x * _LUMA[:, None, None]).sum(dim=0, keepdim=True)
-    x = x.expand(channels, -1, -1)[None]
+        x = (x * LUMA[:, None, None]).sum(dim=0, keepdim=True)
+    return x.expand(channels, -1, -1)
+
+
+def _prepare(pixels: NDArray[Any], name: str, size: tuple[int, int], channels: int) -> Tensor:
+    """(h, w) or (h, w, c) of any dtype to float32 (channels, *size), min-max scaled to [0, 1]."""
+    x = to_channels(pixels, name, channels)[None]
     if x.shape[-2:] != size:
         if x.shape[-2] * size[1] != x.shape[-1] * size[0]:
             h, w = x.shape[-2:]
@@ -253,6 +305,15 @@ def _prepare(pixels: NDArray[Any], name: str, size: tuple[int, int], channels: i
     # Resampling leaves round-off on a constant image: not a contrast to be scaled up.
     scaled = (x - low) / (high - low) if high - low > 1e-12 else x.clamp(0, 1)
     return scaled[0].to(torch.float32)
+
+
+def _shrunk(pixels: NDArray[Any], name: str, channels: int, times: int) -> Tensor:
+    """The same at its own contrast, float32 (channels, h, w), each side so many times smaller."""
+    x = to_channels(pixels, name, channels)[None]
+    size = [max(1, side // times) for side in x.shape[-2:]]
+    if times > 1:
+        x = F.interpolate(x, size=size, mode="bicubic", antialias=True)
+    return x[0].clamp(0, 1).to(torch.float32)
 
 
 def _white(pixels: NDArray[Any]) -> float:

@@ -21,6 +21,7 @@ Arrays = dict[str, NDArray[Any]]
 DPI = 160
 IMAGES_SHOWN = 4  # rows of a figure, at most
 TIMES_SHOWN = 6
+LEVELS_SHOWN = 3
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -32,6 +33,8 @@ STYLE: Any = {
     "svg.fonttype": "path",
 }
 _BLUE, _ORANGE, _GREY = "#2066a8", "#d1700d", "#8a8a8a"
+COLOURS = (_BLUE, _ORANGE, "#2f8f4e", "#8c4fa0", "#b03a48", "#4f6d7a")
+HOW = {"minmax": "min-max scaled", "clipped": "clipped"}
 
 
 def save(figure: Figure, target: Path | BinaryIO) -> None:
@@ -148,6 +151,21 @@ def strip(arrays: Arrays) -> Figure:
     return figure
 
 
+def denoised(arrays: Arrays) -> Figure:
+    """Photographs beside what noise of some levels, and then the method, have made of them."""
+    description = json.loads(str(arrays["description"]))
+    names, levels = description["names"], description["levels"]
+    n, shown = min(len(names), IMAGES_SHOWN), _evenly(len(levels), LEVELS_SHOWN)
+    figure, axes = grid(n, 1 + 2 * len(shown), side=1.5)
+    for i in range(n):
+        image(axes[i][0], arrays[f"photograph_{i}"], names[i])
+        for k, (noisy, answer) in zip(shown, axes[i][1:].reshape(-1, 2), strict=True):
+            image(noisy, arrays[f"noisy_{i}"][k], f"noise {levels[k]:g}")
+            psnr, ssim = description["psnr"][i][k], description["ssim"][i][k]
+            image(answer, arrays[f"denoised_{i}"][k], f"{psnr:.2f} dB, SSIM {ssim:.3f}")
+    return figure
+
+
 def how_sampled(description: dict[str, Any]) -> str:
     """One line on start, sampler and seed, for captions."""
     noise = f"N(0, {description['prior_std']:.3g}² I)"
@@ -170,39 +188,53 @@ def how_sampled(description: dict[str, Any]) -> str:
 
 
 def curves(rows: list[dict[str, float]]) -> Figure:
-    """Loss, SSIM and MSE over steps (left) and over training time (right)."""
-    evaluated = [row for row in rows if "ssim_minmax" in row]
+    """Loss, SSIM and MSE of the samples over steps (left) and over training time (right)."""
+    lines = {
+        "SSIM": {f"ssim_{how}": label for how, label in HOW.items()},
+        "MSE": {f"mse_{how}": label for how, label in HOW.items()},
+    }
+    figure, axes = _courses(rows, lines)
+    axes[1][0].set_ylim(top=1.0)
+    axes[1][1].set_ylim(axes[1][0].get_ylim())
+    axes[2][0].set_yscale("log")
+    axes[2][1].set_yscale("log")
+    axes[1][0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return figure
+
+
+def denoising_curves(rows: list[dict[str, float]], levels: list[float]) -> Figure:
+    """Loss and PSNR at each noise level over steps (left) and over training time (right)."""
+    lines = {"PSNR (dB)": {f"psnr_{level:g}": f"noise {level:g}" for level in levels}}
+    figure, axes = _courses(rows, lines)
+    axes[1][0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, columnspacing=1)
+    return figure
+
+
+def _courses(
+    rows: list[dict[str, float]], lines: dict[str, dict[str, str]]
+) -> tuple[Figure, NDArray[Any]]:
+    """The loss, and below it an axis for each of `lines`: its label, and the columns of the metrics
+    that it shows with what they are called."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 6.4), layout="constrained")
-        axes = figure.subplots(3, 2, sharex="col")
+        figure = Figure(figsize=(7.2, 2.2 * (1 + len(lines))), layout="constrained")
+        axes = figure.subplots(1 + len(lines), 2, sharex="col")
         for column, key in enumerate(("step", "training_seconds")):
             x = [row[key] for row in rows]
             loss = np.array([row["loss"] for row in rows])
             axes[0][column].plot(x, loss, color=_GREY, lw=0.6, alpha=0.6)
             axes[0][column].plot(x, _running_median(loss), color=_BLUE, lw=1.4)
             axes[0][column].set_yscale("log")
-            for row, metric in ((1, "ssim"), (2, "mse")):
-                axis = axes[row][column]
-                for how, colour in (("minmax", _BLUE), ("clipped", _ORANGE)):
-                    axis.plot(
-                        [r[key] for r in evaluated],
-                        [r[f"{metric}_{how}"] for r in evaluated],
-                        "o-",
-                        ms=3,
-                        lw=1.2,
-                        color=colour,
-                        label="min-max scaled" if how == "minmax" else "clipped",
+            for below, names in zip(axes[1:], lines.values(), strict=True):
+                for colour, (name, label) in zip(COLOURS, names.items(), strict=False):
+                    points = [(row[key], row[name]) for row in rows if name in row]
+                    below[column].plot(
+                        *zip(*points, strict=True), "o-", ms=3, lw=1.2, color=colour, label=label
                     )
-        axes[1][0].set_ylim(top=1.0)
-        axes[1][1].set_ylim(axes[1][0].get_ylim())
-        axes[2][0].set_yscale("log")
-        axes[2][1].set_yscale("log")
-        for row, label in enumerate(("loss (line: running median)", "SSIM", "MSE")):
-            axes[row][0].set_ylabel(label)
-        axes[1][0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-        axes[2][0].set_xlabel("step")
-        axes[2][1].set_xlabel("training time, pre-computation included (s)")
-    return figure
+        for axis, label in zip(axes, ("loss (line: running median)", *lines), strict=True):
+            axis[0].set_ylabel(label)
+        axes[-1][0].set_xlabel("step")
+        axes[-1][1].set_xlabel("training time, pre-computation included (s)")
+    return figure, axes
 
 
 def _running_median(values: NDArray[Any]) -> NDArray[Any]:

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from score_embedding import precomputation, sampling
 from score_embedding.config import AnyConfig, Config, Model
 from score_embedding.errors import LimitError
-from score_embedding.network import ScoreNetwork, num_indices
+from score_embedding.network import ScoreNetwork, model_of, num_indices
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ WORK_SPACE = 1.5  # peak memory of a network over its live tensors: the convolut
 EFFICIENCY = 0.85  # speed of the whole network over that of its convolutions alone
 REPORTS = 8 * 2**20  # bytes of pictures and reports
 _FLOAT = 4  # bytes
+_SIDE = 1024  # of a photograph that is evaluated whole
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,7 @@ def need(config: AnyConfig, num_images: int) -> Need:
     if config.method == "closed_form":
         pairs = _FLOAT * num_images**2
         return Need({"images": 2 * images, "sampling": samples + 2 * pairs}, disk)
-    cost = cost_of(
-        config.model, config.data_loader.image_size, config.data_loader.batch_size, num_images
-    )
+    cost = _cost(config, num_images)
     weights = _FLOAT * cost.parameters
     state = weights * (3 if config.training.ema is None else 4)  # Adam has two moments
     memory = {
@@ -144,8 +143,7 @@ def expected_seconds(config: AnyConfig, num_images: int, device: torch.device) -
     """What training is expected to take on the device, to its last epoch; 0 where that is soon."""
     if config.method == "closed_form":
         return 0.0
-    data = config.data_loader
-    cost = cost_of(config.model, data.image_size, data.batch_size, num_images)
+    cost = _cost(config, num_images)
     steps = config.training.epochs * num_images
     if steps * cost.step_flops < 1e13:  # a few minutes anywhere
         return 0.0
@@ -154,10 +152,17 @@ def expected_seconds(config: AnyConfig, num_images: int, device: torch.device) -
 
 def step_seconds(config: AnyConfig, num_images: int, device: torch.device) -> float:
     """What a step of training is expected to take on the device."""
-    data = config.data_loader
-    cost = cost_of(config.model, data.image_size, data.batch_size, num_images)
+    data, cost = config.data_loader, _cost(config, num_images)
     speed = convolution_speed(config.model.ch, max(data.image_size), data.batch_size, device)
     return cost.step_flops / (EFFICIENCY * speed)
+
+
+def _cost(config: AnyConfig, num_images: int) -> Cost:
+    data = config.data_loader
+    if config.held_out:  # one photograph at a time is evaluated, in images' worth of pixels
+        h, w = data.image_size
+        num_images = -(-((config.held_out.crop or _SIDE) ** 2) // (h * w))
+    return cost_of(model_of(config), data.image_size, data.batch_size, num_images)
 
 
 @functools.cache

@@ -59,6 +59,22 @@ def evaluate(samples: Tensor, images: Tensor) -> dict[str, float]:
     return values
 
 
+def told(values: dict[str, float]) -> str:
+    """The metrics of an evaluation in a few words, for the log."""
+    if "ssim_minmax" in values:
+        return f"SSIM {values['ssim_minmax']:.4f} (min-max), {values['ssim_clipped']:.4f} (clipped)"
+    found = {name: value for name, value in values.items() if name.startswith("psnr_")}
+    levels = " / ".join(name.removeprefix("psnr_") for name in found)
+    return f"PSNR {' / '.join(f'{v:.2f}' for v in found.values())} dB at noise {levels}"
+
+
+def clipped(x: Tensor, truth: Tensor) -> tuple[float, float]:
+    """PSNR in dB and SSIM of an image (c, h, w), clipped to [0, 1], against the truth."""
+    one, other = (image.cpu().double().numpy() for image in (x.clamp(0, 1), truth))
+    mse = float(np.mean((one - other) ** 2))
+    return -10 * math.log10(mse) if mse > 0 else math.inf, _ssim(one, other)
+
+
 def _ssim(x: np.ndarray, truth: np.ndarray) -> float:
     side = min(x.shape[1:])
     window = min(7, side if side % 2 else side - 1)

@@ -14,7 +14,7 @@ from diffusers import UNet2DModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from score_embedding.config import Model
+from score_embedding.config import AnyConfig, Config, Model
 
 
 class TimeProjection(nn.Module):
@@ -87,6 +87,16 @@ class ScoreNetwork(nn.Module):
     @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+
+def model_of(config: AnyConfig) -> Model:
+    """The config's model as its method needs it: a residual network is given the denoiser's answer
+    beside the image, unless that tells it nothing, and is not told which image is meant."""
+    model = config.model
+    if not (isinstance(config, Config) and config.residual):
+        return model
+    seen = 1 if config.image_density.kind == "white" else 2
+    return model.model_copy(update={"in_channels": seen * model.in_channels, "image_index": False})
 
 
 def num_indices(model: Model, num_images: int) -> int:

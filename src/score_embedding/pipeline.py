@@ -18,6 +18,7 @@ from score_embedding import (
     content,
     environment,
     files,
+    held_out,
     interruption,
     limits,
     metrics,
@@ -28,26 +29,32 @@ from score_embedding import (
 from score_embedding import network as networks
 from score_embedding.checkpoint import Checkpoints
 from score_embedding.config import AnyConfig, BaselineConfig, Config, DiscreteSample, Sample
-from score_embedding.data import load_dataset
+from score_embedding.data import load_dataset, load_held_out, load_photographs
 from score_embedding.errors import DivergenceError
-from score_embedding.methods import closed_form, ddpm, score_embedding
+from score_embedding.held_out import Measured
+from score_embedding.methods import ddpm, residual, score_embedding
 from score_embedding.methods.objective import Objective
 from score_embedding.network import ScoreNetwork
 from score_embedding.precomputation import EmbeddedImages, Precomputed
 from score_embedding.run_folder import RunFolder
 from score_embedding.sampling import Samples
+from score_embedding.trained import Trained
 from score_embedding.training import train
 from score_embedding.training_state import History
 
 log = logging.getLogger(__name__)
 
-_TRAINED = (run_folder.WEIGHTS, run_folder.METRICS)
-NEEDED_TO_SAMPLE = {  # of a run folder, by method; the images are in the last one
-    "score_embedding": (*_TRAINED, run_folder.SCORES),
-    "ddpm": (*_TRAINED, run_folder.SAMPLES),
-    "ddim": (*_TRAINED, run_folder.SAMPLES),
-    "closed_form": (run_folder.METRICS, run_folder.SAMPLES),
-}
+
+def needed_to_finish(config: AnyConfig) -> tuple[str, ...]:
+    """The files of a run folder that samples are drawn, or photographs denoised, from."""
+    needed = [run_folder.METRICS]
+    if config.method != "closed_form":
+        needed.append(run_folder.WEIGHTS)
+    if isinstance(config, Config) and config.residual:
+        needed += [run_folder.DENSITY, run_folder.PRECONDITIONING]
+    if config.held_out is None:
+        needed.append(artifacts.images_file(config))
+    return tuple(needed)
 
 
 def run(
@@ -88,12 +95,10 @@ def run(
             environment.check_same(before, description, path)
         files.write_json(folder / run_folder.ENVIRONMENT, description)
 
-        network, history, seconds = None, History(), {"training": 0.0, "evaluation": 0.0}
-        if config.method != "closed_form":
-            network, history, seconds = train_model(folder, images, config, device, profile)
-        images = images.to(device)
-        with dumping_divergence(folder, network):
-            values, seconds["sampling"] = sample_into(folder, network, images, config)
+        trained, history, seconds = train_model(folder, images, config, device, profile)
+        with dumping_divergence(folder, trained.network):
+            values, stage = finish(folder, trained, images.to(device), config)
+        seconds |= stage
         history.add_final(values)
         artifacts.write_metrics(folder, history)
 
@@ -104,23 +109,36 @@ def run(
 
 
 def check(images: Tensor, config: AnyConfig) -> None:
-    """Raise DataError or ConfigError where the images cannot be trained on as asked."""
-    if isinstance(config, Config):
+    """Raise DataError or ConfigError where the images cannot be trained on as asked, or what is
+    held out cannot be read."""
+    if isinstance(config, Config) and not config.residual:
         score_embedding.check(images, config)
+    if config.held_out:
+        load_held_out(config.held_out, config.data_loader.channels)
 
 
 def train_model(
     folder: RunFolder, images: Tensor, config: AnyConfig, device: torch.device, profile: bool
-) -> tuple[ScoreNetwork, History, dict[str, float]]:
-    """The trained network, saved in the folder, the history of its training and stage seconds;
-    with `profile` it is sampled from and measured along the way."""
-    objective, seconds = prepare(folder, images, config, device)
+) -> tuple[Trained, History, dict[str, float]]:
+    """The trained model, saved in the folder, the history of its training and stage seconds; with
+    `profile` it is measured along the way."""
+    if config.method == "closed_form" and not config.residual:
+        return Trained(config, None), History(), {"training": 0.0, "evaluation": 0.0}
+    objective, precomputed, seconds = prepare(folder, images, config, device)
     images = images.to(device)
+    if config.method == "closed_form":  # of a density
+        clock = sum(seconds.values())
+        history = History([{"step": 0, "training_seconds": clock}], clock, 0.0, seconds)
+        return (
+            Trained(config, None, precomputed),
+            history,
+            {**seconds, "training": 0.0, "evaluation": 0.0},
+        )
     network = build_network(config, len(images), device)
     log.info("network of %.1f M parameters on %s", network.num_parameters / 1e6, device)
 
     def evaluate(network: ScoreNetwork) -> dict[str, float]:
-        return measure(sample_all(network, images, config), images, config)
+        return measured_now(Trained(config, network, precomputed), images, config)
 
     checkpoints = Checkpoints(folder, config.misc.checkpoint_freq)
     with dumping_divergence(folder, network):
@@ -134,18 +152,27 @@ def train_model(
         "training": history.training_seconds - before,
         "evaluation": history.evaluation_seconds,
     }
-    return network, history, {**history.precompute_seconds, **stages}
+    trained = Trained(config, network, precomputed)
+    return trained, history, {**history.precompute_seconds, **stages}
 
 
 def prepare(
     folder: RunFolder, images: Tensor, config: AnyConfig, device: torch.device
-) -> tuple[Objective, dict[str, float]]:
-    """What is trained on, and the seconds by stage that it took to compute."""
+) -> tuple[Objective, residual.Precomputed | None, dict[str, float]]:
+    """What is trained on, what a residual method has computed, and the seconds by stage that both
+    took."""
     if isinstance(config, BaselineConfig):
-        return ddpm.objective(images.to(device), config), {}
+        return ddpm.objective(images.to(device), config), None, {}
+    if config.residual:
+        data = config.data_loader
+        photographs = load_photographs(data) if data.crops else list(images)
+        photographs = [photograph.to(device) for photograph in photographs]
+        known, seconds = residual.precompute(photographs, config)
+        artifacts.write_density(folder, known)
+        return residual.objective(photographs, known, config, len(images)), known, seconds
     precomputed, embedded = precompute(images, config, device)
     artifacts.write_scores(folder, images, precomputed)
-    return score_embedding.objective(embedded, config), precomputed.seconds
+    return score_embedding.objective(embedded, config), None, precomputed.seconds
 
 
 def precompute(
@@ -192,20 +219,35 @@ def sample_again(
     `options` and `seed` say how to sample; all else is as the model was trained.
     """
     folder, config = run_folder.open_existing(path)
-    needed = dict.fromkeys((*NEEDED_TO_SAMPLE[config.method], *content.needs(config)))
+    needed = dict.fromkeys((*needed_to_finish(config), *content.needs(config)))
     run_folder.check_has(path, tuple(needed))
     content.read_course(folder)  # found damaged before the samples are replaced
-    images = artifacts.read_images(folder, config).to(device)
-    network = None
-    if config.method != "closed_form":
-        network = build_network(config, len(images), device)
-        state = checkpoint.load(folder, network)
-        log.info("model of %d steps loaded from %s", state["step"], path)
     training = config.training.model_copy(update={"seed": seed})
-    config = config.model_copy(update={"sample": options, "training": training})
+    again = config.model_copy(update={"sample": options, "training": training})
+    images = torch.empty(0)
+    if config.held_out is None:
+        images = artifacts.read_images(folder, config).to(device)
+    trained = dataclasses.replace(load(folder, config, len(images), device), config=again)
     with run_folder.locked(path):
-        sample_into(folder, network, images, config)
+        finish(folder, trained, images, again)
         report.write(folder)
+
+
+def load(folder: RunFolder, config: AnyConfig, num_images: int, device: torch.device) -> Trained:
+    """The trained model of a run folder, on the device.
+
+    Raises
+    ------
+    CheckpointError, RunFolderError : a file is missing, damaged, or another model's.
+    """
+    network = precomputed = None
+    if config.method != "closed_form":
+        network = build_network(config, num_images, device)
+        state = checkpoint.load(folder, network)
+        log.info("model of %d steps loaded from %s", state["step"], folder.path)
+    if isinstance(config, Config) and config.residual:
+        precomputed = artifacts.read_density(folder, device)
+    return Trained(config, network, precomputed)
 
 
 def solve(config: Config, path: Path, device: torch.device) -> None:
@@ -234,38 +276,48 @@ def solve(config: Config, path: Path, device: torch.device) -> None:
 
 def build_network(config: AnyConfig, num_images: int, device: torch.device) -> ScoreNetwork:
     """The config's network for so many images."""
-    return networks.build(
-        config.model,
+    model = networks.model_of(config)
+    network = networks.build(
+        model,
         config.data_loader.image_size,
-        networks.num_indices(config.model, num_images),
+        networks.num_indices(model, num_images),
         config.training.timestep_multiplier,
         config.training.seed,
         device,
     )
+    if isinstance(config, Config) and config.residual:
+        residual.start_at_zero(network)
+    return network
 
 
-def sample(network: ScoreNetwork | None, images: Tensor, config: AnyConfig) -> Samples:
-    """One sample for each image, dropout off; the closed form needs no network."""
-    if network is None:
-        assert isinstance(config, Config)
-        return closed_form.sample(images, config)
-    network.eval()
-    if isinstance(config, BaselineConfig):
-        return ddpm.sample(network, images, config)
-    return score_embedding.sample(network, images, config)
-
-
-def sample_all(
-    network: ScoreNetwork | None, images: Tensor, config: AnyConfig
-) -> dict[str, Samples]:
+def sample_all(trained: Trained, images: Tensor, config: AnyConfig) -> dict[str, Samples]:
     """Samples from sample.prior, under the name "", and from each other prior of
     misc.profile_priors, under its own."""
-    drawn = {"": sample(network, images, config)}
+    drawn = {"": trained.sample(images)}
     for prior in config.misc.profile_priors:
         if prior != config.sample.prior and config.sample.type == "unconditional":
             options = config.sample.model_copy(update={"prior": prior})
-            drawn[prior] = sample(network, images, config.model_copy(update={"sample": options}))
+            other = config.model_copy(update={"sample": options})
+            drawn[prior] = dataclasses.replace(trained, config=other).sample(images)
     return drawn
+
+
+def measured_now(trained: Trained, images: Tensor, config: AnyConfig) -> dict[str, float]:
+    """The metrics of an evaluation: of denoising what is held out, or of samples."""
+    if config.held_out is None:
+        return measure(sample_all(trained, images, config), images, config)
+    return measure_held_out(trained, images.device, config)[0].means()
+
+
+def measure_held_out(
+    trained: Trained, device: torch.device, config: AnyConfig
+) -> tuple[Measured, dict[str, Tensor]]:
+    """The photographs of held_out denoised and measured, and themselves."""
+    assert config.held_out is not None
+    photographs = load_held_out(config.held_out, config.data_loader.channels)
+    photographs = {name: photograph.to(device) for name, photograph in photographs.items()}
+    levels = config.held_out.levels
+    return held_out.measure(trained.denoise, photographs, levels), photographs
 
 
 def measure(drawn: dict[str, Samples], images: Tensor, config: AnyConfig) -> dict[str, float]:
@@ -288,22 +340,29 @@ def truth_of(samples: Samples, images: Tensor, config: AnyConfig) -> Tensor:
     return metrics.nearest(samples.x, images)
 
 
-def sample_into(
-    folder: RunFolder, network: ScoreNetwork | None, images: Tensor, config: AnyConfig
-) -> tuple[dict[str, float], float]:
-    """Samples into the run folder; returns their metrics and the seconds it took to draw them."""
+def finish(
+    folder: RunFolder, trained: Trained, images: Tensor, config: AnyConfig
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Samples, or denoised photographs, into the run folder; returns their metrics, and the seconds
+    that it took by stage."""
     started = time.perf_counter()
-    drawn = sample_all(network, images, config)
+    if config.held_out:
+        measured, photographs = measure_held_out(trained, images.device, config)
+        seconds = time.perf_counter() - started
+        artifacts.write_denoised(folder, measured, photographs, config, seconds)
+        values = measured.means()
+        log.info("%d photograph(s) denoised: %s", len(photographs), metrics.told(values))
+        return values, {"denoising": seconds}
+    drawn = sample_all(trained, images, config)
     seconds = time.perf_counter() - started
     values = measure(drawn, images, config)
     truth = truth_of(drawn[""], images, config)
     artifacts.write_samples(folder, drawn, images, truth, config, values, seconds)
     log.info(
-        "%d sample(s) in %.1f s, %d evaluations: SSIM %.4f (min-max), %.4f (clipped)",
+        "%d sample(s) in %.1f s, %d evaluations: %s",
         len(images),
         seconds,
         drawn[""].nfe,
-        values["ssim_minmax"],
-        values["ssim_clipped"],
+        metrics.told(values),
     )
-    return values, seconds
+    return values, {"sampling": seconds}

@@ -24,6 +24,10 @@ STATE = "state.json"
 SCORES = "scores.npz"
 ALL_SCORES = "scores.npy"  # of more images than fit into memory
 DIAGNOSTICS = "diagnostics.json"
+DENSITY = "density.safetensors"
+PRECONDITIONING = "preconditioning.json"
+DENOISED = "denoised.npz"
+DENOISED_PICTURE = "denoised.png"
 SAMPLES = "samples.npz"
 SAMPLE_PICTURE = "sample.png"
 SCORES_PICTURE = "scores.png"
@@ -41,8 +45,12 @@ FILES = (
     WEIGHTS,
     STATE,
     SCORES,
+    DENSITY,
+    PRECONDITIONING,
     SAMPLES,
     SAMPLE_PICTURE,
+    DENOISED,
+    DENOISED_PICTURE,
     SCORES_PICTURE,
     METRICS,
     TIMING,

@@ -79,6 +79,12 @@ class VarianceExploding:
         t = _tensor(t)
         return torch.sqrt(self.integral_g2(torch.zeros_like(t), t))
 
+    def time_of(self, std: Time) -> Tensor:
+        """The time at which the marginal standard deviation is `std`: the inverse of `std(t)`."""
+        k = 2 * math.log(self.sigma)
+        variance = _tensor(std) ** 2
+        return variance if k == 0 else torch.log1p(k * variance) / k
+
     @property
     def prior_std(self) -> float:
         """std(1): the width of the distribution that sampling should start from."""

@@ -20,6 +20,7 @@ from score_embedding.config import AnyConfig
 from score_embedding.errors import DivergenceError, Interrupted
 from score_embedding.interruption import Signals
 from score_embedding.methods.objective import Batch, Network, Objective
+from score_embedding.metrics import told
 from score_embedding.network import ScoreNetwork
 from score_embedding.training_state import History, TrainingState, lr_factor
 
@@ -64,7 +65,7 @@ def train(
     CheckpointError : none of the checkpoints can be read.
     """
     options, device = config.training, objective.device
-    steps = options.epochs * len(objective)
+    steps, seconds = options.epochs * len(objective), options.seconds or math.inf
     forward = _forward(network, config, device)
     before, first = precompute_seconds or {}, config.misc.profile_freq
     state = training_state.start(network, options, device, before, first)
@@ -81,7 +82,8 @@ def train(
             recovery.save(state, checkpoints, device)  # something to go back to
 
         def done() -> bool:
-            return state.finished or state.history.step >= steps
+            history = state.history
+            return state.finished or history.step >= steps or history.training_seconds >= seconds
 
         def advance() -> None:
             """Steps and evaluations until the next checkpoint is due, then that checkpoint."""
@@ -153,11 +155,7 @@ def _evaluate_when_due(
         state.next_evaluation = history.training_seconds + config.misc.profile_freq
         state.finished = target is not None and metrics["ssim_minmax"] >= target
     log.info(
-        "step %d, %.1f training seconds: SSIM %.4f (min-max), %.4f (clipped)",
-        history.step,
-        history.training_seconds,
-        metrics["ssim_minmax"],
-        metrics["ssim_clipped"],
+        "step %d, %.1f training seconds: %s", history.step, history.training_seconds, told(metrics)
     )
     if state.finished:
         log.info("the target %g is reached after %d steps", target, history.step)

@@ -23,6 +23,9 @@ RUNS = "runs"
 TARGETS = (0.90, 0.95, 0.98, 0.99)
 PRIORS = ("unit", "matched")
 
+DENSITIES = ("empirical", "gaussian", "low_rank", "stationary", "patch_mixture")
+_DENSITY_OF = {"empirical": ["image_density.arrays=2000"]}  # each is looked at by every window
+
 # What each method changes in the config.
 CONTROLS: dict[str, list[str]] = {
     "score_embedding": [],
@@ -32,6 +35,30 @@ CONTROLS: dict[str, list[str]] = {
     "exact": ["model.image_index=False", "training.target=exact"],
     "closed_form": ["sample_method=closed_form"],
     "closed_form_denoised": ["sample_method=closed_form", "sample.denoise=True"],
+    # For a config with held_out:
+    "plain": ["diffusion.embedding=residual", "image_density.kind=white"],
+    "input": [
+        "diffusion.embedding=input",
+        "diffusion.density=binned",
+        "training.timestep_multiplier=1000",
+    ],
+    **{
+        f"{kind}_residual": [
+            "diffusion.embedding=residual",
+            f"image_density.kind={kind}",
+            *_DENSITY_OF.get(kind, []),
+        ]
+        for kind in DENSITIES
+    },
+    **{
+        f"{kind}_alone": [
+            "diffusion.embedding=residual",
+            f"image_density.kind={kind}",
+            *_DENSITY_OF.get(kind, []),
+            "sample_method=closed_form",
+        ]
+        for kind in DENSITIES
+    },
 }
 PLAIN = "_plain"  # a baseline that is trained as the config trains, not as published
 METHODS = {
@@ -42,17 +69,26 @@ METHODS = {
     "exact": "no_index, trained on the exact score instead of the noise",
     "closed_form": "the exact score of the images, no training",
     "closed_form_denoised": "closed_form, ending with the posterior mean",
+    "plain": "the U-Net with Karras et al.'s preconditioning, no density (held_out)",
+    "input": "the paper's embedding, of crops (held_out)",
+    **{f"{kind}_residual": f"the residual of density {kind} (held_out)" for kind in DENSITIES},
+    **{f"{kind}_alone": f"density {kind} without training (held_out)" for kind in DENSITIES},
     "ddpm": "DDPM with the published lr, warm-up, EMA and clipping",
     "ddim": "DDIM with the published lr, warm-up, EMA and clipping",
     "ddpm_plain": "DDPM with the config's own lr, warm-up, EMA and clipping",
     "ddim_plain": "DDIM with the config's own lr, warm-up, EMA and clipping",
 }
+DENOISING_METHODS = (
+    *("plain", "ddpm_plain", "input"),
+    *(f"{kind}_residual" for kind in DENSITIES),
+    *(f"{kind}_alone" for kind in DENSITIES),
+)
 DEFAULT_METHODS = ("score_embedding", "none", "closed_form", "ddpm", "ddim", "ddpm_plain")
 # Steps of a baseline's chain, so that evaluating does not take far longer than training; what that
 # changes is in docs/comparison.md.
 _CHAIN = 50
 _OWN_TRAINING = ("lr", "grad_clip", "ema", "warmup")
-_SHARED_TRAINING = ("epochs", "precision", "compile")
+_SHARED_TRAINING = ("epochs", "seconds", "precision", "compile")
 
 
 @dataclass(frozen=True)
@@ -212,6 +248,7 @@ def _baseline(kind: str, base: dict[Any, Any], plain: bool) -> dict[Any, Any]:
             "steps": _CHAIN,
         },
         "misc": copy.deepcopy(base.get("misc", {})),
+        "held_out": copy.deepcopy(base.get("held_out")),
     }
 
 

@@ -87,6 +87,19 @@ def sample(network: Network, images: Tensor, config: BaselineConfig) -> Samples:
     return Samples(path[-1], path, times[kept].double(), steps)
 
 
+def denoise(network: Network, x: Tensor, s: Tensor, config: BaselineConfig) -> Tensor:
+    """The posterior mean of images x (b, c, h, w) in [0, 1] with noise of levels s (b,): x is
+    scaled to the state x_t of the chain whose share of noise is nearest, in the logarithm, and the
+    predicted noise is taken out."""
+    abar = scheduler_of(config).alphas_cumprod.to(x)
+    levels = (1 / abar - 1).sqrt() / 2  # noise over image, in [0, 1]
+    t = (levels.log()[None] - s.log()[:, None]).abs().argmin(dim=1)
+    signal = abar[t].sqrt()[:, None, None, None]
+    index = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    z = network(signal * to_symmetric(x), t, index)
+    return from_symmetric(to_symmetric(x) - 2 * levels[t][:, None, None, None] * z)
+
+
 def scheduler_of(config: BaselineConfig) -> Scheduler:
     schedule: NoiseSchedule = config.diffusion
     return SCHEDULERS[config.sample_method](

@@ -121,3 +121,10 @@ def sample(network: Network, images: Tensor, config: Config) -> Samples:
         config.misc.eps,
         config.training.seed,
     )
+
+
+def denoise(network: Network, x: Tensor, s: Tensor, config: Config) -> Tensor:
+    """The posterior mean x + s^2 score(x, t) at noise levels s (b,), std(t) = s (Tweedie)."""
+    t = VarianceExploding(config.diffusion.sigma).time_of(s)
+    index = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    return x + s[:, None, None, None] ** 2 * network(x, t, index)

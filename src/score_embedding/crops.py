@@ -1,0 +1,49 @@
+"""Crops of images of any sizes, all places equally likely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def draw(
+    images: Sequence[Tensor],
+    size: tuple[int, int],
+    count: int,
+    generator: torch.Generator,
+    flip: bool = False,
+) -> Tensor:
+    """`count` crops (count, c, *size) of images (c, h, w), flipped left to right at random with
+    `flip`; smaller images are continued by their mirror image."""
+    h, w = size
+    images = [continued(image, max(image.shape[1], h), max(image.shape[2], w)) for image in images]
+    places = [(image.shape[1] - h + 1) * (image.shape[2] - w + 1) for image in images]
+    weights = torch.tensor(places, dtype=torch.float64)
+    which = torch.multinomial(weights, count, replacement=True, generator=generator)
+    shares = torch.rand(count, 3, generator=generator, dtype=torch.float64)
+    drawn = []
+    for i, (down, right, turn) in zip(which.tolist(), shares.tolist(), strict=True):
+        _, height, width = images[i].shape
+        top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
+        crop = images[i][:, top : top + h, left : left + w]
+        drawn.append(crop.flip(2) if flip and turn < 0.5 else crop)
+    return torch.stack(drawn)
+
+
+def middle(image: Tensor, side: int) -> Tensor:
+    """The middle side x side square of an image (c, h, w), or what there is of it."""
+    _, h, w = image.shape
+    top, left = max(0, (h - side) // 2), max(0, (w - side) // 2)
+    return image[:, top : top + side, left : left + side]
+
+
+def continued(image: Tensor, h: int, w: int) -> Tensor:
+    """The image (c, H, W) continued by its mirror image, as often as needed, to (c, h, w)."""
+    for axis, wanted in ((1, h), (2, w)):
+        length = image.shape[axis]
+        if wanted > length:
+            i = torch.arange(wanted, device=image.device) % (2 * length)
+            image = image.index_select(axis, torch.minimum(i, 2 * length - 1 - i))
+    return image

@@ -1,0 +1,85 @@
+"""What a method makes of photographs that it has not seen, with noise in them.
+
+Each photograph is given the same noise at each level, whatever the method and its seed. PSNR and
+SSIM are of the answer clipped to [0, 1], the photograph being the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from score_embedding import metrics
+from score_embedding.errors import DivergenceError
+
+Denoise = Callable[[Tensor, Tensor], Tensor]  # (b, c, h, w), noise levels (b,) -> (b, c, h, w)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Per photograph and level: noisy and denoised images (c, h, w), PSNR and SSIM; per level the
+    seconds that all of the photographs took together."""
+
+    names: list[str]
+    levels: tuple[float, ...]
+    noisy: list[list[Tensor]]
+    denoised: list[list[Tensor]]
+    psnr: list[list[float]]
+    ssim: list[list[float]]
+
+    def means(self) -> dict[str, float]:
+        """psnr_LEVEL and ssim_LEVEL, the means over the photographs."""
+        found = {}
+        for name, values in (("psnr", self.psnr), ("ssim", self.ssim)):
+            for level, column in zip(self.levels, zip(*values, strict=True), strict=True):
+                found[f"{name}_{level:g}"] = float(np.mean(column))
+        return found
+
+
+def columns(levels: tuple[float, ...]) -> list[str]:
+    """The names of `Measured.means`."""
+    return [f"{name}_{level:g}" for name in ("psnr", "ssim") for level in levels]
+
+
+def with_noise(photograph: Tensor, level: float, number: int) -> Tensor:
+    """The photograph (c, h, w) with Gaussian noise of this level; `number` is its seed."""
+    seed = int(np.random.SeedSequence([number, round(1e6 * level)]).generate_state(1)[0])
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(photograph.shape, generator=generator).to(photograph)
+    return photograph + level * z
+
+
+@torch.no_grad()
+def measure(
+    denoise: Denoise, photographs: dict[str, Tensor], levels: tuple[float, ...]
+) -> Measured:
+    """Every photograph (c, h, w) at every level. Raises DivergenceError where an answer is not
+    finite."""
+    noisy: list[list[Tensor]] = []
+    denoised: list[list[Tensor]] = []
+    for number, photograph in enumerate(photographs.values()):
+        noisy.append([with_noise(photograph, level, number) for level in levels])
+        answers = [
+            denoise(y[None], torch.full((1,), level).to(y))[0]
+            for y, level in zip(noisy[-1], levels, strict=True)
+        ]
+        if not all(torch.isfinite(answer).all() for answer in answers):
+            raise DivergenceError("a denoised photograph is not finite")
+        denoised.append(answers)
+    truths = list(photographs.values())
+    pairs = [
+        [metrics.clipped(x, truth) for x in row]
+        for row, truth in zip(denoised, truths, strict=True)
+    ]
+    return Measured(
+        list(photographs),
+        levels,
+        noisy,
+        denoised,
+        [[psnr for psnr, _ in row] for row in pairs],
+        [[ssim for _, ssim in row] for row in pairs],
+    )

@@ -1,0 +1,119 @@
+"""A mixture of K Gaussians of arrays of one shape, and what noise makes of it.
+
+    p(x) = sum over k of weight_k N(x; mean_k, C_k),
+    C_k = U_k diag(variance_k) U_k^T + rest_k (I - U_k U_k^T).
+
+The variance-exploding SDE adds noise of standard deviation s = std(t) to x, and its Fokker-Planck
+equation is solved by the same mixture with C_k + s^2 I. The posterior mean of x given the noisy y:
+
+    D(y, s) = sum over k of r_k(y) (mean_k + C_k (C_k + s^2 I)^-1 (y - mean_k)),
+
+r_k the probability of component k given y (Zoran and Weiss 2011; Tweedie's formula). One component
+is the Gaussian, full or of low rank; none of whose directions is kept, isotropic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+# Directions of variance below this share of s^2 are left to the mean of the rest at noise level s.
+NEGLIGIBLE = 0.03
+_UNLIKELY = 1e-6  # a component of less probability than that adds nothing in float32
+_ROWS = 8192  # arrays at a time
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """weights (K,), means (K, d), the leading axes (K, d, r) of the covariances as orthonormal
+    columns, their variances (K, r) from the largest down, and the variance of all other directions
+    (K,). `shape` is that of an array, (c, h, w) with d = c h w."""
+
+    shape: tuple[int, int, int]
+    weights: Tensor
+    means: Tensor
+    axes: Tensor
+    variances: Tensor
+    rest: Tensor
+
+    @property
+    def d(self) -> int:
+        """Numbers in an array."""
+        return self.means.shape[1]
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0]
+
+    def denoise(self, y: Tensor, s: float) -> Tensor:
+        """The posterior mean of arrays y (L, d) at noise level s >= 0, shape and dtype of y."""
+        seen = self._visible(s).to(y)
+        return torch.cat([seen._posterior_mean(rows, s) for rows in torch.split(y, _ROWS)])
+
+    def log_density(self, y: Tensor, s: float) -> Tensor:
+        """log p of arrays y (L, d) with noise of level s >= 0, (L,)."""
+        own = self.to(y)
+        return torch.cat(
+            [own._log_joint(rows, s).logsumexp(dim=1) for rows in torch.split(y, _ROWS)]
+        )
+
+    def responsibilities(self, y: Tensor, s: float) -> Tensor:
+        """The probability of each component given y (L, d) at noise level s, (L, K)."""
+        seen = self._visible(s).to(y)
+        return torch.cat(
+            [seen._log_joint(rows, s).softmax(dim=1) for rows in torch.split(y, _ROWS)]
+        )
+
+    def covariances(self) -> Tensor:
+        """C_k, (K, d, d)."""
+        identity = torch.eye(self.d).to(self.means)
+        excess = self.variances - self.rest[:, None]
+        return (self.axes * excess[:, None]) @ self.axes.mT + self.rest[:, None, None] * identity
+
+    def truncated(self, rank: int) -> GaussianMixture:
+        """Only the `rank` leading axes kept; the trace of every covariance stays."""
+        kept, dropped = self.variances[:, :rank], self.variances[:, rank:]
+        others = self.d - kept.shape[1]
+        trace = dropped.sum(dim=1) + self.rest * (self.d - self.variances.shape[1])
+        rest = trace / others if others else self.rest
+        return replace(self, axes=self.axes[..., :rank], variances=kept, rest=rest)
+
+    def to(self, like: Tensor) -> GaussianMixture:
+        """On the device and in the dtype of `like`."""
+        tensors = {name: value.to(like) for name, value in vars(self).items() if name != "shape"}
+        return replace(self, **tensors)
+
+    def _visible(self, s: float) -> GaussianMixture:
+        """Without the axes that noise of level s hides in every component."""
+        return self.truncated(int((self.variances > NEGLIGIBLE * s**2).sum(dim=1).max()))
+
+    def _log_joint(self, y: Tensor, s: float) -> Tensor:
+        """log of weight_k N(y; mean_k, C_k + s^2 I), (L, K)."""
+        K, d, r = self.axes.shape
+        centre = self.weights @ self.means  # few digits are then lost in the squares
+        y, means = y - centre, self.means - centre
+        noisy, rest = self.variances + s**2, self.rest + s**2
+        # The distance as if all directions had the variance `rest`, less the excess of the axes.
+        excess = (1 / rest[:, None] - 1 / noisy).clamp_min(0).sqrt()
+        scaled = self.axes * excess[:, None]
+        z = y @ scaled.permute(1, 0, 2).reshape(d, K * r)
+        z -= torch.einsum("kd,kdr->kr", means, scaled).reshape(-1)
+        square = y.square().sum(dim=1, keepdim=True) - 2 * y @ means.T + means.square().sum(dim=1)
+        distance = square / rest - z.square_().reshape(len(y), K, r).sum(dim=2)
+        log_det = noisy.log().sum(dim=1) + (d - r) * rest.log()
+        return self.weights.log() - (distance + log_det + d * math.log(2 * math.pi)) / 2
+
+    def _posterior_mean(self, y: Tensor, s: float) -> Tensor:
+        probability = self._log_joint(y, s).softmax(dim=1)
+        mean = torch.zeros_like(y)
+        for k, (own, axes) in enumerate(zip(self.means, self.axes, strict=True)):
+            likely = (probability[:, k] > _UNLIKELY).nonzero()[:, 0]
+            centred = y[likely] - own
+            gain = self.variances[k] / (self.variances[k] + s**2)
+            rest = self.rest[k] / (self.rest[k] + s**2)
+            found = own + rest * centred + (centred @ axes * (gain - rest)) @ axes.T
+            mean.index_add_(0, likely, probability[likely, k, None] * found)
+        return mean

@@ -1,0 +1,52 @@
+"""Windows of an image, and the image again as the average of its overlapping windows.
+
+A density of small arrays speaks for an image of any size through its windows: each is given its
+posterior mean, and every pixel the average of what the windows that cover it say. That average is
+not the posterior mean under one density of whole images, which has no closed form (Zoran and Weiss
+2011); for an image that is a single window it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from score_embedding import crops
+
+_PIXELS = 2**17  # windows of so many pixels at a time, so that memory does not grow with the image
+
+
+def average(
+    image: Tensor, size: tuple[int, int], stride: int, estimate: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`estimate`, of windows (L, c * h * w) of this size every `stride` pixels, over an image
+    (c, H, W), averaged where they overlap. Shape and dtype of the image.
+
+    A strip of rows at a time. Where the windows do not come out even, or the image is smaller than
+    one, it is continued by its mirror image.
+    """
+    _, H, W = image.shape
+    h, w = size
+    padded_h, padded_w = _covered(H, h, stride), _covered(W, w, stride)
+    image = crops.continued(image, padded_h, padded_w)
+    total = torch.zeros_like(image)
+    count = torch.zeros_like(image[:1])
+    rows = max(1, _PIXELS // (stride * padded_w)) * stride  # of first rows in a strip
+    for top in range(0, padded_h - h + 1, rows):
+        strip = slice(top, min(top + rows - stride + h, padded_h))
+        there = image[None, :, strip]
+        found = estimate(F.unfold(there, size, stride=stride)[0].T.contiguous())
+        shape = tuple(there.shape[-2:])
+        total[:, strip] += F.fold(found.T[None], shape, size, stride=stride)[0]
+        ones = torch.ones(1, h * w, len(found)).to(image)
+        count[:, strip] += F.fold(ones, shape, size, stride=stride)[0]
+    return (total / count)[:, :H, :W]
+
+
+def _covered(length: int, window: int, stride: int) -> int:
+    """The smallest length from `length` on that windows cover evenly."""
+    steps = -(-max(length - window, 0) // stride)
+    return window + steps * stride

@@ -1,0 +1,413 @@
+import contextlib
+import logging
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image, ImageCms
+from PIL.ExifTags import IFD, Base
+
+from score_embedding import photograph
+from score_embedding.errors import DataError, DivergenceError, RunFolderError
+from score_embedding.photograph import Photograph, format_of, output_path
+
+H, W = 6, 9
+LOSSLESS_16 = ["png", "tif"]
+LOSSLESS = [*LOSSLESS_16, "tiff", "webp", "bmp"]
+
+
+def noise(*shape, bits=8, seed=0):
+    return np.random.default_rng(seed).integers(0, 2**bits, shape).astype(f"u{bits // 8}")
+
+
+GREY, RGB, ALPHA = noise(H, W), noise(H, W, 3, seed=1), noise(H, W, seed=2)
+ALPHA[:2] = 0  # colour is hidden under it
+DEEP, DEEP_RGB = noise(H, W, bits=16), noise(H, W, 3, bits=16, seed=1)
+DEEP_ALPHA = noise(H, W, bits=16, seed=2)
+DEEP_ALPHA[:2] = 0
+RGBA, DEEP_RGBA = np.dstack([RGB, ALPHA]), np.dstack([DEEP_RGB, DEEP_ALPHA])
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def values(x, depth):
+    """Pixels (c, h, w) as the integers (h, w) or (h, w, 3) that they are multiples of."""
+    white = 2**depth - 1
+    n = (x.double() * white).round()
+    assert torch.equal((n / white).float(), x)
+    return n.permute(1, 2, 0).squeeze(2).numpy().astype(np.int64)
+
+
+def check(found, colour, alpha, depth):
+    assert (found.pixels.dtype, found.depth) == (torch.float32, depth)
+    np.testing.assert_array_equal(values(found.pixels, depth), colour)
+    if alpha is None:
+        assert found.alpha is None
+    else:
+        assert found.alpha.dtype == f"u{depth // 8}"
+        np.testing.assert_array_equal(found.alpha, alpha)
+
+
+def check_round_trip(path, ending):
+    """Reading, writing the same and reading again changes nothing, but that some formats have
+    three channels for grey. Gives what was read first."""
+    first = photograph.read(path)
+    second_path = path.with_name(f"again.{ending}")
+    photograph.write(first, first.pixels, second_path)
+    second = photograph.read(second_path)
+    expected = first.pixels.expand(len(second.pixels), -1, -1)
+    alpha = None if ending == "bmp" else first.alpha
+    check(second, values(expected, first.depth), alpha, first.depth)
+    assert os.listdir(path.parent).count(second_path.name) == 1
+    assert not [name for name in os.listdir(path.parent) if name.endswith(".partial")]
+    return first
+
+
+def saved(folder, picture, ending, **options):
+    path = folder / f"picture.{ending}"
+    picture.save(path, **options)
+    return path
+
+
+def loaded(path):
+    """The picture as Pillow sees it, its file closed."""
+    with Image.open(path) as picture:
+        picture.getexif().get_ifd(IFD.Exif)
+        picture.load()
+        return picture
+
+
+def png(path, pixels, *extra, interlace=False):
+    """A 16-bit PNG (h, w, c), written without the module under test."""
+    h, w, c = pixels.shape
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)]
+    passes += [(1, 0, 2, 1)]
+    rows = []
+    for top, left, down, across in passes if interlace else [(0, 0, 1, 1)]:
+        part = pixels[top::down, left::across]
+        rows += [b"\0" + row.astype(">u2").tobytes() for row in part if row.size]
+    header = struct.pack(">2I5B", w, h, 16, (0, 4, 2, 6)[c - 1], 0, 0, interlace)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+    )
+    return path
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_8_bits_survive(tmp_path, ending):
+    for pixels, colour, alpha in [
+        (GREY, GREY, None),
+        (RGB, RGB, None),
+        (np.dstack([GREY, ALPHA]), GREY, ALPHA),
+        (RGBA, RGB, ALPHA),
+    ]:
+        path = saved(tmp_path, Image.fromarray(pixels), "png")
+        check(check_round_trip(path, ending), colour, alpha, 8)
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_palettes_and_bilevel(tmp_path, ending):
+    palette = Image.fromarray(GREY % 4, "L")
+    palette.putpalette(RGB.tobytes()[:12])
+    colours = RGB.reshape(-1, 3)[:4]
+    path = saved(tmp_path, palette, "gif" if ending == "png" else "png")
+    check(check_round_trip(path, ending), colours[GREY % 4], None, 8)
+    path = saved(tmp_path, palette, "png", transparency=2)
+    alpha = np.where(GREY % 4 == 2, 0, 255)
+    check(check_round_trip(path, ending), colours[GREY % 4], alpha, 8)
+    path = saved(tmp_path, Image.fromarray(GREY > 127), "png")
+    check(check_round_trip(path, ending), (GREY > 127) * 255, None, 8)
+
+
+@pytest.mark.parametrize("ending", LOSSLESS_16)
+@pytest.mark.parametrize(
+    ("pixels", "source"),
+    [(pixels, "png") for pixels in (DEEP, np.dstack([DEEP, DEEP_ALPHA]), DEEP_RGB, DEEP_RGBA)]
+    + [(pixels, "tif") for pixels in (DEEP, DEEP_RGB, DEEP_RGBA)],
+    ids=lambda x: x if isinstance(x, str) else "x".join(map(str, x.shape)),
+)
+def test_16_bits_survive(tmp_path, pixels, source, ending):
+    path = tmp_path / f"picture.{source}"
+    if source == "png":
+        png(path, pixels.reshape(H, W, -1))
+    else:
+        extra = ["unassalpha"] if pixels.shape[2:] == (4,) else None
+        kind = "minisblack" if pixels.ndim == 2 else "rgb"
+        tifffile.imwrite(path, pixels, photometric=kind, extrasamples=extra)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    alpha = DEEP_ALPHA if channels in (2, 4) else None
+    found = check_round_trip(path, ending)
+    check(found, DEEP if channels < 3 else DEEP_RGB, alpha, 16)
+
+
+@pytest.mark.parametrize("pixels", [DEEP, DEEP_RGB, DEEP_RGBA], ids=["grey", "rgb", "rgba"])
+def test_others_read_the_same_from_what_is_written(tmp_path, pixels):
+    path = png(tmp_path / "picture.png", pixels.reshape(H, W, -1))
+    found = photograph.read(path)
+    photograph.write(found, found.pixels, tmp_path / "deep.tif")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "deep.tif"), pixels)
+    photograph.write(found, found.pixels, tmp_path / "deep.png")
+    upper = np.asarray(loaded(tmp_path / "deep.png"))
+    np.testing.assert_array_equal(upper, pixels if pixels.ndim == 2 else pixels >> 8)
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}], ids=str)
+def test_16_bit_tiff_however_it_is_stored(tmp_path, byte_order, options):
+    path = tmp_path / "picture.tif"
+    for pixels, kind in [(DEEP, "minisblack"), (DEEP_RGB, "rgb")]:
+        tifffile.imwrite(path, pixels, photometric=kind, byteorder=byte_order, **options)
+        check(photograph.read(path), pixels, None, 16)
+
+
+def test_16_bit_png_interlaced_or_with_a_transparent_colour(tmp_path):
+    path = tmp_path / "picture.png"
+    for pixels in (DEEP_RGB, DEEP_RGBA):
+        png(path, pixels, interlace=True)
+        np.testing.assert_array_equal(values(photograph.read(path).pixels, 16), DEEP_RGB)
+    grey, rgb = DEEP[:, :, None], DEEP_RGB
+    for pixels, colour in [(grey, DEEP), (rgb, rgb)]:
+        key = pixels[2, 3]
+        png(path, pixels, (b"tRNS", key.astype(">u2").tobytes()))
+        check(photograph.read(path), colour, np.where((pixels == key).all(2), 0, 65535), 16)
+
+
+def test_32_bit_integers_and_floats(tmp_path):
+    path = tmp_path / "picture.tif"
+    Image.fromarray(DEEP.astype(np.int32)).save(path)
+    check(photograph.read(path), DEEP, None, 16)
+    real = np.random.default_rng(0).random((H, W)).astype(np.float32)
+    Image.fromarray(real).save(path)
+    found = photograph.read(path)
+    assert found.depth == 16
+    np.testing.assert_array_equal(found.pixels[0], real)
+    for bad, message in [
+        (np.full((H, W), -1, np.int32), "pixels from -1 to -1, not in 0 to 65535"),
+        (np.full((H, W), 1.5, np.float32), r"pixels from 1.5 to 1.5, not in 0 to 1"),
+        (np.full((H, W), np.nan, np.float32), "NaN or infinite"),
+        (np.full((H, W), np.inf, np.float32), "NaN or infinite"),
+    ]:
+        Image.fromarray(bad).save(path)
+        with pytest.raises(DataError, match=f"picture.tif.*{message}"):
+            photograph.read(path)
+
+
+def test_cmyk_becomes_rgb_without_its_profile(tmp_path):
+    profile = SRGB[:16] + b"CMYK" + SRGB[20:]
+    picture = Image.fromarray(noise(H, W, 4), "CMYK")
+    found = check_round_trip(saved(tmp_path, picture, "jpg", icc_profile=profile), "png")
+    assert (found.pixels.shape, found.alpha, found.icc) == ((3, H, W), None, b"")
+    check(found, np.asarray(loaded(tmp_path / "picture.jpg").convert("RGB")), None, 8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 1)])
+@pytest.mark.parametrize("ending", LOSSLESS_16)
+def test_smallest_pictures(tmp_path, size, ending):
+    for pixels in (noise(*size), noise(*size, 3), noise(*size, 4)):
+        check_round_trip(saved(tmp_path, Image.fromarray(pixels), "png"), ending)
+    check_round_trip(png(tmp_path / "picture.png", noise(*size, 3, bits=16)), ending)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("source", ["jpg", "png", "tif", "deep png", "deep tif"])
+def test_orientation_is_applied_once(tmp_path, orientation, source):
+    stored = DEEP_RGB if "deep" in source else RGB
+    exif = Image.Exif()
+    exif[Base.Orientation] = orientation
+    path = tmp_path / f"picture.{source[-3:]}"
+    if source == "deep png":
+        png(path, stored, (b"eXIf", exif.tobytes()[6:]))
+    elif source == "deep tif":
+        tag = (int(Base.Orientation), "H", 1, orientation, True)
+        tifffile.imwrite(path, stored, photometric="rgb", extratags=[tag])
+    else:
+        Image.fromarray(stored).save(path, exif=exif)
+        stored = np.asarray(loaded(path)) if source == "jpg" else stored
+    turned = {2: np.fliplr(stored), 3: np.rot90(stored, 2), 4: np.flipud(stored)}
+    turned |= {5: stored.transpose(1, 0, 2), 6: np.rot90(stored, 3), 8: np.rot90(stored)}
+    turned[7] = np.rot90(turned[5], 2)
+    found = check_round_trip(path, source[-3:].replace("jpg", "png"))
+    check(found, turned.get(orientation, stored), None, found.depth)
+
+
+def described(orientation=6):
+    exif = Image.Exif()
+    exif[Base.Make], exif[Base.Copyright], exif[Base.Orientation] = "Maker", "Someone", orientation
+    exif[IFD.Exif] = {int(Base.ExposureTime): 0.5, int(Base.DateTimeOriginal): "2020:02:03"}
+    exif[IFD.GPSInfo] = {1: "N", 2: (1.0, 2.0, 3.0)}
+    return exif
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("ending", ["png", "tif", "jpg", "webp"])
+def test_what_is_kept_besides_pixels(tmp_path, ending, deep):
+    path = tmp_path / "picture.png"
+    if deep:
+        extra = [(b"iCCP", b"name\0\0" + zlib.compress(SRGB)), (b"eXIf", described().tobytes()[6:])]
+        png(path, DEEP_RGB, (b"pHYs", struct.pack(">2IB", 11811, 5906, 1)), *extra)
+    else:
+        kept = {"exif": described(), "icc_profile": SRGB, "dpi": (300, 150)}
+        Image.fromarray(RGB).save(path, **kept)
+    for source in (path, tmp_path / f"first.{ending}"):  # from PNG, and from the format itself
+        found = photograph.read(source)
+        target = tmp_path / ("first" if source == path else "second")
+        target = target.with_suffix(f".{ending}")
+        photograph.write(found, found.pixels, target)
+        written = loaded(target)
+        exif = written.getexif()
+        assert (exif[Base.Make], exif[Base.Copyright]) == ("Maker", "Someone")
+        assert exif[Base.Orientation] == 1
+        assert exif.get_ifd(IFD.Exif) == dict(described()[IFD.Exif])
+        assert exif.get_ifd(IFD.GPSInfo) == dict(described()[IFD.GPSInfo])
+        assert written.info["icc_profile"] == SRGB
+        assert written.size == (H, W)  # turned
+        if ending != "webp":
+            assert [round(x) for x in written.info["dpi"]] == [300, 150]
+
+
+def test_how_a_tiff_is_stored_does_not_become_exif(tmp_path):
+    path = saved(tmp_path, Image.fromarray(RGB), "tif", software="Program", compression="tiff_lzw")
+    found = photograph.read(path)
+    photograph.write(found, found.pixels, tmp_path / "out.jpg")
+    exif = loaded(tmp_path / "out.jpg").getexif()
+    assert dict(exif) == {Base.Software: "Program", Base.Orientation: 1}
+
+
+def test_nothing_is_made_up(tmp_path):
+    found = photograph.read(saved(tmp_path, Image.fromarray(RGB), "png"))
+    assert (found.exif, found.icc, found.dpi) == (b"", b"", None)
+
+
+def test_damaged_exif_is_told_and_left_out(tmp_path, caplog):
+    path = tmp_path / "picture.png"
+    for orientation in (1, 6):
+        exif = described(orientation).tobytes()[6:]
+        exif = exif.replace(b"\x01\x0f\x00\x02", b"\x01\x0f\x00\x0c")  # the maker is a number
+        png(path, DEEP_RGB, (b"eXIf", exif))
+        if orientation == 1:
+            found = photograph.read(path)
+            check(found, DEEP_RGB, None, 16)
+            assert found.exif == b""
+            assert "picture.png: its EXIF is damaged and not kept" in caplog.text
+        else:
+            with contextlib.suppress(DataError):  # Pillow cannot turn it
+                photograph.read(path)
+
+
+def test_what_a_format_cannot_hold_is_told(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    pixels = torch.tensor([-1.0, 0.25, 2.0]).expand(3, 2, 3)
+    deep = Photograph(pixels, DEEP_ALPHA[1:3, :3], 16, described(1).tobytes())
+    photograph.write(deep, pixels, tmp_path / "out.JPG")
+    assert loaded(tmp_path / "out.JPG").mode == "RGB"
+    assert "16 bits a channel become 8" in caplog.text
+    assert "transparency is left out" in caplog.text
+    photograph.write(deep, pixels, tmp_path / "out.bmp")
+    assert "EXIF and colour profile are left out" in caplog.text
+    np.testing.assert_array_equal(np.asarray(loaded(tmp_path / "out.bmp"))[0, :, 0], [0, 64, 255])
+    photograph.write(deep, pixels, tmp_path / "out.webp")
+    narrow = photograph.read(tmp_path / "out.webp").alpha
+    np.testing.assert_array_equal(narrow, (DEEP_ALPHA[1:3, :3] / 257).round())
+
+
+def test_tiff_that_pillow_only_reads_in_part(tmp_path, caplog):
+    path = tmp_path / "picture.tif"
+    tifffile.imwrite(path, DEEP_RGBA, photometric="rgb", extrasamples=["assocalpha"])
+    assert photograph.read(path).depth == 8
+    assert "picture.tif: only 8 of its 16 bits a channel can be read" in caplog.text
+    for compression in (None, "zlib"):
+        planes = DEEP_RGB.transpose(2, 0, 1)
+        tifffile.imwrite(
+            path, planes, photometric="rgb", planarconfig="separate", compression=compression
+        )
+        with pytest.raises(DataError, match=r"picture\.tif: 16-bit channels in separate planes"):
+            photograph.read(path)
+
+
+def test_the_first_of_several_pictures(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    second = Image.fromarray(255 - RGB)
+    path = saved(tmp_path, Image.fromarray(RGB), "tif", save_all=True, append_images=[second])
+    check(photograph.read(path), RGB, None, 8)
+    assert "the first of its 2 pictures is taken" in caplog.text
+
+
+def test_bad_files_are_refused_by_name(tmp_path, monkeypatch):
+    whole = png(tmp_path / "whole.png", DEEP_RGB).read_bytes()
+    for name, content, message in [
+        ("empty.png", b"", "an empty file"),
+        ("text.png", b"no picture", "not an image that Pillow can read"),
+        ("cut.png", whole[:200], "truncated or damaged"),
+        ("cut.tif", b"II*\0\x08\0\0\0\xff\xff", "not an image that Pillow can read"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=rf"{name}: {message}"):
+            photograph.read(tmp_path / name)
+    with pytest.raises(DataError, match=r"none\.png: no such file"):
+        photograph.read(tmp_path / "none.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(DataError, match=r"folder\.png: no regular file"):
+        photograph.read(tmp_path / "folder.png")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "fifo.png")
+        with pytest.raises(DataError, match=r"fifo\.png: no regular file"):
+            photograph.read(tmp_path / "fifo.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", H * W - 1)
+    photograph.read(tmp_path / "whole.png")  # a warning of Pillow's, which is not shown
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", H * W // 2 - 1)
+    with pytest.raises(DataError, match=r"whole\.png: .*decompression bomb"):
+        photograph.read(tmp_path / "whole.png")
+
+
+def test_damage_anywhere_is_refused_or_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**5)  # damaged sizes take no time
+    rng = np.random.default_rng(0)
+    found = photograph.read(png(tmp_path / "whole.png", DEEP_RGBA))
+    deep = Photograph(found.pixels, found.alpha, 16, described(6).tobytes(), SRGB, (300, 300))
+    for ending in ("png", "tif"):
+        path = tmp_path / f"picture.{ending}"
+        photograph.write(deep, deep.pixels, path)
+        whole = path.read_bytes()
+        for _ in range(200):
+            damaged = bytearray(whole)
+            for _ in range(3):
+                damaged[rng.integers(0, len(whole))] = rng.integers(0, 256)
+            path.write_bytes(damaged)
+            with contextlib.suppress(DataError):
+                photograph.read(path)
+
+
+def test_nothing_is_written_that_is_wrong(tmp_path):
+    grey = Photograph(torch.zeros(1, 2, 3), None, 8)
+    for name in ("out.gif", "out", ".png"):
+        with pytest.raises(DataError, match=r"written as \.png, \.tif, \.tiff, \.jpg"):
+            photograph.write(grey, grey.pixels, tmp_path / name)
+    with pytest.raises(DivergenceError, match=r"out\.png.*NaN"):
+        photograph.write(grey, torch.full((1, 2, 3), torch.nan), tmp_path / "out.png")
+    with pytest.raises(DataError, match=r"out\.webp: WEBP cannot hold"):
+        photograph.write(grey, torch.zeros(1, 1, 20000), tmp_path / "out.webp")
+    with pytest.raises(RunFolderError, match=r"out\.png: cannot be written"):
+        photograph.write(grey, grey.pixels, tmp_path / "none" / "out.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_path(tmp_path):
+    for name, expected in [
+        ("photo.png", "photo_denoised.png"),
+        ("photo.JPG", "photo_denoised.JPG"),
+        ("a.b.tiff", "a.b_denoised.tiff"),
+        ("photo.gif", "photo_denoised.png"),
+        ("photo.heic", "photo_denoised.png"),
+        ("photo", "photo_denoised.png"),
+    ]:
+        path = output_path(tmp_path / name, "_denoised")
+        assert path == tmp_path / expected
+        assert format_of(path)
