@@ -628,11 +628,11 @@ def reseal(values, content):
     """Values with both checksums made right, as somebody could who knows how."""
     if not isinstance(values, dict):
         return values
-    own = checkpoint._OWN
+    own = checkpoint.OWN_DIGEST
     values = {key: value for key, value in values.items() if key != own}
     if "sha256" in values:
         values["sha256"] = checkpoint.hashlib.sha256(content).hexdigest()
-    return {**values, own: checkpoint._digest(values)}
+    return {**values, own: checkpoint.digest(values)}
 
 
 DTYPES = (torch.float16, torch.float64, torch.int32, torch.uint8, torch.bool, torch.complex64)

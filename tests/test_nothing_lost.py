@@ -199,9 +199,9 @@ class Harm:
 def forge(folder, tensors_name, values_name, content):
     """Other bytes in place of the tensors, with hashes that fit them."""
     values = json.loads((folder / values_name).read_text())
-    values.pop(checkpoint._OWN)
+    values.pop(checkpoint.OWN_DIGEST)
     values["sha256"] = hashlib.sha256(content).hexdigest()
-    values[checkpoint._OWN] = checkpoint._digest(values)
+    values[checkpoint.OWN_DIGEST] = checkpoint.digest(values)
     (folder / tensors_name).write_bytes(content)
     (folder / values_name).write_text(json.dumps(values))
 

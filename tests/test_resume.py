@@ -62,7 +62,8 @@ def setting(photographs):
         if method == "score_embedding":
             states = precompute(images, config.diffusion, config.misc).embedded
             return config, score_embedding.objective(states, config)
-        values = config.model_dump() | {"sample_method": "ddpm", "sample": {}, "diffusion": {}}
+        values = config.model_dump(exclude={"image_density"})
+        values |= {"sample_method": "ddpm", "sample": {}, "diffusion": {}}
         config = configuration.validate(values, "test")
         return config, ddpm.objective(images, config)
 

@@ -9,6 +9,8 @@
     scores = se.score(solution.log_density)                  # (n, N, c, h, w)
     embedded = se.embed(images, scores, sde, times)          # (n, N, c, h, w)
 
+    clean = se.denoise(photograph)                           # numpy (h, w) or (h, w, 3), as given
+
 Names are imported when they are first used: torch is not loaded before it is needed.
 """
 
@@ -19,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from score_embedding.data import load_images as load_images
+    from score_embedding.denoising import denoise as denoise
+    from score_embedding.denoising import inpaint as inpaint
     from score_embedding.density import log_density as log_density
     from score_embedding.embedding import embed as embed
     from score_embedding.fokker_planck import AffineDrift as AffineDrift
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from score_embedding.fokker_planck import solve as solve
     from score_embedding.sampling import heun as heun
     from score_embedding.sampling import rk45 as rk45
+    from score_embedding.scores import Density as Density
+    from score_embedding.scores import fit as fit
     from score_embedding.sde import VarianceExploding as VarianceExploding
     from score_embedding.sde import VariancePreserving as VariancePreserving
 
@@ -35,6 +41,8 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "load_images": "data",
+    "denoise": "denoising",
+    "inpaint": "denoising",
     "log_density": "density",
     "embed": "embedding",
     "AffineDrift": "fokker_planck",
@@ -44,6 +52,8 @@ _MODULE_OF = {
     "solve": "fokker_planck",
     "heun": "sampling",
     "rk45": "sampling",
+    "Density": "scores",
+    "fit": "scores",
     "VarianceExploding": "sde",
     "VariancePreserving": "sde",
 }

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_embedding import figures, files, metrics, run_folder, sampling, scores
+from score_embedding import checkpoint, figures, files, metrics, run_folder, sampling, scores
 from score_embedding.config import AnyConfig, BaselineConfig, Config
-from score_embedding.errors import DivergenceError, RunFolderError
+from score_embedding.errors import CheckpointError, DivergenceError, RunFolderError
 from score_embedding.held_out import Measured
 from score_embedding.methods import ddpm, residual
 from score_embedding.network import ScoreNetwork
@@ -72,24 +72,30 @@ def write_density(folder: RunFolder, precomputed: residual.Precomputed) -> None:
         "sigma_data": precomputed.sigma_data,
         "levels": precomputed.levels.tolist(),
         "spread": precomputed.spread.tolist(),
+        "sha256": checkpoint.sha256_of(folder / run_folder.DENSITY),
     }
-    files.write_json(folder / run_folder.PRECONDITIONING, values)
+    own = {checkpoint.OWN_DIGEST: checkpoint.digest(values)}
+    files.write_json(folder / run_folder.PRECONDITIONING, {**values, **own})
 
 
 def read_density(folder: RunFolder, device: torch.device) -> residual.Precomputed:
     """What `write_density` has written. Raises RunFolderError or CheckpointError where a file is
     missing or damaged."""
-    path = folder / run_folder.PRECONDITIONING
-    values = files.read_json(path, "mean", "sigma_data", "levels", "spread")
-    density = scores.load(folder / run_folder.DENSITY).to(torch.empty(0, device=device))
-    try:
-        levels, spread = (torch.tensor(values[name]) for name in ("levels", "spread"))
-        if levels.ndim != 1 or levels.shape != spread.shape or len(levels) < 2:
-            raise ValueError("levels and spread do not fit together")
-        mean, sigma_data = float(values["mean"]), float(values["sigma_data"])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise RunFolderError(f"{path}: damaged ({error})") from None
-    return residual.Precomputed(density, mean, sigma_data, levels, spread)
+    path, density_path = folder / run_folder.PRECONDITIONING, folder / run_folder.DENSITY
+    own = checkpoint.OWN_DIGEST
+    values = files.read_json(path, "mean", "sigma_data", "levels", "spread", "sha256", own)
+    if values.pop(own) != checkpoint.digest(values):
+        raise CheckpointError(f"{path}: changed since it was written; nothing was loaded")
+    density = scores.load(density_path)
+    if values["sha256"] != checkpoint.sha256_of(density_path):
+        raise CheckpointError(f"{density_path}: changed since it was written; nothing was loaded")
+    return residual.Precomputed(
+        density.to(torch.empty(0, device=device)),
+        float(values["mean"]),
+        float(values["sigma_data"]),
+        torch.tensor(values["levels"]),
+        torch.tensor(values["spread"]),
+    )
 
 
 def write_denoised(

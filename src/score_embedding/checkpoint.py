@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from score_embedding.training_state import History
 log = logging.getLogger(__name__)
 
 KEPT = 2
-_OWN = "sha256_of_this"  # of the other entries of the JSON file
+OWN_DIGEST = "sha256_of_this"  # of the other entries of the JSON file
 
 
 def save(folder: RunFolder, network: ScoreNetwork, history: History) -> None:
@@ -120,19 +121,19 @@ def _write(
     with files.replacing(folder / tensors_name) as partial:
         partial.write_bytes(content)
     values = {**values, "sha256": hashlib.sha256(content).hexdigest()}
-    files.write_json(folder / values_name, {**values, _OWN: _digest(values)})
+    files.write_json(folder / values_name, {**values, OWN_DIGEST: digest(values)})
 
 
 def _read(
     folder: RunFolder, tensors_name: str, values_name: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        values = files.read_json(folder / values_name, "step", "sha256", _OWN)
-        if values.pop(_OWN) != _digest(values):
+        values = files.read_json(folder / values_name, "step", "sha256", OWN_DIGEST)
+        if values.pop(OWN_DIGEST) != digest(values):
             raise CheckpointError(
                 f"{folder / values_name}: changed since it was written; nothing was loaded"
             )
-        if values["sha256"] != _sha256(folder, tensors_name):
+        if values["sha256"] != sha256_of(folder / tensors_name):
             raise CheckpointError(
                 f"{folder / tensors_name}: truncated or changed since it was written (its SHA-256 "
                 f"is not the one in {values_name}); nothing was loaded"
@@ -142,10 +143,11 @@ def _read(
         raise CheckpointError(f"{folder.path}: no readable checkpoint ({error})") from error
 
 
-def _digest(values: dict[str, Any]) -> str:
+def digest(values: dict[str, Any]) -> str:
+    """Of the entries of a JSON file, to tell whether it was changed."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(folder: RunFolder, name: str) -> str:
-    with (folder / name).open("rb") as file:
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

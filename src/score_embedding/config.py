@@ -88,6 +88,8 @@ class DataLoader(Section):
             raise ValueError("image is needed for dataset sample, astronaut for one")
         if self.crops and self.dataset not in ("folder", "files", "sample"):
             raise ValueError(f"crops are of datasets folder, files and sample, not {self.dataset}")
+        if self.shrink > 1 and not self.crops:
+            raise ValueError("shrink is of photographs that crops are taken of; set crops: True")
         return self
 
 
@@ -129,6 +131,18 @@ class ImageDensity(Section):
     rank: Count = 64  # low_rank
     arrays: Count = 20_000  # windows that it is fitted to
     em_steps: Count = 6  # patch_mixture
+
+    @model_validator(mode="after")
+    def _side_can_be(self) -> ImageDensity:
+        if self.side is not None and self.side > 32 and self.kind not in ("white", "stationary"):
+            raise ValueError(f"side: {self.side}: {self.kind} takes arrays of at most 32 x 32")
+        if self.kind == "patch_mixture" and self.arrays < max(2, self.components):
+            raise ValueError(f"arrays: {self.arrays}: fewer than components: {self.components}")
+        if self.side is not None and self.side > 512:
+            raise ValueError(f"side: {self.side}: at most 512")
+        if self.side is not None and self.stride > self.side and self.kind != "white":
+            raise ValueError(f"stride: {self.stride}: more than side: {self.side}")
+        return self
 
 
 class HeldOut(Section):
@@ -259,9 +273,11 @@ class Run(Section):
         if self.held_out:
             if self.training.target_ssim is not None:
                 raise ValueError("training.target_ssim: samples are not measured with held_out")
-            both = set(self.held_out.image or []) & set(self.data_loader.image or [])
-            if both:
-                raise ValueError(f"held_out.image: {', '.join(sorted(both))}: trained on, too")
+            for key in ("image", "path"):
+                given, trained = getattr(self.held_out, key), getattr(self.data_loader, key)
+                both = sorted(set(given or []) & set(trained or []))
+                if both:
+                    raise ValueError(f"held_out.{key}: {', '.join(both)}: trained on, too")
         channels = self.data_loader.channels
         for key in ("in_channels", "out_channels"):
             if getattr(self.model, key) != channels:

@@ -116,7 +116,7 @@ def _of_samples(folder: RunFolder, config: AnyConfig, rows: list[dict[str, float
         _picture("From noise to sample", f"{how}. Each state is min-max scaled.", strip),
         _picture("Samples", "Beside the ground truth.", figures.samples(samples)),
     ]
-    if config.method != "closed_form":
+    if "loss" in rows[0]:
         caption = "Evaluation stops the clock; the last point is the sample drawn after training."
         pictures.append(_picture("Training", caption, figures.curves(rows)))
     tables = [_quality(description["metrics"], how), _passed(rows)]
@@ -137,7 +137,7 @@ def _of_denoising(folder: RunFolder, config: AnyConfig, rows: list[dict[str, flo
     header = ("photograph", *(f"noise {level:g}" for level in levels))
     note = "PSNR in dB / SSIM of the answer clipped to [0, 1]; training has not seen them."
     pictures = [_picture("Denoised", "Photographs held out.", figures.denoised(arrays))]
-    if config.method != "closed_form":
+    if "loss" in rows[0]:
         caption = "Means over the photographs. Evaluation stops the clock."
         pictures.append(_picture("Training", caption, figures.denoising_curves(rows, levels)))
     data = config.data_loader

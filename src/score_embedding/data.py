@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import stat
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,9 @@ import pooch
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from score_embedding import cifar, crops, pickles
+from score_embedding import cifar, crops, image_files, pickles
 from score_embedding.config import DataLoader, HeldOut
 from score_embedding.errors import DataError
 
@@ -30,7 +27,6 @@ Named = tuple[str, Path | NDArray[Any]]  # the name that errors give, and the im
 
 CROPS = 16  # drawn where data_loader.num_images is not given
 PICKLES = {"celeb": "celeb_data.pkl", "imagenet": "imagenet_data.pkl"}
-LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R 601, as in Pillow
 
 
 def load_images(
@@ -112,6 +108,8 @@ def load_held_out(options: HeldOut, channels: int) -> dict[str, Tensor]:
     named += [each for path in options.path or [] for each in _expand(Path(path).expanduser())]
     found = _each(named, lambda pixels, name: _shrunk(pixels, name, channels, options.shrink))
     names = [Path(name).name for name, _ in named]
+    if len(set(names)) < len(names):  # of several folders
+        names = [name for name, _ in named]
     cut = [crops.middle(photograph, options.crop or 10**9) for photograph in found]
     return dict(zip(names, cut, strict=True))
 
@@ -215,7 +213,7 @@ def _each(named: list[Named], prepare: Callable[[NDArray[Any], str], Tensor]) ->
     images, problems = [], []
     for name, source in named:
         try:
-            pixels = _read(source) if isinstance(source, Path) else source
+            pixels = image_files.read(source) if isinstance(source, Path) else source
             images.append(prepare(pixels, name))
         except DataError as error:
             problems.append(str(error))
@@ -226,76 +224,9 @@ def _each(named: list[Named], prepare: Callable[[NDArray[Any], str], Tensor]) ->
     return images
 
 
-def _read(path: Path) -> NDArray[Any]:
-    """Pixels of an image file, (h, w), (h, w, 3) or (h, w, 4), upright, at their own depth."""
-    try:
-        kind = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    if not stat.S_ISREG(kind.st_mode):
-        raise DataError(f"{path}: no regular file")
-    if kind.st_size == 0:
-        raise DataError(f"{path}: an empty file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, and allowed
-            opened = Image.open(path)
-        with opened:
-            picture = ImageOps.exif_transpose(opened)
-            transparent = _transparent_grey(picture)
-            if transparent is not None:
-                return transparent
-            if picture.mode in ("P", "PA", "LA") or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-            elif picture.mode == "1":
-                picture = picture.convert("L")
-            elif not (picture.mode in ("L", "F", "RGB", "RGBA") or picture.mode.startswith("I")):
-                picture = picture.convert("RGB")  # CMYK, YCbCr, LAB, HSV
-            if opened.mode != "RGB":
-                log.info("%s: %s converted", path, opened.mode)
-            return np.asarray(picture)
-    except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image that Pillow can read") from None
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {error}") from None
-    except PermissionError as error:
-        raise DataError(f"{path}: not readable ({error.strerror})") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: truncated or damaged ({error})") from None
-
-
-def _transparent_grey(picture: Image.Image) -> NDArray[Any] | None:
-    """16-bit grey with a colour declared transparent, which turns white: Pillow's own conversion
-    would cut the other values off at 255. None for all other pictures."""
-    transparent = picture.info.get("transparency")
-    if not picture.mode.startswith("I") or not isinstance(transparent, int):
-        return None
-    pixels = np.array(picture)
-    return np.where(pixels == transparent, np.asarray(65535, pixels.dtype), pixels)
-
-
-def to_channels(pixels: NDArray[Any], name: str, channels: int) -> Tensor:
-    """(h, w) or (h, w, c) of any dtype to float64 (channels, h, w), 0 black and 1 white;
-    transparency is laid on white, colours become luminance where one channel is wanted."""
-    if pixels.dtype.kind not in "buif":
-        raise DataError(f"{name}: pixels of dtype {pixels.dtype}, numbers are needed")
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
-        raise DataError(f"{name}: shape {pixels.shape} is not (h, w) or (h, w, 1, 3 or 4)")
-    if not np.isfinite(pixels).all():
-        raise DataError(f"{name}: holds pixels that are NaN or infinite")
-    x = torch.from_numpy(pixels.astype(np.float64) / _white(pixels)).permute(2, 0, 1)
-    if len(x) == 4:
-        x = x[:3] * x[3:] + (1 - x[3:])
-    if channels == 1 and len(x) == 3:
-        x = (x * LUMA[:, None, None]).sum(dim=0, keepdim=True)
-    return x.expand(channels, -1, -1)
-
-
 def _prepare(pixels: NDArray[Any], name: str, size: tuple[int, int], channels: int) -> Tensor:
     """(h, w) or (h, w, c) of any dtype to float32 (channels, *size), min-max scaled to [0, 1]."""
-    x = to_channels(pixels, name, channels)[None]
+    x = image_files.to_channels(pixels, name, channels)[None]
     if x.shape[-2:] != size:
         if x.shape[-2] * size[1] != x.shape[-1] * size[0]:
             h, w = x.shape[-2:]
@@ -309,20 +240,11 @@ def _prepare(pixels: NDArray[Any], name: str, size: tuple[int, int], channels: i
 
 def _shrunk(pixels: NDArray[Any], name: str, channels: int, times: int) -> Tensor:
     """The same at its own contrast, float32 (channels, h, w), each side so many times smaller."""
-    x = to_channels(pixels, name, channels)[None]
+    x = image_files.to_channels(pixels, name, channels)[None]
     size = [max(1, side // times) for side in x.shape[-2:]]
     if times > 1:
         x = F.interpolate(x, size=size, mode="bicubic", antialias=True)
     return x[0].clamp(0, 1).to(torch.float32)
-
-
-def _white(pixels: NDArray[Any]) -> float:
-    """The value that stands for white, so that a constant image and alpha keep their meaning."""
-    if pixels.dtype.kind == "f" or pixels.dtype == bool:
-        return 1.0
-    if pixels.dtype.itemsize == 1:
-        return 255.0
-    return 65535.0  # 16-bit pictures; Pillow opens some of them as 32-bit integers
 
 
 def _kind(content: object) -> str:

@@ -22,6 +22,7 @@ DPI = 160
 IMAGES_SHOWN = 4  # rows of a figure, at most
 TIMES_SHOWN = 6
 LEVELS_SHOWN = 3
+DETAIL = 128  # pixels along a side of what is enlarged
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -163,6 +164,27 @@ def denoised(arrays: Arrays) -> Figure:
             image(noisy, arrays[f"noisy_{i}"][k], f"noise {levels[k]:g}")
             psnr, ssim = description["psnr"][i][k], description["ssim"][i][k]
             image(answer, arrays[f"denoised_{i}"][k], f"{psnr:.2f} dB, SSIM {ssim:.3f}")
+    return figure
+
+
+def before_after(before: NDArray[Any], after: NDArray[Any], labels: tuple[str, str]) -> Figure:
+    """Two states of a photograph (c, h, w) side by side, and below them what is in their middle,
+    enlarged."""
+    _, h, w = before.shape
+    side = min(h, w, DETAIL)
+    middle = np.s_[:, (h - side) // 2 : (h + side) // 2, (w - side) // 2 : (w + side) // 2]
+    width = 4.0
+    height = width * min(max(h / w, 0.25), 2.5)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2 * width, height + width + 0.8), layout="constrained")
+        axes = figure.subplots(2, 2, height_ratios=[height, width])
+    for column, (pixels, label) in enumerate(zip((before, after), labels, strict=True)):
+        step = max(1, max(h, w) // 1600)  # as many pixels as the picture can show
+        image(axes[0][column], pixels[:, ::step, ::step], label)
+        image(axes[1][column], pixels[middle], f"the middle {side} x {side} pixels")
+    for axis in axes.flat:
+        axis.grid(False)
+        axis.set_axis_off()
     return figure
 
 

@@ -65,6 +65,9 @@ class ScoreNetwork(nn.Module):
             up_block_types=up,
             dropout=model.dropout,
             attention_head_dim=None,  # one head
+            # In the middle, too, unless there is none at all: it looks at a whole image at once,
+            # and does not serve images of another size than it was trained on.
+            add_attention=bool(model.attention_resolutions),
             norm_num_groups=math.gcd(32, model.ch),
             norm_eps=1e-6,
             num_class_embeds=num_images if num_images > 1 else None,
@@ -90,13 +93,16 @@ class ScoreNetwork(nn.Module):
 
 
 def model_of(config: AnyConfig) -> Model:
-    """The config's model as its method needs it: a residual network is given the denoiser's answer
-    beside the image, unless that tells it nothing, and is not told which image is meant."""
+    """The config's model as its method needs it. A residual network is given the denoiser's answer
+    beside the image, unless that tells it nothing; neither it nor a network that is measured on
+    other photographs is told which image is meant."""
     model = config.model
-    if not (isinstance(config, Config) and config.residual):
-        return model
-    seen = 1 if config.image_density.kind == "white" else 2
-    return model.model_copy(update={"in_channels": seen * model.in_channels, "image_index": False})
+    residual = isinstance(config, Config) and config.residual
+    if residual or config.held_out:
+        model = model.model_copy(update={"image_index": False})
+    if isinstance(config, Config) and residual and config.image_density.kind != "white":
+        model = model.model_copy(update={"in_channels": 2 * model.in_channels})
+    return model
 
 
 def num_indices(model: Model, num_images: int) -> int:

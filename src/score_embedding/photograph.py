@@ -20,8 +20,7 @@ from PIL.ImageFile import ImageFile
 from PIL.ImageOps import exif_transpose
 from torch import Tensor
 
-from score_embedding import files
-from score_embedding.data import _read
+from score_embedding import files, image_files
 from score_embedding.errors import DataError, DivergenceError
 
 log = logging.getLogger(__name__)
@@ -81,7 +80,7 @@ def read(path: Path) -> Photograph:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of large pictures and of damaged tags
-            values = _read(path)
+            values = image_files.read(path, tell=False)
             with Image.open(path) as opened:
                 return _photograph(path, values, opened)
     except MemoryError:
@@ -152,14 +151,16 @@ def output_path(path: Path, suffix: str) -> Path:
 
 
 def _photograph(path: Path, values: NDArray[Any], opened: ImageFile) -> Photograph:
-    """`values` are what `data._read` made of the file; `opened` is not loaded yet."""
+    """`values` are what `image_files.read` made of the file; `opened` is not loaded yet."""
     mode, info, raw = opened.mode, opened.info, _raw_mode(opened)
     transparent = info.get("transparency")
     low = _low_bytes(path, opened, raw)
     if low is not None:
-        c = min(values.shape[2], low.shape[2])  # `_read` adds alpha for a transparent colour
+        c = min(
+            values.shape[2], low.shape[2]
+        )  # `image_files.read` adds alpha for a transparent colour
         values = values[:, :, :c].astype(np.uint16) << 8 | low[:, :, :c]
-    elif mode.startswith("I") and transparent is not None:  # `_read` lays these on white
+    elif mode.startswith("I") and transparent is not None:  # `image_files.read` lays these on white
         values = np.asarray(exif_transpose(opened))
     if values.ndim == 2:
         values = values[:, :, None]

@@ -26,7 +26,6 @@ from score_embedding import (
     report,
     run_folder,
 )
-from score_embedding import network as networks
 from score_embedding.checkpoint import Checkpoints
 from score_embedding.config import AnyConfig, BaselineConfig, Config, DiscreteSample, Sample
 from score_embedding.data import load_dataset, load_held_out, load_photographs
@@ -38,7 +37,7 @@ from score_embedding.network import ScoreNetwork
 from score_embedding.precomputation import EmbeddedImages, Precomputed
 from score_embedding.run_folder import RunFolder
 from score_embedding.sampling import Samples
-from score_embedding.trained import Trained
+from score_embedding.trained import Trained, build_network, load
 from score_embedding.training import train
 from score_embedding.training_state import History
 
@@ -224,30 +223,13 @@ def sample_again(
     content.read_course(folder)  # found damaged before the samples are replaced
     training = config.training.model_copy(update={"seed": seed})
     again = config.model_copy(update={"sample": options, "training": training})
-    images = torch.empty(0)
+    images = torch.empty(0, device=device)
     if config.held_out is None:
         images = artifacts.read_images(folder, config).to(device)
     trained = dataclasses.replace(load(folder, config, len(images), device), config=again)
     with run_folder.locked(path):
         finish(folder, trained, images, again)
         report.write(folder)
-
-
-def load(folder: RunFolder, config: AnyConfig, num_images: int, device: torch.device) -> Trained:
-    """The trained model of a run folder, on the device.
-
-    Raises
-    ------
-    CheckpointError, RunFolderError : a file is missing, damaged, or another model's.
-    """
-    network = precomputed = None
-    if config.method != "closed_form":
-        network = build_network(config, num_images, device)
-        state = checkpoint.load(folder, network)
-        log.info("model of %d steps loaded from %s", state["step"], folder.path)
-    if isinstance(config, Config) and config.residual:
-        precomputed = artifacts.read_density(folder, device)
-    return Trained(config, network, precomputed)
 
 
 def solve(config: Config, path: Path, device: torch.device) -> None:
@@ -272,22 +254,6 @@ def solve(config: Config, path: Path, device: torch.device) -> None:
     log.info("%s", precomputed.diagnostics.summary())
     artifacts.write_scores(folder, images, precomputed)
     artifacts.write_diagnostics(folder, len(images), precomputed, config)
-
-
-def build_network(config: AnyConfig, num_images: int, device: torch.device) -> ScoreNetwork:
-    """The config's network for so many images."""
-    model = networks.model_of(config)
-    network = networks.build(
-        model,
-        config.data_loader.image_size,
-        networks.num_indices(model, num_images),
-        config.training.timestep_multiplier,
-        config.training.seed,
-        device,
-    )
-    if isinstance(config, Config) and config.residual:
-        residual.start_at_zero(network)
-    return network
 
 
 def sample_all(trained: Trained, images: Tensor, config: AnyConfig) -> dict[str, Samples]:

@@ -1,17 +1,22 @@
-"""A trained method, whichever it is: it samples, and it denoises."""
+"""A trained method, whichever it is: it is loaded from its folder, it samples, it denoises."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from score_embedding import crops
+from score_embedding import artifacts, checkpoint, crops, tiles
+from score_embedding import network as networks
 from score_embedding.config import AnyConfig, BaselineConfig, Config
 from score_embedding.methods import closed_form, ddpm, residual, score_embedding
 from score_embedding.network import ScoreNetwork
+from score_embedding.run_folder import RunFolder
 from score_embedding.sampling import Samples
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,23 @@ class Trained:
     @torch.no_grad()
     def denoise(self, x: Tensor, s: Tensor) -> Tensor:
         """The posterior mean of images x (b, c, h, w) of any size, in [0, 1] before the noise, at
-        noise levels s (b,). Images that the network cannot halve are continued by their mirror
-        image."""
-        h, w = x.shape[-2:]
-        divisor = 1 if self.network is None else 2 ** (len(self.config.model.ch_mult) - 1)
-        up = [-(-side // divisor) * divisor for side in (h, w)]
-        whole = torch.stack([crops.continued(image, up[0], up[1]) for image in x])
-        return self._denoise(whole, s)[..., :h, :w]
+        noise levels s (b,). A network goes over large images tile by tile; images that it cannot
+        halve are continued by their mirror image."""
+        if self.network is None:
+            return self._denoise(x, s)
+        return torch.stack(
+            [self._one(image, level[None]) for image, level in zip(x, s, strict=True)]
+        )
+
+    def _one(self, image: Tensor, level: Tensor) -> Tensor:
+        divisor = 2 ** (len(self.config.model.ch_mult) - 1)
+
+        def estimate(tile: Tensor) -> Tensor:
+            h, w = tile.shape[-2:]
+            whole = crops.continued(tile, *(-(-side // divisor) * divisor for side in (h, w)))
+            return self._denoise(whole[None], level)[0, :, :h, :w]
+
+        return tiles.blended(image, estimate)
 
     def _denoise(self, x: Tensor, s: Tensor) -> Tensor:
         config, network = self.config, self._at_rest()
@@ -57,3 +72,36 @@ class Trained:
 
     def _at_rest(self) -> ScoreNetwork | None:
         return None if self.network is None else self.network.eval()
+
+
+def build_network(config: AnyConfig, num_images: int, device: torch.device) -> ScoreNetwork:
+    """The config's network for so many images, with the weights that training starts from."""
+    model = networks.model_of(config)
+    network = networks.build(
+        model,
+        config.data_loader.image_size,
+        networks.num_indices(model, num_images),
+        config.training.timestep_multiplier,
+        config.training.seed,
+        device,
+    )
+    if isinstance(config, Config) and config.residual:
+        residual.start_at_zero(network)
+    return network
+
+
+def load(folder: RunFolder, config: AnyConfig, num_images: int, device: torch.device) -> Trained:
+    """The trained model of a run folder, of so many images, on the device.
+
+    Raises
+    ------
+    CheckpointError, RunFolderError : a file is missing, damaged, or another model's.
+    """
+    network = precomputed = None
+    if config.method != "closed_form":
+        network = build_network(config, num_images, device)
+        state = checkpoint.load(folder, network)
+        log.info("model of %d steps loaded from %s", state["step"], folder.path)
+    if isinstance(config, Config) and config.residual:
+        precomputed = artifacts.read_density(folder, device)
+    return Trained(config, network, precomputed)

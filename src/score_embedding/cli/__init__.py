@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from score_embedding import interruption, progress
-from score_embedding.cli import comparisons, runs
+from score_embedding.cli import comparisons, photographs, runs
 from score_embedding.errors import Interrupted, ScoreEmbeddingError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 for command in (
     *(runs.run, runs.solve, runs.sample, runs.report, runs.fid, runs.configs),
     *(comparisons.compare, comparisons.reproduce),
+    *(photographs.denoise, photographs.inpaint),
 ):
     app.command()(command)
 _NO_MEMORY = ("out of memory", "can't allocate memory")  # as torch says it

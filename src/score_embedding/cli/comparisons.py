@@ -18,6 +18,10 @@ def compare(
     config: Annotated[
         str | None, typer.Option(help="A bundled name or a YAML file: images, network, steps.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="samples (default), or denoising of photographs that are held out."),
+    ] = None,
     methods: Annotated[
         str | None, typer.Option(help="Comma-separated; --list-methods says which there are.")
     ] = None,
@@ -38,7 +42,8 @@ def compare(
     overrides: Overrides = None,
     list_methods: Annotated[bool, typer.Option("--list-methods", help="And stop.")] = False,
 ) -> None:
-    """Compare methods on the same images: time to quality under both priors, over seeds.
+    """Compare methods on the same images: time to quality under both priors, over seeds; or, for a
+    config with held_out, at taking noise out of photographs that no method was trained on.
 
     --set section.key=value changes the config that the methods are made from, --set
     method.section.key=value one of them (the published training of ddpm and ddim, for one). Runs
@@ -51,21 +56,24 @@ def compare(
         for name, description in spec.METHODS.items():
             typer.echo(f"{name:<22}{description}")
         return
+    if task not in (None, *spec.TASKS):
+        raise ConfigError(f"--task {task!r}: {' or '.join(spec.TASKS)} is needed")
     if again is not None:
-        if any((config, methods, seeds, targets, out, overrides)):
+        if any((config, task, methods, seeds, targets, out, overrides)):
             raise ConfigError("--again takes all from its folder; only how to run can be given")
         comparison, folder = spec.read(again), again
-    elif config is None:
+    elif config is None and task != "denoising":
         raise ConfigError("--config or --again is needed: which images to compare the methods on")
     else:
         comparison = spec.build(
-            config,
-            _listed(methods) if methods is not None else list(spec.DEFAULT_METHODS),
+            config or spec.DENOISING_CONFIG,
+            _listed(methods) if methods is not None else None,
             [_parsed(int, seed, "--seeds") for seed in _listed(seeds or "0,1,2")],
             [_parsed(float, target, "--targets") for target in _listed(targets)]
             if targets
-            else list(spec.TARGETS),
+            else None,
             list(overrides or []),
+            task or "samples",
         )
         folder = out or Path("saves") / f"compare_{comparison.name}"
 
@@ -81,9 +89,9 @@ def compare(
         _parameters(slurm),
         overwrite,
     )
-    for table in tables.short_tables(result.summaries, comparison):
+    for table in result.short:
         Console().print(tables.terminal(table))
-    typer.echo(f"comparison: {folder}, with {comparisons.MARKDOWN} and {comparisons.CURVES} in it")
+    typer.echo(f"comparison: {folder}, with {comparisons.MARKDOWN} and {result.picture} in it")
     if result.missing:
         raise IncompleteError(f"{len(result.missing)} runs are missing: {result.reasons}")
 

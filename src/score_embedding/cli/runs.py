@@ -148,7 +148,10 @@ def sample(
 
     selected = environment.select_device(device)
     pipeline.sample_again(folder, selected, settings.sample, settings.training.seed)
-    typer.echo(f"samples: {folder / run_folder.SAMPLES} and {run_folder.SAMPLE_PICTURE} beside it")
+    what, beside = run_folder.SAMPLES, run_folder.SAMPLE_PICTURE
+    if settings.held_out:
+        what, beside = run_folder.DENOISED, run_folder.DENOISED_PICTURE
+    typer.echo(f"{what.split('.')[0]}: {folder / what} and {beside} beside it")
 
 
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")]) -> None:

@@ -1,7 +1,8 @@
 """Methods x seeds on the same images: runs, tables and pictures in one folder.
 
 The folder holds comparison.yml (all configs, to run it again), runs/ (a run folder each), and what
-is made of them: table.md, table.tex, runs.csv, comparison.json, ssim_over_time.png, samples.png.
+is made of them: table.md, table.tex, runs.csv, comparison.json, ssim_over_time.png, samples.png, or
+of a config with held_out psnr_over_time.png and denoised.png.
 """
 
 from __future__ import annotations
@@ -9,17 +10,27 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from matplotlib.figure import Figure
 
 from score_embedding import figures, files, interruption, limits, pipeline, run_folder
-from score_embedding.comparison import execution, pictures, spec, tables
+from score_embedding.comparison import (
+    denoising,
+    denoising_tables,
+    execution,
+    pictures,
+    spec,
+    tables,
+)
+from score_embedding.comparison.description import describe
 from score_embedding.comparison.spec import Comparison, Job
-from score_embedding.comparison.summary import Outcome, Summary, outcomes, summarise
-from score_embedding.config import BaselineConfig, Config
+from score_embedding.comparison.summary import Summary, outcomes, summarise
+from score_embedding.config import HeldOut
 from score_embedding.content import Table
 from score_embedding.data import load_dataset
 from score_embedding.errors import RunFolderError
@@ -32,17 +43,24 @@ CSV = "runs.csv"
 JSON = "comparison.json"
 CURVES = "ssim_over_time.png"
 SHEET = "samples.png"
+DENOISING_CURVES = "psnr_over_time.png"
+DENOISING_SHEET = "denoised.png"
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
 class Result:
-    """The tables of a comparison, its summaries, the runs that are missing, with the reason, and
-    one line on data, network, seeds, samplers and machine."""
+    """The tables of a comparison, and those for a terminal; its summaries; what is missing, with
+    the reason; one line on data, network, seeds, samplers or noise, and machine; the name of the
+    picture of quality over time."""
 
     tables: list[Table]
+    short: list[Table]
     summaries: list[Summary]
     missing: dict[str, str]
     description: str
+    picture: str
 
     @property
     def reasons(self) -> str:
@@ -95,13 +113,34 @@ def collect(comparison: Comparison, folder: Path, failures: dict[str, str]) -> R
     missing = {
         job.path.name: failures.get(job.path.name, "not run") for job in jobs if job not in done
     }
-    found: list[Outcome] = []
-    for job in list(done):
-        try:
-            found += outcomes(job, comparison.targets)
-        except RunFolderError as error:
-            missing[job.path.name] = str(error)
-            done.remove(job)
+    if comparison.held_out:
+        made = _of_denoising(comparison, comparison.held_out, done, missing)
+    else:
+        made = _of_samples(comparison, done, missing)
+    shown = [*made.tables, tables.missing_table(missing)] if missing else made.tables
+    result = Result(
+        shown, made.short, made.summaries, missing, made.description, next(iter(made.pictures))
+    )
+    _write(comparison, folder, made, result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What the finished runs say: for each form that it is written in."""
+
+    description: str
+    tables: list[Table]
+    short: list[Table]
+    summaries: list[Summary]
+    records: list[dict[str, Any]]  # of the CSV file
+    values: dict[str, Any]  # of the JSON file
+    pictures: dict[str, Callable[[], Figure]]
+
+
+def _of_samples(comparison: Comparison, done: list[Job], missing: dict[str, str]) -> _Made:
+    parts = _readable(done, missing, lambda job: outcomes(job, comparison.targets))
+    found = [outcome for part in parts for outcome in part]
     summaries = summarise(found, comparison.targets)
     caption = describe(comparison, done)
     note = (
@@ -113,99 +152,96 @@ def collect(comparison: Comparison, folder: Path, failures: dict[str, str]) -> R
     ratios = tables.ratio_table(summaries, comparison)
     if ratios and ratios.rows:
         shown.append(ratios)
-    if missing:
-        shown.append(tables.missing_table(missing))
-    result = Result(shown, summaries, missing, caption)
-    _write(comparison, folder, done, found, result)
-    return result
+    return _Made(
+        caption,
+        shown,
+        tables.short_tables(summaries, comparison),
+        summaries,
+        tables.records(found),
+        {
+            "targets": list(comparison.targets),
+            "runs": [dataclasses.asdict(outcome) for outcome in found],
+        },
+        {
+            CURVES: lambda: pictures.ssim_over_time(found, comparison, caption),
+            SHEET: lambda: pictures.sample_sheet(done, comparison, caption),
+        },
+    )
 
 
-def _write(
-    comparison: Comparison,
-    folder: Path,
-    done: list[Job],
-    found: list[Outcome],
-    result: Result,
-) -> None:
+def _of_denoising(
+    comparison: Comparison, held_out: HeldOut, done: list[Job], missing: dict[str, str]
+) -> _Made:
+    levels = held_out.levels
+    found = _readable(done, missing, lambda job: denoising.course(job, levels))
+    beside, failed = denoising.rivals(done[0], levels) if done else ([], {})
+    missing |= failed
+    caption = describe(comparison, done)
+    goal = denoising.goal(found, levels)
+    leads = denoising.leads(found, levels)
+    return _Made(
+        caption,
+        denoising_tables.all_tables(found, beside, levels, caption),
+        denoising_tables.short_tables(found, beside, levels),
+        denoising.summaries(found, levels),
+        denoising.records(found, levels),
+        {
+            "levels": list(levels),
+            "runs": [dataclasses.asdict(course) for course in found],
+            "goal": dataclasses.asdict(goal) if goal else None,
+            "equal_times": [dataclasses.asdict(lead) for lead in leads],
+            "classical": [
+                {
+                    "method": rival.name,
+                    denoising.SECONDS: rival.seconds_a_photograph,
+                    **rival.measured.means(),
+                }
+                for rival in beside
+            ],
+        },
+        {
+            DENOISING_CURVES: lambda: pictures.psnr_over_time(found, beside, comparison, caption),
+            DENOISING_SHEET: lambda: pictures.denoised_sheet(done, beside, comparison, caption),
+        },
+    )
+
+
+def _readable(
+    done: list[Job], missing: dict[str, str], read: Callable[[Job], Found]
+) -> list[Found]:
+    """What each finished run says; those that are damaged go from `done` to `missing`."""
+    found = []
+    for job in list(done):
+        try:
+            found.append(read(job))
+        except RunFolderError as error:
+            missing[job.path.name] = str(error)
+            done.remove(job)
+    return found
+
+
+def _write(comparison: Comparison, folder: Path, made: _Made, result: Result) -> None:
     texts = {
         MARKDOWN: "\n".join(map(tables.markdown, result.tables)),
         LATEX: "\n".join(map(tables.latex, result.tables)),
     }
     for name, text in texts.items():
         files.write_text(folder / name, text)
-    records = tables.records(found)
-    columns = list(dict.fromkeys(key for record in records for key in record))
-    files.write_rows(folder / CSV, columns, records)
+    columns = list(dict.fromkeys(key for record in made.records for key in record))
+    files.write_rows(folder / CSV, columns, made.records)
     values = {
         "comparison": comparison.name,
         "description": result.description,
-        "targets": list(comparison.targets),
-        "runs": [dataclasses.asdict(outcome) for outcome in found],
+        **made.values,
         "summaries": [dataclasses.asdict(summary) for summary in result.summaries],
         "missing": result.missing,
     }
     files.write_json(folder / JSON, finite(values))
-    if not found:
+    if not made.records:
         return
-    with files.replacing(folder / CURVES) as partial:
-        figures.save(pictures.ssim_over_time(found, comparison, result.description), partial)
-    with files.replacing(folder / SHEET) as partial:
-        figures.save(pictures.sample_sheet(done, comparison, result.description), partial)
-
-
-def describe(comparison: Comparison, done: list[Job]) -> str:
-    """Data, network, seeds, samplers and machine, in one line."""
-    first = next(iter(comparison.configs.values()))
-    data, model, training = first.data_loader, first.model, first.training
-    h, w = data.image_size
-    n = _number_of_images(done) or data.num_images or 1
-    parts = [
-        f"{n} image{'s' if n > 1 else ''} of {h} x {w} x {data.channels} "
-        f"({', '.join([data.dataset, *(data.image or [])])})",
-        f"U-Net ch {model.ch}, ch_mult {list(model.ch_mult)}, {training.precision}",
-        f"batch {data.batch_size}",
-        f"seeds {', '.join(map(str, comparison.seeds))}",
-        *_samplers(comparison),
-        *_machines(done),
-    ]
-    return "; ".join(parts)
-
-
-def _number_of_images(done: list[Job]) -> int:
-    """How many images the first finished run was trained on; 0 where none is finished."""
-    if not done:
-        return 0
-    return len(files.read_arrays(done[0].path / run_folder.SAMPLES, "images")["images"])
-
-
-def _samplers(comparison: Comparison) -> list[str]:
-    """How the methods are sampled from, each sampler once."""
-    named = {}
-    for config in comparison.configs.values():
-        if isinstance(config, Config):
-            options = config.sample
-            rk45 = options.solver == "rk45"
-            how = f"RK45 {options.tolerance:g}" if rk45 else f"Heun {options.steps} steps"
-            named[how] = f"probability flow by {how}"
-        elif isinstance(config, BaselineConfig):
-            steps = config.sample.steps or config.diffusion.num_timesteps
-            how = f"{config.method.upper()} {steps} steps"
-            named[how] = how
-    return list(named.values())
-
-
-def _machines(done: list[Job]) -> list[str]:
-    """Processor and threads of the runs; of unlike ones, times are not comparable."""
-    kinds = set()
-    for job in done:
-        described = files.read_json(
-            job.path / run_folder.ENVIRONMENT, "processor", "device", "threads"
-        )
-        threads = f", {described['threads']} thread(s)" if described["device"] == "cpu" else ""
-        kinds.add(f"{described['processor']}{threads}")
-    if len(kinds) > 1:
-        return [f"MIXED machines, times are not comparable: {' / '.join(sorted(kinds))}"]
-    return list(kinds)
+    for name, draw in made.pictures.items():
+        with files.replacing(folder / name) as partial:
+            figures.save(draw(), partial)
 
 
 def finite(values: Any) -> Any:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import StrictFloat, StrictInt, ValidationError
 
 from score_embedding import configuration, files
-from score_embedding.config import BASELINES, AnyConfig, DataLoader, Section
+from score_embedding.config import BASELINES, AnyConfig, DataLoader, HeldOut, Section
 from score_embedding.errors import ConfigError, RunFolderError
 
 SPEC = "comparison.yml"
@@ -83,6 +83,8 @@ DENOISING_METHODS = (
     *(f"{kind}_residual" for kind in DENSITIES),
     *(f"{kind}_alone" for kind in DENSITIES),
 )
+DENOISING_CONFIG = "photographs"
+TASKS = ("samples", "denoising")
 DEFAULT_METHODS = ("score_embedding", "none", "closed_form", "ddpm", "ddim", "ddpm_plain")
 # Steps of a baseline's chain, so that evaluating does not take far longer than training; what that
 # changes is in docs/comparison.md.
@@ -93,11 +95,13 @@ _SHARED_TRAINING = ("epochs", "seconds", "precision", "compile")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Configs by the method's name, each to be run with every seed; targets of the min-max SSIM.
+    """Configs by the method's name, each to be run with every seed; targets of the min-max SSIM,
+    without a meaning where the configs have held_out.
 
     Raises
     ------
-    ConfigError : no method, no seed or no target, one of them twice, or one that cannot be.
+    ConfigError : no method, no seed or no target, one of them twice, or one that cannot be; methods
+        that are not measured on the same photographs.
     """
 
     name: str
@@ -115,6 +119,15 @@ class Comparison:
             raise ConfigError(f"targets: {list(self.targets)}: above 0 and at most 1 is needed")
         if not all(0 <= seed < 2**32 for seed in self.seeds):
             raise ConfigError(f"seeds: {list(self.seeds)}: from 0 to 2^32 - 1 is needed")
+        first = next(iter(self.configs))
+        for method, config in self.configs.items():
+            if config.held_out != self.held_out:
+                raise ConfigError(f"method {method}: its held_out is not that of {first}")
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """What all methods take noise out of; None where samples are measured."""
+        return next(iter(self.configs.values())).held_out
 
 
 class _File(Section):
@@ -151,9 +164,15 @@ def jobs(comparison: Comparison, folder: Path) -> list[Job]:
 
 
 def build(
-    config: str, methods: list[str], seeds: list[int], targets: list[float], overrides: list[str]
+    config: str,
+    methods: list[str] | None,
+    seeds: list[int],
+    targets: list[float] | None,
+    overrides: list[str],
+    task: str = "samples",
 ) -> Comparison:
-    """The comparison of these methods on the images of `config` (a bundled name or a file).
+    """The comparison of these methods on the images of `config` (a bundled name or a file), or of
+    the default ones. A config with held_out is one of denoising, whatever the task.
 
     A method is a name of METHODS, or a config of its own for the same images, which is taken as it
     is. An override `section.key=value` changes the config that the named methods are made from,
@@ -161,8 +180,11 @@ def build(
 
     Raises
     ------
-    ConfigError : an unknown method, a config of other images, seeds or targets that cannot be.
+    ConfigError : an unknown method, a config of other images, seeds or targets that cannot be; the
+        task denoising for a config without held_out; targets for one with it.
     """
+    if methods is None:
+        methods = _default_methods(config, overrides)
     labels = [_label(method) for method in methods]
     if len(set(labels)) < len(labels) or set(labels) & (set(METHODS) - set(methods)):
         raise ConfigError(f"--methods: {', '.join(methods)}: every name is needed only once")
@@ -172,6 +194,14 @@ def build(
     for override in shared:
         configuration.change(base, override)
     images = configuration.validate(base, source=config)
+    if task == "denoising" and images.held_out is None:
+        raise ConfigError(
+            f"{config}: --task denoising needs a section held_out, photographs that are not "
+            f"trained on: `held_out: {{image: [china, flower], shrink: 2, crop: 128}}` for one; "
+            f"the bundled config {DENOISING_CONFIG} has it"
+        )
+    if images.held_out and targets is not None:
+        raise ConfigError(f"--targets: of SSIM of samples; {config} has held_out and no samples")
     configs = {}
     for method in methods:
         values = _values(method, base)
@@ -181,7 +211,8 @@ def build(
         configs[_label(method)] = configuration.validate(values, source=f"method {method}")
         if _pictures(configs[_label(method)].data_loader) != _pictures(images.data_loader):
             raise ConfigError(f"method {method}: its images are not those of {config}")
-    return Comparison(images.name, configs, tuple(seeds), tuple(sorted(targets)))
+    sought = TARGETS if targets is None else tuple(sorted(targets))
+    return Comparison(images.name, configs, tuple(seeds), sought)
 
 
 def write(comparison: Comparison, folder: Path) -> None:
@@ -254,6 +285,15 @@ def _baseline(kind: str, base: dict[Any, Any], plain: bool) -> dict[Any, Any]:
 
 def _part(section: dict[Any, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: section[key] for key in keys if key in section}
+
+
+def _default_methods(config: str, overrides: list[str]) -> list[str]:
+    """Those for denoising where the config, with its overrides, has held_out."""
+    base = configuration.read(configuration.find(config))
+    for override in overrides:
+        if _method_of(override, list(METHODS)) is None:
+            configuration.change(base, override)
+    return list(DENOISING_METHODS if base.get("held_out") else DEFAULT_METHODS)
 
 
 def _method_of(override: str, methods: list[str]) -> str | None:

@@ -14,14 +14,15 @@ from score_embedding import artifacts, metrics, run_folder
 from score_embedding.comparison.spec import PRIORS, Comparison, Job
 from score_embedding.config import BaselineConfig
 from score_embedding.errors import RunFolderError
+from score_embedding.run_folder import RunFolder
 
 FINAL = ("ssim_minmax", "psnr_minmax", "mse_minmax", "ssim_clipped", "nfe")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One finished run under one prior: where each target was reached, (seconds, step) or None,
-    the metrics at the end, and SSIM over time as (seconds, SSIM)."""
+    """One finished run under one prior ("" where it denoises): where each target was reached,
+    (seconds, step) or None, the metrics at the end, and SSIM over time as (seconds, SSIM)."""
 
     method: str
     seed: int
@@ -65,12 +66,7 @@ def outcomes(job: Job, targets: tuple[float, ...]) -> list[Outcome]:
     for prior in (config.sample.prior,) if conditional else PRIORS:
         prefix = "" if prior == config.sample.prior else f"{prior}_"
         column = f"{prefix}ssim_minmax"
-        if any(prefix + name not in rows[-1] for name in FINAL):
-            raise RunFolderError(
-                f"{folder / run_folder.METRICS}: damaged, its last row is not that of a finished "
-                f"run; --overwrite runs it again"
-            )
-        last = rows[-1]
+        last = last_row(folder, rows, [prefix + name for name in FINAL])
         firsts = {target: metrics.first_reaching(rows, target, column) for target in targets}
         found.append(
             Outcome(
@@ -88,6 +84,18 @@ def outcomes(job: Job, targets: tuple[float, ...]) -> list[Outcome]:
             )
         )
     return found
+
+
+def last_row(
+    folder: RunFolder, rows: list[dict[str, float]], needed: list[str]
+) -> dict[str, float]:
+    """What a run ended with. Raises RunFolderError where it lacks one of the columns."""
+    if any(name not in rows[-1] for name in needed):
+        raise RunFolderError(
+            f"{folder / run_folder.METRICS}: damaged, its last row is not that of a finished "
+            f"run; --overwrite runs it again"
+        )
+    return rows[-1]
 
 
 def summarise(found: list[Outcome], targets: tuple[float, ...]) -> list[Summary]:
@@ -116,7 +124,7 @@ def _summary(own: list[Outcome], targets: tuple[float, ...]) -> Summary:
         {target: quartiles(firsts(target, 0)) for target in targets},
         {target: quartiles(firsts(target, 1)) for target in targets},
         {target: sum(o.reached[target] is not None for o in own) for target in targets},
-        {name: quartiles([o.final[name] for o in own]) for name in FINAL},
+        {name: quartiles([o.final[name] for o in own]) for name in own[0].final},
     )
 
 

@@ -158,6 +158,8 @@ def fit(
         generator = torch.Generator().manual_seed(seed)
         enough = max(1, min(arrays, _ENOUGH // (listed[0].shape[0] * side**2)))
         drawn = crops.draw(listed, (side, side), enough, generator)
+    if kind == "patch_mixture" and len(drawn) < max(2, components):
+        raise ValueError(f"components: {components} cannot be fitted to {len(drawn)} array(s)")
     return Density(kind, _model(kind, drawn, components, em_steps, rank, seed), min(stride, side))
 
 

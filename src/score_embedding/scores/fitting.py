@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch import Tensor
 
-from score_embedding.data import LUMA
+from score_embedding.image_files import LUMA
 from score_embedding.scores.mixture import GaussianMixture
 
 FLOOR = 1e-5  # least variance of any direction: a third of a grey level of 256, squared

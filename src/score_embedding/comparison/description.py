@@ -1,0 +1,80 @@
+"""What was compared, in one line."""
+
+from __future__ import annotations
+
+import json
+
+from score_embedding import files, run_folder
+from score_embedding.comparison.spec import Comparison, Job
+from score_embedding.config import BaselineConfig, Config, HeldOut
+
+
+def describe(comparison: Comparison, done: list[Job]) -> str:
+    """Data, network, seeds, samplers or what is denoised, and machine, in one line."""
+    first = next(iter(comparison.configs.values()))
+    data, model, training = first.data_loader, first.model, first.training
+    h, w = data.image_size
+    if data.crops:
+        what = "crops"
+    else:
+        n = (0 if first.held_out else _number_of_images(done)) or data.num_images or 1
+        what = f"{n} image{'s' if n > 1 else ''}"
+    parts = [
+        f"{what} of {h} x {w} x {data.channels} ({', '.join([data.dataset, *(data.image or [])])})",
+        *(_held_out(first.held_out, done) if first.held_out else []),
+        f"U-Net ch {model.ch}, ch_mult {list(model.ch_mult)}, {training.precision}",
+        f"batch {data.batch_size}",
+        f"seeds {', '.join(map(str, comparison.seeds))}",
+        *([] if first.held_out else _samplers(comparison)),
+        *_machines(done),
+    ]
+    return "; ".join(parts)
+
+
+def _number_of_images(done: list[Job]) -> int:
+    """How many images the first finished run was trained on; 0 where none is finished."""
+    if not done:
+        return 0
+    return len(files.read_arrays(done[0].path / run_folder.SAMPLES, "images")["images"])
+
+
+def _held_out(options: HeldOut, done: list[Job]) -> list[str]:
+    """Which photographs noise is taken out of, of which size, and how much noise."""
+    names = [*(options.image or []), *(options.path or [])]
+    if done:
+        arrays = files.read_arrays(done[0].path / run_folder.DENOISED, "description")
+        names = json.loads(str(arrays["description"]))["names"]
+        sizes = [arrays[f"photograph_{i}"].shape[1:] for i in range(len(names))]
+        names = [f"{name} {h} x {w}" for name, (h, w) in zip(names, sizes, strict=True)]
+    levels = ", ".join(f"{level:g}" for level in options.levels)
+    return [f"held out: {', '.join(names)}", f"noise {levels}"]
+
+
+def _samplers(comparison: Comparison) -> list[str]:
+    """How the methods are sampled from, each sampler once."""
+    named = {}
+    for config in comparison.configs.values():
+        if isinstance(config, Config):
+            options = config.sample
+            rk45 = options.solver == "rk45"
+            how = f"RK45 {options.tolerance:g}" if rk45 else f"Heun {options.steps} steps"
+            named[how] = f"probability flow by {how}"
+        elif isinstance(config, BaselineConfig):
+            steps = config.sample.steps or config.diffusion.num_timesteps
+            how = f"{config.method.upper()} {steps} steps"
+            named[how] = how
+    return list(named.values())
+
+
+def _machines(done: list[Job]) -> list[str]:
+    """Processor and threads of the runs; of unlike ones, times are not comparable."""
+    kinds = set()
+    for job in done:
+        described = files.read_json(
+            job.path / run_folder.ENVIRONMENT, "processor", "device", "threads"
+        )
+        threads = f", {described['threads']} thread(s)" if described["device"] == "cpu" else ""
+        kinds.add(f"{described['processor']}{threads}")
+    if len(kinds) > 1:
+        return [f"MIXED machines, times are not comparable: {' / '.join(sorted(kinds))}"]
+    return list(kinds)

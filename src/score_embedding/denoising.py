@@ -1,0 +1,286 @@
+"""Taking the noise out of photographs, and filling in what is missing.
+
+All of it is one posterior mean D(x, s), and the score (D - x) / s^2 that comes with it: of a patch
+mixture that the package brings, of that mixture after it has learnt from the photograph at hand, or
+of a model that was trained.
+
+The noise is assumed Gaussian, of one strength in all pixels and channels, and independent between
+them. What a camera's own processing leaves, JPEG's blocks or grain that is correlated between
+neighbours, is not: it is then taken for detail and kept, or the estimate of its strength is low.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from skimage.restoration import estimate_sigma as skimage_sigma
+from skimage.util import img_as_float32
+from torch import Tensor
+from torch.nn import functional as F
+
+from score_embedding import crops, run_folder, scores, trained
+from score_embedding.errors import DataError
+from score_embedding.scores import Density, fitting
+from score_embedding.scores.mixture import GaussianMixture
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["mean", "sample"]
+Model = str | Path | Density  # "fit", "bundled", a run folder, or a density
+Estimate = Callable[[Tensor, float], Tensor]  # (c, h, w), noise level -> (c, h, w)
+
+LARGEST_SIGMA = 2.0  # white being 1: nothing can be seen long before
+LEAST = 1e-3  # noise of a quarter of a grey level of 256, at which a sample ends
+FIT_STEPS, FIT_PRIOR, FIT_WINDOWS = 3, 100.0, 20_000
+STEPS = 10  # of Heun's method
+INPAINTING_STEPS = 40
+INPAINTING_FROM = 0.5
+_MARGIN = 48  # pixels around what is missing that are looked at
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A posterior mean of images with so many channels, and what it is called."""
+
+    name: str
+    channels: int
+    estimate: Estimate
+
+
+def denoise(
+    image: NDArray[Any],
+    sigma: float | None = None,
+    model: Model | None = None,
+    mode: Mode = "mean",
+    device: torch.device | str = "cpu",
+) -> NDArray[np.float32]:
+    """An image without its noise, in the manner of skimage.restoration.
+
+    Parameters
+    ----------
+    image : (h, w) or (h, w, 3), of any size; integers in the range of their type, or floating
+        point with white at 1.
+    sigma : standard deviation of the noise, white being 1; None: estimated.
+    model : "fit" (the default): the bundled mixture, adapted to the image; "bundled": as it is;
+        the folder of a run; a density of score_embedding.scores.
+    mode : "mean", the posterior mean; "sample": along the probability flow from the image's noise
+        level to none, which keeps texture at the price of a larger error.
+
+    Returns
+    -------
+    denoised : float32, shape of the image, in [0, 1].
+
+    Raises
+    ------
+    ValueError, DataError : an image or sigma that cannot be, a model of other channels.
+    """
+    x = to_tensor(image).to(device)
+    s = checked_sigma(sigma) if sigma is not None else estimate_sigma(x)
+    return to_array(clean(x, s, denoiser(model or "fit", x, s), mode), image.ndim)
+
+
+def inpaint(
+    image: NDArray[Any],
+    mask: NDArray[Any],
+    model: Model | None = None,
+    device: torch.device | str = "cpu",
+) -> NDArray[np.float32]:
+    """An image with the pixels filled in where `mask` (h, w) is not 0; all others are kept as they
+    are. Parameters and errors as `denoise`; also a mask of another size."""
+    x = to_tensor(image).to(device)
+    missing = torch.from_numpy(np.asarray(mask) != 0).to(x.device)
+    return to_array(filled(x, missing, denoiser(model or "bundled", x, LEAST)), image.ndim)
+
+
+def clean(x: Tensor, sigma: float, model: Denoiser, mode: Mode = "mean") -> Tensor:
+    """An image x (c, h, w) with noise of level sigma without it, by the model; cut to [0, 1]. At
+    sigma 0 it comes back as it is."""
+    if mode not in ("mean", "sample"):
+        raise ValueError(f'mode must be "mean" or "sample", got {mode!r}')
+    if sigma == 0:
+        return x
+    answer = model.estimate(x, sigma) if mode == "mean" else _flow(x, sigma, model.estimate)
+    return answer.clamp(0, 1)
+
+
+def filled(x: Tensor, missing: Tensor, model: Denoiser) -> Tensor:
+    """An image x (c, h, w) filled in where `missing` (h, w) is true, all other pixels to the bit.
+
+    What is missing starts as the nearest pixel that is not. From noise of level INPAINTING_FROM
+    down, it is given its posterior mean at each level, with less noise added each time; what is
+    known is never changed. Only the surroundings of what is missing are computed.
+
+    Raises
+    ------
+    ValueError : a mask of another size, or one that leaves nothing to go by.
+    """
+    if missing.shape != x.shape[1:]:
+        mask_size, size = ("x".join(map(str, s)) for s in (missing.shape, x.shape[1:]))
+        raise ValueError(f"the mask is {mask_size} (h x w), the image {size}")
+    if not missing.any():
+        return x
+    if missing.all():
+        raise ValueError("the mask covers the whole image: there is nothing to go by")
+    rows, columns = (_surroundings(missing.any(dim=axis)) for axis in (1, 0))
+    part, hole = x[:, rows, columns], missing[rows, columns]
+    generator = torch.Generator().manual_seed(0)
+    i, j = distance_transform_edt(hole.cpu().numpy(), return_distances=False, return_indices=True)
+    y = part[:, torch.from_numpy(i), torch.from_numpy(j)]
+    levels = torch.logspace(math.log10(INPAINTING_FROM), math.log10(LEAST), INPAINTING_STEPS)
+    for s in levels.tolist():
+        z = torch.randn(y.shape, generator=generator).to(y)
+        answer = model.estimate(torch.where(hole, y + s / 2 * z, part), s)
+        y = torch.where(hole, answer, part)
+    result = x.clone()
+    result[:, rows, columns] = torch.where(hole, y.clamp(0, 1), part)
+    return result
+
+
+def estimate_sigma(x: Tensor) -> float:
+    """The noise level of an image (c, h, w): scikit-image's, from the finest wavelet coefficients
+    (Donoho and Johnstone 1994), the mean over the channels.
+
+    Raises
+    ------
+    DataError : an image too small to estimate it from.
+    """
+    h, w = x.shape[-2:]
+    if min(h, w) < 4:
+        raise DataError(f"the noise of a {h}x{w} image cannot be estimated; give its sigma")
+    found = skimage_sigma(x.cpu().numpy(), channel_axis=0, average_sigmas=True)
+    return float(found) if math.isfinite(found) else 0.0
+
+
+def checked_sigma(sigma: float) -> float:
+    """Raise ValueError where a noise level is negative, not finite, or absurd."""
+    if not 0 <= sigma <= LARGEST_SIGMA:
+        raise ValueError(
+            f"sigma: {sigma:g}: a standard deviation from 0 to {LARGEST_SIGMA:g} is needed, white "
+            f"being 1 (25 grey levels of 255 are 0.098)"
+        )
+    return float(sigma)
+
+
+def denoiser(model: Model, x: Tensor, sigma: float) -> Denoiser:
+    """What `model` names, for an image x (c, h, w) with noise of level sigma.
+
+    Raises
+    ------
+    DataError : a model of other channels than the image, or a run folder whose model denoises
+        nothing but its own images.
+    RunFolderError, CheckpointError : no run folder, or a damaged one.
+    """
+    if isinstance(model, Density):
+        found = _of_density("density", model)
+    elif model in ("bundled", "fit"):
+        density = bundled(len(x))
+        if model == "fit" and sigma > 0:
+            density = _adapted(density, x, sigma)
+        found = _of_density(str(model), density)
+    else:
+        found = _of_run(Path(model), x.device)
+    if found.channels != len(x):
+        raise DataError(
+            f"model {found.name}: of {found.channels} channel(s), the image has {len(x)}; "
+            f"bundled and fit take both"
+        )
+    return found
+
+
+@cache
+def bundled(channels: int) -> Density:
+    """The patch mixture that the package brings, of colour or (channels 1) of luminance."""
+    path = resources.files("score_embedding") / "scores" / "photographs.safetensors"
+    density = scores.load(Path(str(path)))
+    if channels == 3:
+        return density
+    assert isinstance(density.model, GaussianMixture)
+    return Density(density.kind, fitting.luminance(density.model), density.stride)
+
+
+def to_tensor(image: NDArray[Any]) -> Tensor:
+    """(h, w) or (h, w, 3) to float32 (c, h, w), white at 1. Raises ValueError for anything else."""
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+        raise ValueError(f"image: (h, w) or (h, w, 3) is needed, got shape {image.shape}")
+    if image.size == 0:
+        raise ValueError(f"image: empty, shape {image.shape}")
+    pixels = np.asarray(img_as_float32(image))
+    if not np.isfinite(pixels).all():
+        raise ValueError("image: holds pixels that are NaN or infinite")
+    return torch.from_numpy(np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C"))
+
+
+def to_array(x: Tensor, ndim: int) -> NDArray[np.float32]:
+    """(c, h, w) to (h, w) or (h, w, c)."""
+    pixels: NDArray[np.float32] = x.cpu().numpy().transpose(1, 2, 0)
+    return pixels[..., 0] if ndim == 2 else pixels
+
+
+def _of_density(name: str, density: Density) -> Denoiser:
+    def estimate(x: Tensor, s: float) -> Tensor:
+        return density.denoise(x[None], s)[0]
+
+    return Denoiser(name, density.channels, estimate)
+
+
+def _of_run(path: Path, device: torch.device) -> Denoiser:
+    folder, config = run_folder.open_existing(path)
+    told = config.tells_index and (config.data_loader.num_images or 1) > 1
+    if (config.method == "closed_form" and not config.residual) or told:
+        raise DataError(
+            f"{path}: a model of its own images only; one with held_out photographs, as of the "
+            f"config photographs, denoises others"
+        )
+    model = trained.load(folder, config, 1, device)
+
+    def estimate(x: Tensor, s: float) -> Tensor:
+        return model.denoise(x[None], x.new_full((1,), s))[0]
+
+    return Denoiser(str(path), config.data_loader.channels, estimate)
+
+
+def _adapted(density: Density, x: Tensor, sigma: float) -> Density:
+    """The density after it has learnt from the windows of a noisy image."""
+    model = density.model
+    assert isinstance(model, GaussianMixture)
+    generator = torch.Generator().manual_seed(0)
+    _, h, w = x.shape
+    side = model.shape[1]
+    if h * w <= FIT_WINDOWS * 4:
+        whole = crops.continued(x, max(h, side), max(w, side))
+        arrays = F.unfold(whole[None], side, stride=2)[0].T
+    else:
+        arrays = crops.draw([x], (side, side), FIT_WINDOWS, generator).flatten(1)
+    adapted = fitting.adapted(model.to(x), arrays, sigma, FIT_STEPS, FIT_PRIOR)
+    return Density(density.kind, adapted, density.stride)
+
+
+def _flow(x: Tensor, sigma: float, estimate: Estimate) -> Tensor:
+    """Along dx/ds = (x - D(x, s)) / s, the probability flow in the noise level, from sigma down, by
+    Heun's method in steps even in log s; ends with the posterior mean at the least level."""
+    levels = torch.logspace(
+        math.log10(sigma), math.log10(min(LEAST, sigma / 2)), STEPS + 1
+    ).tolist()
+    for s, below in pairwise(levels):
+        slope = (x - estimate(x, s)) / s
+        ahead = x + (below - s) * slope
+        x = x + (below - s) * (slope + (ahead - estimate(ahead, below)) / below) / 2
+    return estimate(x, levels[-1])
+
+
+def _surroundings(missing: Tensor) -> slice:
+    """From _MARGIN before the first true value to _MARGIN after the last."""
+    places = missing.nonzero()[:, 0]
+    return slice(max(0, int(places[0]) - _MARGIN), int(places[-1]) + 1 + _MARGIN)

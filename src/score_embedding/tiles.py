@@ -1,0 +1,58 @@
+"""Large images tile by tile, blended so that no seam shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from score_embedding import progress
+
+# Pixels. A network that was trained on small crops normalises by what it sees: on whole photographs
+# it is a little worse than on tiles (docs/closed-form-scores.md).
+SIDE, OVERLAP = 128, 32
+
+
+def blended(
+    image: Tensor, estimate: Callable[[Tensor], Tensor], side: int = SIDE, overlap: int = OVERLAP
+) -> Tensor:
+    """`estimate`, of tiles (c, h, w) of at most side x side pixels, over an image (c, H, W).
+
+    Where tiles overlap, their weights fall linearly to their edges: what differs between two tiles
+    passes from one into the other over `overlap` pixels. One tile is handed over as it is.
+    """
+    _, H, W = image.shape
+    rows, columns = _starts(H, side, overlap), _starts(W, side, overlap)
+    if len(rows) == len(columns) == 1:
+        return estimate(image)
+    total, weights = torch.zeros_like(image), torch.zeros_like(image[0])
+    with progress.stage("denoising", total=len(rows) * len(columns)) as stage:
+        for top in rows:
+            for left in columns:
+                place = (slice(top, min(top + side, H)), slice(left, min(left + side, W)))
+                tile = image[:, *place]
+                h, w = tile.shape[-2:]
+                weight = _ramp(h, overlap, top > 0, top + h < H)[:, None] * _ramp(
+                    w, overlap, left > 0, left + w < W
+                )
+                weight = weight.to(image)
+                total[:, *place] += weight * estimate(tile)
+                weights[place] += weight
+                stage.update()
+    return total / weights
+
+
+def _starts(length: int, side: int, overlap: int) -> list[int]:
+    """Where tiles start: as few as reach from end to end, evenly spaced."""
+    if length <= side:
+        return [0]
+    count = -(-(length - overlap) // (side - overlap))
+    return [round(k * (length - side) / (count - 1)) for k in range(count)]
+
+
+def _ramp(length: int, overlap: int, rises: bool, falls: bool) -> Tensor:
+    """Weights (length,) of a tile along an axis: 1, but rising and falling at inner edges."""
+    up = ((torch.arange(length) + 0.5) / overlap).clamp(max=1)
+    weight = up if rises else torch.ones(length)
+    return torch.minimum(weight, up.flip(0)) if falls else weight
