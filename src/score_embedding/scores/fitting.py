@@ -7,6 +7,7 @@ import warnings
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnMixture
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from score_embedding.image_files import LUMA
@@ -65,7 +66,8 @@ def patch_mixture(arrays: Tensor, components: int, em_steps: int, seed: int) -> 
         init_params="k-means++",
         random_state=seed,
     )
-    with warnings.catch_warnings():
+    # scikit-learn would take all cores, also where several runs share them.
+    with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
         warnings.simplefilter("ignore", ConvergenceWarning)  # em_steps are what is meant
         learnt.fit((flat @ others).cpu().numpy())
     weights, means, covariances = (
