@@ -1,4 +1,4 @@
-"""Fit the patch mixture that the package brings, src/score_embedding/scores/photographs.safetensors.
+"""Fit the patch mixture that the package brings, scores/photographs.safetensors.
 
     python benchmarks/fit_bundled.py
 

@@ -9,6 +9,7 @@ sample from the config's own prior, median over the seeds.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from statistics import median
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from _common import environment, write
-from score_embedding import artifacts, checkpoint, pipeline, run_folder
+from score_embedding import artifacts, evaluation, run_folder, trained
 from score_embedding.config import AnyConfig, BaselineConfig
 
 FLOW: dict[str, dict[str, Any]] = {
@@ -33,12 +34,12 @@ def sampled(folder: Path, options: dict[str, Any]) -> dict[str, float]:
     """The metrics of new samples from a run folder's network."""
     opened, config = run_folder.open_existing(folder)
     images = artifacts.read_images(opened, config)
-    network = pipeline.build_network(config, len(images), torch.device("cpu"))
-    checkpoint.load(opened, network)
     changed: AnyConfig = config.model_copy(
         update={"sample": config.sample.model_copy(update=options)}
     )
-    return pipeline.measure({"": pipeline.sample(network, images, changed)}, images, changed)
+    model = trained.load(opened, config, len(images), torch.device("cpu"))
+    drawn = dataclasses.replace(model, config=changed).sample(images)
+    return evaluation.measure({"": drawn}, images, changed)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 import test_cli
 from score_embedding import comparison as comparisons
-from score_embedding import files, pipeline
+from score_embedding import files, trained
 from score_embedding.comparison import spec
 from test_cli import ENV, sets, tree
 
@@ -243,7 +243,7 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_the_same_noise(compare
     for name in names():
         arrays = files.read_arrays(compared.folder / "runs" / name / "samples.npz")
         starts[name] = arrays["path"][0]
-        built = pipeline.build_network(jobs[name].config, 1, torch.device("cpu"))
+        built = trained.build_network(jobs[name].config, 1, torch.device("cpu"))
         weights[name] = torch.cat([p.flatten() for p in built.parameters()])
     for seed in SEEDS:
         ours = f"score_embedding_seed{seed}"

@@ -27,7 +27,15 @@ from PIL import Image, features
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
-from score_embedding import checkpoint, configuration, figures, pipeline, report, training_state
+from score_embedding import (
+    checkpoint,
+    configuration,
+    figures,
+    pipeline,
+    report,
+    trained,
+    training_state,
+)
 from score_embedding.checkpoint import Checkpoints
 from score_embedding.config import DataLoader
 from score_embedding.data import load_dataset, load_images
@@ -702,7 +710,7 @@ def forged(content, values, forgery):
 def test_a_damaged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property):
     names = ("model.safetensors", "state.json")
     whole = {name: (copied / name).read_bytes() for name in names}
-    folder, network = RunFolder(copied), pipeline.build_network(run_config, 1, CPU)
+    folder, network = RunFolder(copied), trained.build_network(run_config, 1, CPU)
     before = {name: w.clone() for name, w in network.state_dict().items()}
 
     def case(name, changes):
@@ -729,7 +737,7 @@ def test_a_damaged_model_is_loaded_whole_or_not_at_all(copied, run_config, recor
 def test_a_forged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property):
     content = (copied / "model.safetensors").read_bytes()
     values = json.loads((copied / "state.json").read_text())
-    folder, network = RunFolder(copied), pipeline.build_network(run_config, 1, CPU)
+    folder, network = RunFolder(copied), trained.build_network(run_config, 1, CPU)
     before = {name: w.clone() for name, w in network.state_dict().items()}
 
     def case(forgery):

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from itertools import pairwise
@@ -30,7 +31,7 @@ from skimage.util import img_as_float32
 from torch import Tensor
 from torch.nn import functional as F
 
-from score_embedding import crops, run_folder, scores, trained
+from score_embedding import crops, progress, run_folder, scores, trained
 from score_embedding.errors import DataError
 from score_embedding.scores import Density, fitting
 from score_embedding.scores.mixture import GaussianMixture
@@ -42,8 +43,9 @@ Model = str | Path | Density  # "fit", "bundled", a run folder, or a density
 Estimate = Callable[[Tensor, float], Tensor]  # (c, h, w), noise level -> (c, h, w)
 
 LARGEST_SIGMA = 2.0  # white being 1: nothing can be seen long before
+BRIGHTEST = 10.0  # of floating-point pixels: more is no noise but another scale
 LEAST = 1e-3  # noise of a quarter of a grey level of 256, at which a sample ends
-FIT_STEPS, FIT_PRIOR, FIT_WINDOWS = 3, 100.0, 20_000
+FIT_STEPS, FIT_PRIOR, FIT_WINDOWS = 3, 100.0, 12_000
 STEPS = 10  # of Heun's method
 INPAINTING_STEPS = 40
 INPAINTING_FROM = 0.5
@@ -99,6 +101,8 @@ def inpaint(
 ) -> NDArray[np.float32]:
     """An image with the pixels filled in where `mask` (h, w) is not 0; all others are kept as they
     are. Parameters and errors as `denoise`; also a mask of another size."""
+    if model == "fit":
+        raise ValueError('model: "fit" would learn from what is missing; "bundled" does not')
     x = to_tensor(image).to(device)
     missing = torch.from_numpy(np.asarray(mask) != 0).to(x.device)
     return to_array(filled(x, missing, denoiser(model or "bundled", x, LEAST)), image.ndim)
@@ -139,10 +143,12 @@ def filled(x: Tensor, missing: Tensor, model: Denoiser) -> Tensor:
     i, j = distance_transform_edt(hole.cpu().numpy(), return_distances=False, return_indices=True)
     y = part[:, torch.from_numpy(i), torch.from_numpy(j)]
     levels = torch.logspace(math.log10(INPAINTING_FROM), math.log10(LEAST), INPAINTING_STEPS)
-    for s in levels.tolist():
-        z = torch.randn(y.shape, generator=generator).to(y)
-        answer = model.estimate(torch.where(hole, y + s / 2 * z, part), s)
-        y = torch.where(hole, answer, part)
+    with progress.stage("filling in", total=INPAINTING_STEPS) as stage:
+        for s in levels.tolist():
+            z = torch.randn(y.shape, generator=generator).to(y)
+            answer = model.estimate(torch.where(hole, y + s / 2 * z, part), s)
+            y = torch.where(hole, answer, part)
+            stage.update()
     result = x.clone()
     result[:, rows, columns] = torch.where(hole, y.clamp(0, 1), part)
     return result
@@ -158,9 +164,11 @@ def estimate_sigma(x: Tensor) -> float:
     """
     h, w = x.shape[-2:]
     if min(h, w) < 4:
-        raise DataError(f"the noise of a {h}x{w} image cannot be estimated; give its sigma")
-    found = skimage_sigma(x.cpu().numpy(), channel_axis=0, average_sigmas=True)
-    return float(found) if math.isfinite(found) else 0.0
+        raise DataError(f"the noise of a {h}x{w} image cannot be estimated; its sigma is needed")
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # a channel that is constant, or has few columns
+        found = [float(skimage_sigma(channel)) for channel in x.cpu().numpy()]
+    return sum(s for s in found if math.isfinite(s)) / len(found)
 
 
 def checked_sigma(sigma: float) -> float:
@@ -173,6 +181,28 @@ def checked_sigma(sigma: float) -> float:
     return float(sigma)
 
 
+def check_model(model: Model, channels: int) -> None:
+    """Raise DataError or RunFolderError where `model` names nothing that denoises images with so
+    many channels."""
+    if isinstance(model, Density):
+        name, of = "density", model.channels
+    elif model in ("bundled", "fit"):
+        return
+    else:
+        _, config = run_folder.open_existing(Path(model))
+        name, of = str(model), config.data_loader.channels
+        told = config.tells_index and (config.data_loader.num_images or 1) > 1
+        if (config.method == "closed_form" and not config.residual) or told:
+            raise DataError(
+                f"{model}: a model of its own images only; one with held_out photographs, as of "
+                f"the config photographs, denoises others"
+            )
+    if of != channels:
+        raise DataError(
+            f"model {name}: of {of} channel(s), the image has {channels}; bundled and fit take both"
+        )
+
+
 def denoiser(model: Model, x: Tensor, sigma: float) -> Denoiser:
     """What `model` names, for an image x (c, h, w) with noise of level sigma.
 
@@ -182,21 +212,15 @@ def denoiser(model: Model, x: Tensor, sigma: float) -> Denoiser:
         nothing but its own images.
     RunFolderError, CheckpointError : no run folder, or a damaged one.
     """
+    check_model(model, len(x))
     if isinstance(model, Density):
-        found = _of_density("density", model)
-    elif model in ("bundled", "fit"):
-        density = bundled(len(x))
-        if model == "fit" and sigma > 0:
-            density = _adapted(density, x, sigma)
-        found = _of_density(str(model), density)
-    else:
-        found = _of_run(Path(model), x.device)
-    if found.channels != len(x):
-        raise DataError(
-            f"model {found.name}: of {found.channels} channel(s), the image has {len(x)}; "
-            f"bundled and fit take both"
-        )
-    return found
+        return _of_density("density", model)
+    if model not in ("bundled", "fit"):
+        return _of_run(Path(model), x.device)
+    density = bundled(len(x))
+    return _of_density(
+        str(model), _adapted(density, x, sigma) if model == "fit" and sigma else density
+    )
 
 
 @cache
@@ -211,14 +235,20 @@ def bundled(channels: int) -> Density:
 
 
 def to_tensor(image: NDArray[Any]) -> Tensor:
-    """(h, w) or (h, w, 3) to float32 (c, h, w), white at 1. Raises ValueError for anything else."""
+    """(h, w), (h, w, 1) or (h, w, 3) to float32 (c, h, w), white at 1. Raises ValueError for
+    anything else."""
+    image = np.asarray(image)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
         raise ValueError(f"image: (h, w) or (h, w, 3) is needed, got shape {image.shape}")
     if image.size == 0:
         raise ValueError(f"image: empty, shape {image.shape}")
-    pixels = np.asarray(img_as_float32(image))
+    if image.dtype.kind != "f" and image.dtype not in (np.uint8, np.uint16, np.bool_):
+        raise ValueError(f"image: uint8, uint16, bool or floats are needed, not {image.dtype}")
+    pixels = np.asarray(img_as_float32(image) if image.dtype.kind != "f" else image, np.float32)
     if not np.isfinite(pixels).all():
         raise ValueError("image: holds pixels that are NaN or infinite")
+    if np.abs(pixels).max() > BRIGHTEST:
+        raise ValueError(f"image: floats up to {pixels.max():g}; white must be at 1")
     return torch.from_numpy(np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C"))
 
 
@@ -237,12 +267,6 @@ def _of_density(name: str, density: Density) -> Denoiser:
 
 def _of_run(path: Path, device: torch.device) -> Denoiser:
     folder, config = run_folder.open_existing(path)
-    told = config.tells_index and (config.data_loader.num_images or 1) > 1
-    if (config.method == "closed_form" and not config.residual) or told:
-        raise DataError(
-            f"{path}: a model of its own images only; one with held_out photographs, as of the "
-            f"config photographs, denoises others"
-        )
     model = trained.load(folder, config, 1, device)
 
     def estimate(x: Tensor, s: float) -> Tensor:
@@ -264,7 +288,7 @@ def _adapted(density: Density, x: Tensor, sigma: float) -> Density:
     else:
         arrays = crops.draw([x], (side, side), FIT_WINDOWS, generator).flatten(1)
     adapted = fitting.adapted(model.to(x), arrays, sigma, FIT_STEPS, FIT_PRIOR)
-    return Density(density.kind, adapted, density.stride)
+    return replace(density, model=adapted.truncated(model.axes.shape[2]))
 
 
 def _flow(x: Tensor, sigma: float, estimate: Estimate) -> Tensor:

@@ -171,7 +171,7 @@ def before_after(before: NDArray[Any], after: NDArray[Any], labels: tuple[str, s
     """Two states of a photograph (c, h, w) side by side, and below them what is in their middle,
     enlarged."""
     _, h, w = before.shape
-    side = min(h, w, DETAIL)
+    side = max(1, min(h // 2, w // 2, DETAIL))
     middle = np.s_[:, (h - side) // 2 : (h + side) // 2, (w - side) // 2 : (w + side) // 2]
     width = 4.0
     height = width * min(max(h / w, 0.25), 2.5)

@@ -83,10 +83,10 @@ def check_fits(name: str, needed: Need, device: torch.device, path: Path) -> Non
     ):
         total = sum(parts.values())
         if total > free:
-            listed = ", ".join(f"{part} {_size(size)}" for part, size in parts.items() if size)
+            listed = ", ".join(f"{part} {readable(size)}" for part, size in parts.items() if size)
             raise LimitError(
-                f"{name}: needs about {_size(total)} of {what} ({listed}), and {_size(free)} are "
-                f"free; fewer or smaller images or times (num_timesteps), a smaller "
+                f"{name}: needs about {readable(total)} of {what} ({listed}), and "
+                f"{readable(free)} are free; fewer or smaller images or times (num_timesteps), a smaller "
                 f"data_loader.batch_size or model.ch need less"
             )
 
@@ -147,7 +147,8 @@ def expected_seconds(config: AnyConfig, num_images: int, device: torch.device) -
     steps = config.training.epochs * num_images
     if steps * cost.step_flops < 1e13:  # a few minutes anywhere
         return 0.0
-    return steps * step_seconds(config, num_images, device)
+    expected = steps * step_seconds(config, num_images, device)
+    return min(expected, config.training.seconds or expected)
 
 
 def step_seconds(config: AnyConfig, num_images: int, device: torch.device) -> float:
@@ -281,7 +282,8 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-def _size(count: int) -> str:
+def readable(count: int) -> str:
+    """A number of bytes in MiB or GiB."""
     value, unit = (count / 2**30, "GiB") if count >= 2**30 else (count / 2**20, "MiB")
     return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
 

@@ -187,7 +187,7 @@ def _photograph(path: Path, values: NDArray[Any], opened: ImageFile) -> Photogra
     icc = info.get("icc_profile") or b""
     icc = icc if icc[16:20] == space else b""  # a CMYK file's profile is wrong for its RGB
     across, down = (float(x) for x in info.get("dpi", (0, 0)))
-    dpi = (across, down) if 0 < across < 65536 and 0 < down < 65536 else None
+    dpi = (across, down) if 1 < across < 65536 and 1 < down < 65536 else None
     pixels = unit.permute(2, 0, 1).contiguous()
     return Photograph(pixels, alpha, depth, _exif(path, opened), icc, dpi)
 

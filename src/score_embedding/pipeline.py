@@ -17,8 +17,8 @@ from score_embedding import (
     checkpoint,
     content,
     environment,
+    evaluation,
     files,
-    held_out,
     interruption,
     limits,
     metrics,
@@ -30,13 +30,11 @@ from score_embedding.checkpoint import Checkpoints
 from score_embedding.config import AnyConfig, BaselineConfig, Config, DiscreteSample, Sample
 from score_embedding.data import load_dataset, load_held_out, load_photographs
 from score_embedding.errors import DivergenceError
-from score_embedding.held_out import Measured
 from score_embedding.methods import ddpm, residual, score_embedding
 from score_embedding.methods.objective import Objective
 from score_embedding.network import ScoreNetwork
 from score_embedding.precomputation import EmbeddedImages, Precomputed
 from score_embedding.run_folder import RunFolder
-from score_embedding.sampling import Samples
 from score_embedding.trained import Trained, build_network, load
 from score_embedding.training import train
 from score_embedding.training_state import History
@@ -137,7 +135,7 @@ def train_model(
     log.info("network of %.1f M parameters on %s", network.num_parameters / 1e6, device)
 
     def evaluate(network: ScoreNetwork) -> dict[str, float]:
-        return measured_now(Trained(config, network, precomputed), images, config)
+        return evaluation.measured_now(Trained(config, network, precomputed), images, config)
 
     checkpoints = Checkpoints(folder, config.misc.checkpoint_freq)
     with dumping_divergence(folder, network):
@@ -256,56 +254,6 @@ def solve(config: Config, path: Path, device: torch.device) -> None:
     artifacts.write_diagnostics(folder, len(images), precomputed, config)
 
 
-def sample_all(trained: Trained, images: Tensor, config: AnyConfig) -> dict[str, Samples]:
-    """Samples from sample.prior, under the name "", and from each other prior of
-    misc.profile_priors, under its own."""
-    drawn = {"": trained.sample(images)}
-    for prior in config.misc.profile_priors:
-        if prior != config.sample.prior and config.sample.type == "unconditional":
-            options = config.sample.model_copy(update={"prior": prior})
-            other = config.model_copy(update={"sample": options})
-            drawn[prior] = dataclasses.replace(trained, config=other).sample(images)
-    return drawn
-
-
-def measured_now(trained: Trained, images: Tensor, config: AnyConfig) -> dict[str, float]:
-    """The metrics of an evaluation: of denoising what is held out, or of samples."""
-    if config.held_out is None:
-        return measure(sample_all(trained, images, config), images, config)
-    return measure_held_out(trained, images.device, config)[0].means()
-
-
-def measure_held_out(
-    trained: Trained, device: torch.device, config: AnyConfig
-) -> tuple[Measured, dict[str, Tensor]]:
-    """The photographs of held_out denoised and measured, and themselves."""
-    assert config.held_out is not None
-    photographs = load_held_out(config.held_out, config.data_loader.channels)
-    photographs = {name: photograph.to(device) for name, photograph in photographs.items()}
-    levels = config.held_out.levels
-    return held_out.measure(trained.denoise, photographs, levels), photographs
-
-
-def measure(drawn: dict[str, Samples], images: Tensor, config: AnyConfig) -> dict[str, float]:
-    """The metrics of the samples and what they cost in function evaluations; those of another prior
-    than the config's carry its name in front: matched_ssim_minmax."""
-    values: dict[str, float] = {}
-    for name, samples in drawn.items():
-        truth = images[truth_of(samples, images, config)]
-        found = {**metrics.evaluate(samples.x, truth), "nfe": float(samples.nfe)}
-        prefix = f"{name}_" if name else ""
-        values |= {prefix + key: value for key, value in found.items()}
-    return values
-
-
-def truth_of(samples: Samples, images: Tensor, config: AnyConfig) -> Tensor:
-    """Which of the images each sample is compared with: the one it was meant to be or, where
-    nothing tells the method which one is meant, the one it is nearest to."""
-    if config.tells_index:
-        return torch.arange(len(images), device=images.device)
-    return metrics.nearest(samples.x, images)
-
-
 def finish(
     folder: RunFolder, trained: Trained, images: Tensor, config: AnyConfig
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -313,16 +261,16 @@ def finish(
     that it took by stage."""
     started = time.perf_counter()
     if config.held_out:
-        measured, photographs = measure_held_out(trained, images.device, config)
+        measured, photographs = evaluation.measure_held_out(trained, images.device, config)
         seconds = time.perf_counter() - started
         artifacts.write_denoised(folder, measured, photographs, config, seconds)
         values = measured.means()
         log.info("%d photograph(s) denoised: %s", len(photographs), metrics.told(values))
         return values, {"denoising": seconds}
-    drawn = sample_all(trained, images, config)
+    drawn = evaluation.sample_all(trained, images, config)
     seconds = time.perf_counter() - started
-    values = measure(drawn, images, config)
-    truth = truth_of(drawn[""], images, config)
+    values = evaluation.measure(drawn, images, config)
+    truth = evaluation.truth_of(drawn[""], images, config)
     artifacts.write_samples(folder, drawn, images, truth, config, values, seconds)
     log.info(
         "%d sample(s) in %.1f s, %d evaluations: %s",

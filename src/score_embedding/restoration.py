@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 
 from score_embedding import denoising, figures, files, limits, photograph
 from score_embedding.denoising import Mode
-from score_embedding.errors import DataError, RunFolderError
-from score_embedding.limits import Need
+from score_embedding.errors import DataError, LimitError, RunFolderError
 
 log = logging.getLogger(__name__)
 
 DENOISED, INPAINTED, BESIDE = "_denoised", "_inpainted", "_before_after.png"
+HOLE = [1.0, 0.0, 1.0]  # the colour of what is missing, in the picture
 _COPIES = 8  # of a photograph in float32 that are in memory at once, at the most
+_WORK = 2**28  # bytes besides: a strip of windows, and the fit
 _LOSSY = (".jpg", ".jpeg")
 
 
@@ -47,19 +49,16 @@ def denoise(
     """
     if options.sigma is not None:
         _checked(options.sigma)
-    targets = [_target(path, DENOISED, out) for path in paths]
-    _check_free([*targets, *map(_beside, targets)], overwrite)
-    problems = []
+    targets, problems = [], []
     for path in paths:
         try:
-            found = photograph.read(path)
-            _check_fits(path, found.pixels.numel(), options.device)
-            if options.sigma is None:
-                denoising.estimate_sigma(found.pixels)
+            targets.append(_target(path, DENOISED, out))
+            _check(path, options)
         except DataError as error:
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
+    _check_free([*targets, *map(_beside, targets)], paths, overwrite)
     for number, (path, target) in enumerate(zip(paths, targets, strict=True), start=1):
         of = f" ({number} of {len(paths)})" if len(paths) > 1 else ""
         _denoise_one(path, target, options, of)
@@ -74,23 +73,25 @@ def inpaint(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """The photograph with what is not black in the mask filled in, under its name and INPAINTED;
-    returns the file written, in a format that loses nothing. All other pixels stay to the bit; with
-    a mask that is all black the file is a copy.
+    """The photograph with what is light and not transparent in the mask filled in, under its name
+    and INPAINTED; returns the file written, in a format that loses nothing. All other pixels stay
+    to the bit; with a mask that is all dark the file is a copy.
 
     Raises
     ------
-    DataError : files that cannot be read, a mask of another size or without a black pixel.
+    DataError : files that cannot be read, a mask of another size or without a dark pixel.
     RunFolderError, LimitError : as `denoise`.
     """
     target = _target(path, INPAINTED, out)
     found, drawn = photograph.read(path), photograph.read(mask)
-    missing = (drawn.pixels > 0).any(dim=0)
+    missing = (drawn.pixels > drawn.pixels.max() / 2).any(dim=0)  # a mask of 0 and 1 is one, too
+    if drawn.alpha is not None:
+        missing &= torch.from_numpy(drawn.alpha > 0)
     if not missing.any():
         target = target.with_suffix(path.suffix)
     elif target.suffix.lower() in _LOSSY:
         target = target.with_suffix(".png")
-    _check_free([target, _beside(target)], overwrite)
+    _check_free([target, _beside(target)], [path, mask], overwrite)
     _check_fits(path, found.pixels.numel(), device)
     x = found.pixels.to(device)
     share = float(missing.float().mean())
@@ -103,11 +104,25 @@ def inpaint(
     if missing.any():
         photograph.write(found, result.cpu(), target)
     else:
-        log.info("%s: all black, nothing is missing", mask)
+        log.info("%s: all dark, nothing is missing", mask)
         _copy(path, target)
-    hidden = torch.where(missing, torch.tensor(0.5), found.pixels)
-    _picture(hidden, result.cpu(), target, ("missing", "filled in"))
+    hole = torch.tensor(HOLE if len(x) == 3 else [0.5])[:, None, None]
+    hidden = torch.where(missing, hole, found.pixels)
+    labels = (f"{path.name}, {100 * share:.1f} % missing", f"filled in, model {model}")
+    _picture(hidden, result.cpu(), target, labels)
     return target
+
+
+def _check(path: Path, options: Options) -> None:
+    """Raise DataError where the photograph cannot be denoised as asked."""
+    found = photograph.read(path)
+    _check_fits(path, found.pixels.numel(), options.device)
+    try:
+        denoising.check_model(options.model, len(found.pixels))
+        if options.sigma is None:
+            denoising.estimate_sigma(found.pixels)
+    except DataError as error:
+        raise DataError(f"{path}: {error} (--model NAME, --sigma VALUE)") from None
 
 
 def _denoise_one(path: Path, target: Path, options: Options, of: str) -> None:
@@ -125,12 +140,11 @@ def _denoise_one(path: Path, target: Path, options: Options, of: str) -> None:
         how,
         options.model,
     )
-    try:
-        model = denoising.denoiser(options.model, x, sigma)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    if options.sigma is None and path.suffix.lower() in _LOSSY:
+        log.info("%s: JPEG hides noise from the estimate; --sigma gives it", path)
+    model = denoising.denoiser(options.model, x, sigma)
     result = denoising.clean(x, sigma, model, options.mode).cpu()
-    if sigma == 0:
+    if sigma == 0 and target.suffix == path.suffix:
         _copy(path, target)
     else:
         photograph.write(found, result, target)
@@ -150,14 +164,19 @@ def _beside(target: Path) -> Path:
 
 
 def _target(path: Path, suffix: str, out: Path | None) -> Path:
+    if path.is_dir() or not path.name:
+        raise DataError(f"{path}: a folder; photographs are named one by one, PHOTOS/*.png for one")
     target = photograph.output_path(path, suffix)
     return target if out is None else out / target.name
 
 
-def _check_free(targets: list[Path], overwrite: bool) -> None:
+def _check_free(targets: list[Path], given: list[Path], overwrite: bool) -> None:
     twice = sorted({str(target) for target in targets if targets.count(target) > 1})
     if twice:
-        raise DataError(f"{', '.join(twice)}: two photographs would be written to it")
+        raise DataError(f"{', '.join(twice)}: of two photographs; give them one after the other")
+    own = sorted({str(target) for target in targets if target in given})
+    if own:
+        raise DataError(f"{', '.join(own)}: would be written, and is itself given")
     there = [str(target) for target in targets if target.exists()]
     if there and not overwrite:
         raise RunFolderError(
@@ -166,11 +185,19 @@ def _check_free(targets: list[Path], overwrite: bool) -> None:
     for folder in {target.parent for target in targets}:
         if not folder.is_dir():
             raise RunFolderError(f"{folder}: no such folder")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise RunFolderError(
+                f"{folder}: no permission to write there; --out DIR does elsewhere"
+            )
 
 
 def _check_fits(path: Path, values: int, device: torch.device) -> None:
-    need = Need({"copies of the photograph": 4 * _COPIES * values}, {})
-    limits.check_fits(str(path), need, device, path.parent)
+    needed, free = _WORK + 4 * _COPIES * values, limits.free_memory(device)
+    if needed > free:
+        raise LimitError(
+            f"{path}: needs about {limits.readable(needed)} of memory ({device}), and "
+            f"{limits.readable(free)} are free; a part of the photograph needs less"
+        )
 
 
 def _checked(sigma: float) -> None:

@@ -14,7 +14,7 @@ Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; beside 
 
 
 def denoise(
-    photographs: Annotated[list[Path], typer.Argument(metavar="PHOTO...")],
+    photographs: Annotated[list[Path], typer.Argument(metavar="PHOTO")],
     sigma: Annotated[
         str,
         typer.Option(metavar="auto|VALUE", help="Noise level, white being 1; auto estimates it."),
@@ -62,10 +62,14 @@ def inpaint(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Fill in what is not black in MASK, a picture of the same size: PHOTO_inpainted beside PHOTO.
+    """Fill in what is light in MASK, a picture of the same size: PHOTO_inpainted beside PHOTO.
 
-    All other pixels are kept as they are, to the bit; the result is in a format that loses nothing.
+    All other pixels are kept as they are, to the bit; the result is in a format that loses nothing,
+    and a before/after picture lies beside it.
     """
+    if model == "fit":
+        raise DataError("--model fit: would learn from what is missing; bundled does not")
+
     from score_embedding import environment, restoration
 
     written = restoration.inpaint(

@@ -9,12 +9,13 @@ not the posterior mean under one density of whole images, which has no closed fo
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from score_embedding import crops
+from score_embedding import crops, progress
 
 _PIXELS = 2**17  # windows of so many pixels at a time, so that memory does not grow with the image
 
@@ -35,14 +36,19 @@ def average(
     total = torch.zeros_like(image)
     count = torch.zeros_like(image[:1])
     rows = max(1, _PIXELS // (stride * padded_w)) * stride  # of first rows in a strip
-    for top in range(0, padded_h - h + 1, rows):
-        strip = slice(top, min(top + rows - stride + h, padded_h))
-        there = image[None, :, strip]
-        found = estimate(F.unfold(there, size, stride=stride)[0].T.contiguous())
-        shape = tuple(there.shape[-2:])
-        total[:, strip] += F.fold(found.T[None], shape, size, stride=stride)[0]
-        ones = torch.ones(1, h * w, len(found)).to(image)
-        count[:, strip] += F.fold(ones, shape, size, stride=stride)[0]
+    tops = range(0, padded_h - h + 1, rows)
+    shown = progress.stage("denoising", total=len(tops)) if len(tops) > 2 else nullcontext()
+    with shown as stage:
+        for top in tops:
+            strip = slice(top, min(top + rows - stride + h, padded_h))
+            there = image[None, :, strip]
+            found = estimate(F.unfold(there, size, stride=stride)[0].T.contiguous())
+            shape = tuple(there.shape[-2:])
+            total[:, strip] += F.fold(found.T[None], shape, size, stride=stride)[0]
+            ones = torch.ones(1, h * w, len(found)).to(image)
+            count[:, strip] += F.fold(ones, shape, size, stride=stride)[0]
+            if stage:
+                stage.update()
     return (total / count)[:, :H, :W]
 
 

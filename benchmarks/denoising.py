@@ -1,0 +1,150 @@
+"""Denoising photographs that nothing was fitted to or trained on: densities, residual models, the
+plain U-Net, DDPM, the paper's embedding, and the classical denoisers.
+
+    python benchmarks/denoising.py runs [FOLDER]    # two cores: 40 minutes; goes on when stopped
+    python benchmarks/denoising.py photographs      # a few minutes
+    python benchmarks/denoising.py densities        # a few minutes
+
+`runs` compares methods over training time, three seeds each, two runs at a time with one thread
+each, and leaves results/denoising/ and two pictures in docs/images/. `photographs` takes noise out
+of whole photographs as `score-embedding denoise` does, one after another with all cores, beside
+what a user would take instead, and leaves results/photographs.md. `densities` fits each density,
+and the mixture with other numbers, to the photographs of the config: results/densities.md.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from _common import RESULTS, environment, write
+from score_embedding import (
+    classical,
+    comparison,
+    configuration,
+    denoising,
+    figures,
+    held_out,
+    scores,
+)
+from score_embedding.comparison import spec
+from score_embedding.config import HeldOut
+from score_embedding.data import load_held_out, load_photographs
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+TEST = HeldOut(image=["china", "flower", "grace_hopper"], shrink=2, levels=(0.05, 0.1, 0.2))
+SHOWN = 0.1  # the noise of the README's picture
+RUNS = (
+    "training.epochs=1000",
+    "training.seconds=90",
+    "plain.training.seconds=300",
+    "patch_mixture_residual.training.seconds=300",
+    "misc.profile_freq=15",
+)
+
+
+def compare_runs(folder: Path) -> None:
+    """The runs, their tables and pictures, and what the repository keeps of them."""
+    methods = list(spec.DENOISING_METHODS)
+    wanted = spec.build("photographs", methods, [0, 1, 2], [], list(RUNS))
+    comparison.compare(wanted, folder, torch.device("cpu"), processes=2)
+    kept = RESULTS / "denoising"
+    kept.mkdir(exist_ok=True)
+    for name in (comparison.MARKDOWN, comparison.JSON, comparison.CSV, spec.SPEC):
+        shutil.copyfile(folder / name, kept / name)
+    for name in ("psnr_over_time", "denoised"):
+        shutil.copyfile(folder / f"{name}.png", IMAGES / f"denoising_{name}.png")
+
+
+def compare_photographs() -> None:
+    """PSNR, SSIM and seconds a photograph of everything that needs no training of one's own."""
+    photographs = load_held_out(TEST, 3)
+    machine = environment()
+    denoising.bundled(3)  # is read once
+    ours = {f"`{model}`": _ours(model) for model in ("bundled", "fit")}
+    others = {name: _other(name) for name in classical.available()}
+    rows = []
+    for name, denoise in {**ours, **others}.items():
+        started = time.perf_counter()
+        measured = held_out.measure(denoise, photographs, TEST.levels)
+        seconds = (time.perf_counter() - started) / (len(photographs) * len(TEST.levels))
+        row = {"denoiser": name, "seconds a photograph": f"{seconds:.2f}"}
+        means = measured.means()
+        for level in TEST.levels:
+            row[f"noise {level:g}: PSNR / SSIM"] = (
+                f"{means[f'psnr_{level:g}']:.2f} / {means[f'ssim_{level:g}']:.3f}"
+            )
+        rows.append(row)
+        print(row, flush=True)
+    write("photographs", rows, {"mean over": _sizes(photographs), **machine})
+    name, truth = next(iter(photographs.items()))
+    noisy = held_out.with_noise(truth, SHOWN, 0).clamp(0, 1)
+    clean = _ours("fit")(noisy[None], torch.tensor([SHOWN]))[0]
+    labels = (f"{name}, noise {SHOWN:g}", "denoised")
+    figure = figures.before_after(noisy.numpy(), clean.numpy(), labels)
+    figures.save(figure, IMAGES / "before_after.png")
+
+
+def compare_densities() -> None:
+    """Seconds of the fit and PSNR of each density, and of the mixture with other numbers."""
+    machine, photographs = environment(), load_held_out(TEST, 3)
+    trained_on = load_photographs(configuration.load("photographs").data_loader)
+    variants: dict[str, dict[str, Any]] = {
+        **{kind: {"kind": kind} for kind in ("white", "stationary", "gaussian", "low_rank")},
+        "empirical, 2000 windows": {"kind": "empirical", "arrays": 2000},
+        "patch_mixture": {},
+        "patch_mixture, 8 components": {"components": 8},
+        "patch_mixture, 40 components": {"components": 40},
+        "patch_mixture, 6 x 6": {"side": 6},
+        "patch_mixture, 10 x 10": {"side": 10},
+        "patch_mixture, 50,000 windows, 15 steps": {"arrays": 50_000, "em_steps": 15},
+        "patch_mixture, stride 1": {"stride": 1},
+        "patch_mixture, stride 4": {"stride": 4},
+    }
+    rows = []
+    for name, options in variants.items():
+        started = time.perf_counter()
+        density = scores.fit(**{"kind": "patch_mixture", **options}, images=trained_on)
+        row: dict[str, Any] = {"density": name, "fit (s)": time.perf_counter() - started}
+        started = time.perf_counter()
+        means = held_out.measure(density.denoise, photographs, TEST.levels).means()
+        seconds = (time.perf_counter() - started) / (len(photographs) * len(TEST.levels))
+        row["seconds a photograph"] = seconds
+        row |= {f"noise {level:g}": f"{means[f'psnr_{level:g}']:.2f}" for level in TEST.levels}
+        rows.append(row)
+        print(row, flush=True)
+    write("densities", rows, {"PSNR in dB, mean over": _sizes(photographs), **machine})
+
+
+def _sizes(photographs: dict[str, Tensor]) -> str:
+    return " and ".join(f"{name} {x.shape[2]} x {x.shape[1]}" for name, x in photographs.items())
+
+
+def _ours(model: str) -> held_out.Denoise:
+    def denoise(y: Tensor, s: Tensor) -> Tensor:
+        known = denoising.denoiser(model, y[0], float(s))
+        return denoising.clean(y[0], float(s), known)[None]
+
+    return denoise
+
+
+def _other(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda y, s: classical.denoise(name, y[0], float(s))[None]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["runs"]:
+        compare_runs(Path(sys.argv[2] if len(sys.argv) > 2 else "saves/denoising"))
+    elif sys.argv[1:] == ["photographs"]:
+        compare_photographs()
+    elif sys.argv[1:] == ["densities"]:
+        compare_densities()
+    else:
+        sys.exit(__doc__)

@@ -1,0 +1,65 @@
+"""What a trained method is measured by: its samples, or what it makes of photographs held out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from score_embedding import held_out, metrics
+from score_embedding.config import AnyConfig
+from score_embedding.data import load_held_out
+from score_embedding.held_out import Measured
+from score_embedding.sampling import Samples
+from score_embedding.trained import Trained
+
+
+def sample_all(trained: Trained, images: Tensor, config: AnyConfig) -> dict[str, Samples]:
+    """Samples from sample.prior, under the name "", and from each other prior of
+    misc.profile_priors, under its own."""
+    drawn = {"": trained.sample(images)}
+    for prior in config.misc.profile_priors:
+        if prior != config.sample.prior and config.sample.type == "unconditional":
+            options = config.sample.model_copy(update={"prior": prior})
+            other = config.model_copy(update={"sample": options})
+            drawn[prior] = dataclasses.replace(trained, config=other).sample(images)
+    return drawn
+
+
+def measured_now(trained: Trained, images: Tensor, config: AnyConfig) -> dict[str, float]:
+    """The metrics of an evaluation: of denoising what is held out, or of samples."""
+    if config.held_out is None:
+        return measure(sample_all(trained, images, config), images, config)
+    return measure_held_out(trained, images.device, config)[0].means()
+
+
+def measure_held_out(
+    trained: Trained, device: torch.device, config: AnyConfig
+) -> tuple[Measured, dict[str, Tensor]]:
+    """The photographs of held_out denoised and measured, and themselves."""
+    assert config.held_out is not None
+    photographs = load_held_out(config.held_out, config.data_loader.channels)
+    photographs = {name: photograph.to(device) for name, photograph in photographs.items()}
+    levels = config.held_out.levels
+    return held_out.measure(trained.denoise, photographs, levels), photographs
+
+
+def measure(drawn: dict[str, Samples], images: Tensor, config: AnyConfig) -> dict[str, float]:
+    """The metrics of the samples and what they cost in function evaluations; those of another prior
+    than the config's carry its name in front: matched_ssim_minmax."""
+    values: dict[str, float] = {}
+    for name, samples in drawn.items():
+        truth = images[truth_of(samples, images, config)]
+        found = {**metrics.evaluate(samples.x, truth), "nfe": float(samples.nfe)}
+        prefix = f"{name}_" if name else ""
+        values |= {prefix + key: value for key, value in found.items()}
+    return values
+
+
+def truth_of(samples: Samples, images: Tensor, config: AnyConfig) -> Tensor:
+    """Which of the images each sample is compared with: the one it was meant to be or, where
+    nothing tells the method which one is meant, the one it is nearest to."""
+    if config.tells_index:
+        return torch.arange(len(images), device=images.device)
+    return metrics.nearest(samples.x, images)

@@ -1,0 +1,296 @@
+"""Denoising and inpainting of arrays. What the bundled mixture answers is not pinned: it is held
+against scikit-image's methods."""
+
+import functools
+import math
+import re
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from scipy.ndimage import distance_transform_edt, laplace
+from skimage.metrics import peak_signal_noise_ratio
+from skimage.restoration import denoise_tv_chambolle, denoise_wavelet
+from skimage.transform import rescale
+from sklearn.datasets import load_sample_images
+
+from score_embedding import configuration, pipeline, scores, tiles
+from score_embedding.denoising import denoise, estimate_sigma, inpaint, to_tensor
+from score_embedding.errors import DataError, RunFolderError
+from score_embedding.scores import Density
+from score_embedding.scores.mixture import GaussianMixture
+
+RNG = np.random.default_rng
+LEVELS = [0.05, 0.1, 0.25]
+PICTURES = ["china", "flower", "camera"]
+
+
+@functools.cache
+def picture(name):
+    """At a quarter of its size; the bundled mixture was not fitted to any of these."""
+    if name == "camera":
+        return rescale(skimage.data.camera() / 255, 0.25, anti_aliasing=True)
+    pixels = load_sample_images().images[("china", "flower").index(name)] / 255
+    return rescale(pixels, 0.25, anti_aliasing=True, channel_axis=2)
+
+
+@functools.cache
+def noisy(name, s):
+    return picture(name) + s * RNG(7).normal(size=picture(name).shape)
+
+
+@functools.cache
+def by_bundled(name, s):
+    return denoise(noisy(name, s), s, "bundled")
+
+
+def psnr(truth, answer):
+    return peak_signal_noise_ratio(truth, np.clip(answer, 0, 1).astype(float), data_range=1)
+
+
+@functools.cache
+def rivals(name, s):
+    """The PSNR of scikit-image's wavelets and total variation, told the noise level."""
+    truth, y = picture(name), noisy(name, s)
+    axis = 2 if y.ndim == 3 else None
+    wavelet = denoise_wavelet(
+        y, sigma=s, channel_axis=axis, convert2ycbcr=axis is not None, rescale_sigma=True
+    )
+    variation = denoise_tv_chambolle(y, weight=s, channel_axis=axis)
+    return psnr(truth, wavelet), psnr(truth, variation)
+
+
+@functools.cache
+def white(channels):
+    """The least density there is, for what does not depend on the model."""
+    generator = torch.Generator().manual_seed(1)
+    return scores.fit("white", [torch.rand(channels, 9, 9, generator=generator)])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Run folders: of the config photographs, and the closed form of its own images."""
+    tiny = ["model.ch=8", "model.ch_mult=[1,2]", "training.epochs=1", "held_out=null"]
+    tiny += ["image_density.arrays=300", "image_density.components=2", "sample.solver=heun"]
+    tiny += ["data_loader.image_size=16", "data_loader.num_images=4", "sample.steps=2"]
+    own = ["diffusion.embedding=input", "sample_method=closed_form"]
+    out = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("score_embedding.report.write", lambda _: None)
+        for name, changes in (("residual", []), ("own", own)):
+            config = configuration.load("photographs", tiny + changes)
+            pipeline.run(config, out / name, torch.device("cpu"), profile=False)
+    return out
+
+
+@pytest.mark.parametrize("s", LEVELS)
+@pytest.mark.parametrize("name", PICTURES)
+def test_bundled_is_better_than_wavelets_and_total_variation(name, s):
+    found, (wavelet, variation) = psnr(picture(name), by_bundled(name, s)), rivals(name, s)
+    assert found > wavelet + 1
+    assert found > variation + (0.5 if s < 0.25 else -0.7)  # with much noise level with it
+
+
+@pytest.mark.parametrize(
+    ("name", "s"), [("china", 0.25), ("flower", 0.1), *(("camera", s) for s in LEVELS)]
+)
+def test_fitted_to_the_picture_it_is_better_still(name, s):
+    found = psnr(picture(name), denoise(noisy(name, s), s))
+    assert found > max(rivals(name, s))
+    assert found > psnr(picture(name), by_bundled(name, s))
+
+
+@pytest.mark.parametrize(("name", "s"), list(zip(PICTURES, LEVELS, strict=True)))
+def test_estimating_the_noise_costs_next_to_nothing(name, s):
+    assert estimate_sigma(to_tensor(noisy(name, s))) == pytest.approx(s, rel=0.15)
+    untold = psnr(picture(name), denoise(noisy(name, s), model="bundled"))
+    assert untold > psnr(picture(name), by_bundled(name, s)) - 0.3
+
+
+@pytest.mark.parametrize("shape", [(9, 14), (9, 14, 1), (9, 14, 3)])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "f8", "?"])
+def test_shapes_and_dtypes(shape, dtype):
+    white_at = np.iinfo(dtype).max if dtype in ("u1", "u2") else 1
+    image = (white_at * RNG(1).random(shape)).round(0 if dtype == "?" else 9).astype(dtype)
+    kept, unit, model = image.copy(), image / white_at, white(len(to_tensor(image)))
+    for mode in ("mean", "sample"):
+        answer = denoise(image, 0.1, model, mode)
+        assert (answer.dtype, answer.shape) == (np.float32, shape)
+        assert 0 <= answer.min() < answer.max() <= 1
+        np.testing.assert_allclose(answer, denoise(unit, 0.1, model, mode), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(denoise(image, 0), unit, rtol=1e-6, atol=0)
+    assert inpaint(image, np.eye(9, 14), model).shape == shape
+    np.testing.assert_array_equal(image, kept)
+
+
+@pytest.mark.parametrize("model", ["fit", "bundled"])
+@pytest.mark.parametrize("mode", ["mean", "sample"])
+def test_the_same_call_gives_the_same_bits(model, mode):
+    y = noisy("camera", 0.1)[:20, :24]
+    one, other = (denoise(y, 0.1, model, mode) for _ in range(2))
+    assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 3), (1, 60), (1, 1, 3), (3, 2, 3)])
+def test_the_smallest_images(shape):
+    image = RNG(2).random(shape).astype(np.float32)
+    for mode in ("mean", "sample"):
+        assert np.isfinite(denoise(image, 0.1, "bundled", mode)).all()
+    if len(shape) == 2:
+        assert np.isfinite(denoise(image, 0.1, "fit")).all()
+    h, w = shape[:2]
+    with pytest.raises(DataError, match=f"{h}x{w}.*cannot be estimated; its sigma is needed"):
+        denoise(image)
+
+
+@pytest.mark.parametrize("sigma", [-1, -1e-9, math.nan, math.inf, 25, 2.001])
+def test_a_noise_level_that_cannot_be(sigma):
+    with pytest.raises(ValueError, match=r"0 to 2 .*white being 1 \(25 grey levels of 255"):
+        denoise(np.zeros((8, 8)), sigma, white(1))
+
+
+def test_images_that_cannot_be():
+    for shape in [(8, 8, 4), (8, 8, 2), (1, 8, 8, 3), (8,), (), (0, 8), (8, 0, 3)]:
+        for call in (denoise, lambda image, _: inpaint(image, np.eye(8))):
+            with pytest.raises(ValueError, match=re.escape(str(shape))):
+                call(np.zeros(shape), 0.1)
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            denoise(np.array([[0.5, value]]), 0.1)
+    with pytest.raises(ValueError, match="mode must be"):
+        denoise(np.zeros((8, 8)), 0.1, mode="median")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_channel_without_noise_does_not_hide_that_of_the_others():
+    image = 0.5 + 0.1 * RNG(3).normal(size=(40, 40, 3))
+    image[..., 2] = 0
+    assert estimate_sigma(to_tensor(image)) > 0.05
+
+
+def test_the_noise_of_four_columns_is_estimated_in_silence():
+    estimate_sigma(to_tensor(RNG(4).random((30, 4))))
+
+
+def test_a_constant_image_stays_as_it_is():
+    np.testing.assert_array_equal(denoise(np.full((20, 20), 0.5)), 0.5)
+
+
+def test_models_of_other_channels_and_no_models(runs, tmp_path):
+    grey, colour, residual = np.zeros((8, 8)), np.zeros((8, 8, 3)), runs / "residual"
+    models = [(white(3), grey, 3, 1), (white(1), colour, 1, 3), (residual, grey, 3, 1)]
+    for model, image, own, other in models:
+        told = f"of {own} channel.*the image has {other}; bundled and fit take both"
+        with pytest.raises(DataError, match=told):
+            denoise(image, 0.1, model)
+    with pytest.raises(DataError, match=r"own: .*its own images only; .*held_out"):
+        denoise(colour, 0.1, runs / "own")
+    for place in (tmp_path, tmp_path / "missing", "nonsense"):
+        with pytest.raises(RunFolderError, match=f"{place}: not a run folder"):
+            denoise(colour, 0.1, place)
+
+
+def test_a_run_folder_denoises_tile_by_tile(runs, monkeypatch):
+    truth, y = picture("china"), noisy("china", 0.1)
+    whole = denoise(y, 0.1, str(runs / "residual"))
+    assert psnr(truth, whole) > psnr(truth, y) + 4
+    monkeypatch.setattr(tiles.blended, "__defaults__", (50, 17))
+    tiled = denoise(y, 0.1, runs / "residual")
+    assert not np.array_equal(tiled, whole)
+    # The windows of a tile are not all those of the whole, and its edges are mirrors.
+    assert np.std(tiled - whole) < 0.1 * np.std(y - whole)
+    assert psnr(truth, tiled) == pytest.approx(psnr(truth, whole), abs=0.2)
+
+
+@pytest.mark.parametrize("s", LEVELS)
+def test_a_sample_keeps_what_the_mean_smooths(s):
+    truth, y = picture("camera")[:96, :96], noisy("camera", s)[:96, :96]
+    mean, sample = (denoise(y, s, "bundled", mode) for mode in ("mean", "sample"))
+    assert np.isfinite(sample).all()
+    assert sample.std() > mean.std()
+    assert np.std(laplace(sample)) > 1.2 * np.std(laplace(mean))
+    assert psnr(truth, y) < psnr(truth, sample) < psnr(truth, mean)
+
+
+def test_the_flow_maps_the_noisy_gaussian_to_the_gaussian():
+    generator = torch.Generator().manual_seed(3)
+    side, N, s = 3, 20_000, 0.12
+    d = side**2
+    v, mean = torch.logspace(-2, -5, d), torch.full((1, d), 0.5)
+    axes = torch.linalg.qr(torch.randn(d, d, generator=generator))[0]
+    model = GaussianMixture((1, side, side), torch.ones(1), mean, axes[None], v[None], v[-1:])
+    own = Density("gaussian", model, stride=side)
+    x = mean + torch.randn(N, d, generator=generator) * v.sqrt() @ axes.T
+    y = x + s * torch.randn(N, d, generator=generator)
+    side_by_side = y.reshape(N, side, side).permute(1, 0, 2).reshape(side, -1).numpy()
+    found = denoise(side_by_side, s, own, "sample").reshape(side, N, side).transpose(1, 0, 2)
+    one = denoise(y[0].reshape(side, side).numpy(), s, own, "sample")
+    np.testing.assert_allclose(one, found[0], rtol=0, atol=1e-6)
+    before, along = ((z - 0.5) @ axes for z in (y, torch.from_numpy(found.reshape(N, d))))
+    gain = (along * before).sum(0) / before.square().sum(0)
+    # Ten steps of Heun's method: 3 % of the map's slopes. The covariance has twice that, and 1 %,
+    # or 0.01 of a correlation, is the standard error of 20,000 samples.
+    np.testing.assert_allclose(gain, (v / (v + s**2)).sqrt(), rtol=0.05)
+    np.testing.assert_allclose(along.var(0), v, rtol=0.1)
+    np.testing.assert_allclose(torch.corrcoef(along.T), np.eye(d), rtol=0, atol=0.04)
+
+
+@pytest.mark.parametrize("name", ["china", "camera"])
+def test_what_is_missing_is_filled_in(name):
+    truth = picture(name)[20:84, 30:110].astype(np.float32)
+    mask = np.zeros(truth.shape[:2], bool)
+    mask[10:60, 40:43] = mask[3::11, 5:73] = mask[4::11, 5:73] = True
+    scratched = truth.copy()
+    scratched[mask] = 1
+    filled = inpaint(scratched, mask)
+    np.testing.assert_array_equal(filled[~mask], truth[~mask])
+    i, j = distance_transform_edt(mask, return_distances=False, return_indices=True)
+    assert psnr(truth[mask], filled[mask]) > psnr(truth[mask], truth[i, j][mask]) + 1
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (3, 3), (30, 40, 3)])
+def test_masks(shape):
+    image = RNG(6).random(shape).astype(np.float32)
+    h, w = size = shape[:2]
+    np.testing.assert_array_equal(inpaint(image, np.zeros(size, np.uint8)), image)
+    mask = np.zeros(size)
+    mask[0, 1] = -1e-9  # anything that is not 0
+    found = inpaint(image, mask)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[mask == 0], image[mask == 0])
+    assert inpaint(image, mask).tobytes() == found.tobytes()
+    with pytest.raises(ValueError, match="covers the whole image"):
+        inpaint(image, np.ones(size))
+    for wrong in ((h + 1, w), (w + 1, h), (h, w, 3)):
+        told = f"the mask is {'x'.join(map(str, wrong))} .*, the image {h}x{w}"
+        with pytest.raises(ValueError, match=told):
+            inpaint(image, np.ones(wrong))
+
+
+@pytest.mark.parametrize(("side", "overlap"), [(8, 2), (8, 3), (9, 4), (16, 5), (13, 1)])
+def test_tiles_of_the_identity_give_the_image(side, overlap):
+    for h, w in [(1, 1), (side, side), (side + 1, side), (1, 3 * side), (37, 41), (2 * side, 100)]:
+        image = torch.rand(2, h, w, generator=torch.Generator().manual_seed(h))
+        seen = []
+        answer = tiles.blended(
+            image, lambda tile, seen=seen: seen.append(tile) or tile, side, overlap
+        )
+        assert torch.isfinite(answer).all()  # no weight is 0
+        np.testing.assert_allclose(answer.numpy(), image.numpy(), rtol=0, atol=3e-7)
+        assert {tile.shape for tile in seen} == {(2, min(h, side), min(w, side))}
+        if (h, w) == (side, side):
+            assert answer is image
+
+
+@pytest.mark.parametrize("length", [21, 40, 97, 200])
+@pytest.mark.parametrize("overlap", [2, 5, 10])
+def test_no_seam_shows_between_tiles_that_differ(length, overlap):
+    image = torch.zeros(1, 33, length)
+    generator = torch.Generator().manual_seed(length)
+    answer = tiles.blended(
+        image, lambda tile: tile + torch.rand(1, generator=generator), 20, overlap
+    )
+    steps = torch.cat([answer.diff(dim=axis).abs().flatten() for axis in (1, 2)])
+    assert 0 < steps.max() <= 1 / overlap + 1e-6
+    assert 0 < answer.min() < answer.max() < 1

@@ -1,0 +1,298 @@
+"""The commands denoise and inpaint: photographs as files in, and as files out."""
+
+# ruff: noqa: F811 - `call` is a fixture
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.ExifTags import Base
+
+from score_embedding import configuration, figures, limits, photograph, pipeline, run_folder
+from test_cli import assert_mistake, call, process, tree  # noqa: F401 - call is a fixture
+
+H, W = 24, 33
+
+
+def noise(*shape, bits=8, seed=0):
+    values = 0.5 + 0.1 * np.random.default_rng(seed).normal(size=shape)
+    return (values.clip(0, 1) * (2**bits - 1)).round().astype(f"u{bits // 8}")
+
+
+GREY, RGB = noise(H, W), noise(H, W, 3)
+ALPHA = np.random.default_rng(1).integers(0, 256, (H, W)).astype(np.uint8)
+HOLE = np.zeros((H, W), np.uint8)
+HOLE[8:12, 10:20] = 255
+
+
+def turned(path):
+    exif = Image.Exif()
+    exif[Base.Orientation], exif[Base.Artist] = 6, "somebody"
+    Image.fromarray(RGB).save(path, exif=exif, quality=95)
+
+
+def deep(*shape):
+    pixels = torch.from_numpy(np.atleast_3d(noise(*shape, bits=16)) / np.float32(65535))
+    of = photograph.Photograph(pixels, None, 16)
+    return lambda path: photograph.write(of, pixels.permute(2, 0, 1), path)
+
+
+def saved(values, mode=None):
+    picture = Image.fromarray(values)
+    return lambda path: (picture.convert(mode) if mode else picture).save(path)
+
+
+# What is saved as the file of that name.
+PHOTOGRAPHS = {
+    "grey.png": saved(GREY),
+    "colour.png": saved(RGB),
+    "deep_grey.png": deep(H, W),
+    "deep_colour.png": deep(H, W, 3),
+    "turned.jpg": turned,
+    "alpha.png": saved(np.dstack([RGB, ALPHA])),
+    "grey_alpha.png": saved(np.dstack([GREY, ALPHA])),
+    "palette.png": saved(RGB, "P"),
+    "palette.gif": saved(GREY, "P"),
+    "pixel.png": saved(RGB[:1, :1]),
+    "thin.png": saved(noise(1, 200, 3)),
+    "deep_grey.tif": deep(H, W),
+    "deep_colour.tif": deep(H, W, 3),
+}
+BUNDLED = ("--model", "bundled")
+COMMANDS = (("denoise", "photo.png"), ("inpaint", "photo.png", "mask.png"))
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch):
+    monkeypatch.setattr(figures, "DPI", 20)
+
+
+@pytest.fixture
+def before(tmp_path, monkeypatch):
+    """The files of a folder with a photograph and a mask: (name, hash) of each."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(GREY).save("photo.png")
+    Image.fromarray(HOLE).save("mask.png")
+    Image.fromarray(RGB).save("colour.png")
+    Path("text.png").touch()
+    return tree(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a model that knows colour only."""
+    tiny = ["model.ch=8", "model.ch_mult=[1,2]", "training.epochs=1", "held_out=null"]
+    tiny += ["image_density.arrays=300", "image_density.components=2"]
+    tiny += ["data_loader.image_size=16", "data_loader.num_images=4"]
+    config = configuration.load("photographs", tiny)
+    folder = run_folder.create(tmp_path_factory.mktemp("run"), config)
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pipeline.train_model(folder, images, config, torch.device("cpu"), profile=False)
+    return folder.path
+
+
+def opens(path):
+    with Image.open(path) as picture:
+        picture.load()
+        return picture
+
+
+def same_kind(before, after):
+    """The pixels of both, where all else of them is the same."""
+    one, other = photograph.read(Path(before)), photograph.read(Path(after))
+    assert (one.pixels.shape, one.depth) == (other.pixels.shape, other.depth)
+    assert (one.exif, one.icc) == (other.exif, other.icc)
+    np.testing.assert_array_equal(one.alpha, other.alpha)
+    return one.pixels, other.pixels
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_denoised_photograph_is_like_the_photograph(call, tmp_path, name):
+    PHOTOGRAPHS[name](tmp_path / name)
+    before = tree(tmp_path)
+    stem, ending = name.split(".")
+    done = call("denoise", name, "--sigma", "0.1", *BUNDLED)
+    target = f"{stem}_denoised.{'png' if ending == 'gif' else ending}"
+    picture = f"{stem}_denoised_before_after.png"
+    assert (done.returncode, done.stdout) == (0, f"denoised: {target}\n"), done.stderr
+    assert tree(tmp_path) == before | {key: tree(tmp_path)[key] for key in (target, picture)}
+    noisy, found = same_kind(name, target)
+    assert found.std() < noisy.std() or noisy[0].numel() == 1
+    formats = ("PNG", "PNG" if ending == "gif" else opens(name).format)
+    assert (opens(picture).format, opens(target).format) == formats
+    assert f"{noisy.shape[2]} x {noisy.shape[1]} pixels, " in done.stderr
+    assert "noise 0.1000 (25.5 of 255), given" in done.stderr
+    if name == "turned.jpg":
+        assert (opens(target).size, opens(target).getexif()[Base.Artist]) == ((H, W), "somebody")
+
+
+def test_several_photographs_or_none(call, tmp_path, before):
+    bad = ["text.png", "missing.png", "folder"]
+    Path("folder").mkdir()
+    done = call("denoise", "photo.png", *bad, "colour.png", *BUNDLED)
+    assert_mistake(done, *(f"{name}: " for name in bad))
+    assert tree(tmp_path) == before
+    done = call("denoise", "photo.png", "mask.png", "colour.png", *BUNDLED)
+    assert (done.returncode, done.stdout.count("denoised: ")) == (0, 3)
+    assert all(f"({i} of 3)" in done.stderr for i in (1, 2, 3))
+    assert len(tree(tmp_path)) == len(before) + 6
+
+
+@pytest.mark.parametrize("names", [("small.png", "other.png"), (".",)])
+def test_what_cannot_be_denoised_is_named(call, names):
+    for name in ("small.png", "other.png"):
+        Image.fromarray(RGB[:2, :2]).save(name)
+    assert_mistake(call("denoise", *names), *(f"{name}: " for name in names))
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(c, f"photo_{c[0].rstrip('e')}ed") for c in COMMANDS]
+)
+@pytest.mark.usefixtures("before")
+def test_what_is_there_stays_unless_it_may_be_overwritten(call, tmp_path, command, name):
+    assert call(*command, *BUNDLED).returncode == 0
+    done_once = tree(tmp_path)
+    assert_mistake(call(*command, *BUNDLED), "already there; --overwrite replaces", "--out")
+    assert tree(tmp_path) == done_once
+    for written in (f"{name}.png", f"{name}_before_after.png"):
+        Path(written).write_bytes(b"something else")
+    assert call(*command, *BUNDLED, "--overwrite").returncode == 0
+    assert tree(tmp_path) == done_once
+
+
+def test_another_folder(call, before, tmp_path):
+    for command in COMMANDS:
+        assert_mistake(call(*command, "--out", "away", *BUNDLED), "away: no such folder")
+    assert tree(tmp_path) == before
+    for folder in ("away", "other"):
+        Path(folder).mkdir()
+    assert call("denoise", "photo.png", "--out", "away", *BUNDLED).returncode == 0
+    assert sorted(os.listdir("away")) == ["photo_denoised.png", "photo_denoised_before_after.png"]
+    Image.fromarray(GREY).save("other/photo.png")
+    done = call("denoise", "photo.png", "other/photo.png", "--out", "away", "--overwrite")
+    assert_mistake(done, "photo_denoised.png", "of two photographs")
+
+
+RANGE = "from 0 to 2 is needed, white being 1 (25 grey levels of 255 are 0.098)"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--sigma abc", "--sigma abc: auto, or a number"),
+        *((f"--sigma {s}", f"sigma: {s}: a standard deviation {RANGE}") for s in (-1, "nan", 30)),
+        ("--mode nonsense", "--mode nonsense: mean or sample"),
+        ("--model nonsense", "nonsense: not a run folder"),
+        ("--device nonsense", "nonsense"),
+    ],
+)
+def test_options_that_cannot_be(call, before, tmp_path, options, told):
+    assert_mistake(call("denoise", "photo.png", *options.split()), told)
+    if "model" in options or "device" in options:
+        assert_mistake(call("inpaint", "photo.png", "mask.png", *options.split()), told)
+    assert tree(tmp_path) == before
+
+
+def test_masks_that_cannot_be(call, before, tmp_path):
+    for name, mask in (("small.png", HOLE[1:]), ("all.png", HOLE * 0 + 1)):
+        Image.fromarray(mask).save(name)
+    told = {"small.png": f"the mask is {H - 1}x{W} (h x w), the image {H}x{W}"}
+    told |= {"all.png": "the mask covers the whole image", "text.png": "", "missing.png": ""}
+    for name, text in told.items():
+        assert_mistake(call("inpaint", "photo.png", name), f"{name}: {text}")
+        Path(name).unlink(missing_ok=True)
+    assert tree(tmp_path).items() < before.items()
+
+
+@pytest.mark.parametrize("name", [name for name in PHOTOGRAPHS if name != "pixel.png"])
+def test_an_inpainted_photograph_is_the_photograph_elsewhere(call, tmp_path, name):
+    PHOTOGRAPHS[name](tmp_path / name)
+    hole = np.zeros(photograph.read(tmp_path / name).pixels.shape[1:], bool)
+    hole[4:9, 2:] = hole[:1, -1:] = True
+    Image.fromarray(hole).save("mask.png")
+    done = call("inpaint", name, "mask.png")
+    stem, ending = name.split(".")
+    target = f"{stem}_inpainted.{'png' if ending in ('jpg', 'gif') else ending}"
+    assert (done.returncode, done.stdout) == (0, f"inpainted: {target}\n"), done.stderr
+    was, now = same_kind(name, target)
+    assert torch.equal(was[:, ~hole], now[:, ~hole])
+    assert not torch.equal(was[:, hole], now[:, hole])
+    assert opens(f"{stem}_inpainted_before_after.png").format == "PNG"
+
+
+@pytest.mark.parametrize("name", ["turned.jpg", "palette.gif", "deep_colour.tif"])
+@pytest.mark.parametrize("command", ["denoise", "inpaint"])
+def test_with_nothing_to_do_the_file_is_a_copy(call, tmp_path, name, command):
+    PHOTOGRAPHS[name](tmp_path / name)
+    _, h, w = photograph.read(tmp_path / name).pixels.shape
+    Image.new("L", (w, h)).save("mask.png")
+    done = call(command, name, *(("--sigma", "0") if command == "denoise" else ["mask.png"]))
+    written, given = Path(done.stdout.split(": ")[1].strip()), Path(name)
+    if (command, name) == ("denoise", "palette.gif"):  # becomes PNG, with the same pixels
+        assert torch.equal(photograph.read(written).pixels, photograph.read(given).pixels)
+    else:
+        assert (written.suffix, written.read_bytes()) == (given.suffix, given.read_bytes())
+    assert command == "denoise" or "mask.png: all dark, nothing is missing" in done.stderr
+
+
+def test_nothing_is_written_where_the_model_does_not_suit_all(call, before, run, tmp_path):
+    done = call("denoise", "colour.png", "photo.png", "--model", run)
+    assert_mistake(done, "photo.png", "of 3 channel(s), the image has 1")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.usefixtures("before")
+def test_a_run_folder_takes_out_noise_and_fills_in(call, run, tmp_path):
+    for command in (("denoise", "colour.png"), ("inpaint", "colour.png", "mask.png")):
+        done = call(*command, "--model", run)
+        assert done.returncode == 0, done.stderr
+    (shutil.copytree(run, tmp_path / "damaged") / "density.safetensors").unlink()
+    done = call("denoise", "colour.png", "--model", "damaged", "--overwrite")
+    assert_mistake(done, "damaged/density.safetensors")
+
+
+@pytest.mark.parametrize("names", [("a.png", "a_denoised.png"), ("a.png", "a.jpg")])
+def test_photographs_in_the_way_of_one_another(call, names):
+    for name in names:
+        Image.fromarray(GREY).save(name)
+    done = call("denoise", *names, "--overwrite", *BUNDLED)
+    way = "a_denoised.png: would be written" if "jpg" not in names[1] else "of two photographs"
+    assert_mistake(done, way)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_photograph_that_memory_does_not_hold(call, before, tmp_path, monkeypatch, command):
+    monkeypatch.setattr(limits, "free_memory", lambda _: 1000)
+    assert_mistake(call(*command), "photo.png: needs about ", "0.000954 MiB are free")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("trouble", [signal.SIGTERM, signal.SIGINT, "no permission"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_partial_is_left_behind(call, before, tmp_path, monkeypatch, command, trouble):
+    def replace(partial, _):
+        assert partial.is_file()
+        if trouble == "no permission":
+            raise PermissionError(13, "Permission denied")
+        os.kill(os.getpid(), trouble)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    done = call(*command, *BUNDLED)
+    if trouble == "no permission":
+        assert_mistake(done, "ed.png: cannot be written (Permission denied)")
+    else:
+        assert_mistake(done, f"stopped by {trouble.name}", code=128 + trouble)
+    assert tree(tmp_path) == before
+
+
+def test_as_a_process_the_noise_is_estimated_and_the_model_adapted(before, tmp_path):
+    done = process(tmp_path, "denoise", "photo.png", "--mode", "sample")
+    assert (done.returncode, done.stdout) == (0, "denoised: photo_denoised.png\n")
+    assert done.stderr.count("\n") == 1
+    assert "estimated, taken as Gaussian; model fit" in done.stderr
+    assert len(tree(tmp_path)) == len(before) + 2
