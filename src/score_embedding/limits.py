@@ -86,8 +86,8 @@ def check_fits(name: str, needed: Need, device: torch.device, path: Path) -> Non
             listed = ", ".join(f"{part} {readable(size)}" for part, size in parts.items() if size)
             raise LimitError(
                 f"{name}: needs about {readable(total)} of {what} ({listed}), and "
-                f"{readable(free)} are free; fewer or smaller images or times (num_timesteps), a smaller "
-                f"data_loader.batch_size or model.ch need less"
+                f"{readable(free)} are free; fewer or smaller images or times (num_timesteps), a "
+                f"smaller data_loader.batch_size or model.ch need less"
             )
 
 
