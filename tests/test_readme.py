@@ -90,12 +90,20 @@ def test_a_table_of_a_comparison_is_that_of_its_results(name):
     assert len(expected.splitlines()) >= 10
 
 
-@pytest.mark.parametrize("name", ["limits", "reliability"])
-def test_the_tables_on_reliability_are_those_of_the_last_run(name):
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("reliability", "limits"),
+        ("reliability", "reliability"),
+        ("closed-form-scores", "photographs"),
+        ("closed-form-scores", "densities"),
+    ],
+)
+def test_the_tables_of_a_page_are_those_of_the_last_run(page, name):
     results = (ROOT / "benchmarks" / "results" / f"{name}.md").read_text(encoding="utf-8")
     table = results[results.index("| ") :].strip()
-    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", page, flags=re.DOTALL)
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL)
     assert shown[1] == table
     assert len(table.splitlines()) > 4
 
