@@ -6,7 +6,7 @@ import contextlib
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -179,6 +179,8 @@ def _keys_at(location: list[str], kind: type[AnyConfig]) -> list[str]:
     section: Any = kind
     for part in location:
         section = section.model_fields[part].annotation
+        sections = [each for each in get_args(section) if hasattr(each, "model_fields")]
+        section = sections[0] if sections else section  # of one that may be missing
     return list(section.model_fields)
 
 

@@ -20,7 +20,7 @@ THRESHOLDS = (0.90, 0.95, 0.98, 0.99)
 METHODS = {
     "score_embedding": "Score embedding",
     "residual": "Residual of a closed-form denoiser",
-    "closed_form": "Closed form, no training",
+    "closed_form": "Exact score of the images, no training",
     "ddpm": "DDPM",
     "ddim": "DDIM",
 }
@@ -88,7 +88,7 @@ def collect(folder: RunFolder, config: AnyConfig) -> Content:
         pictures += _fields(scores)
     tables += [_parameters(config), _environment(environment)]
     subtitle = (
-        f"{METHODS[config.method]}, {result.data}, {training}seed "
+        f"{_method(config)}, {result.data}, {training}seed "
         f"{config.training.seed}, {environment['processor']}"
     )
     return Content(config.name, subtitle, tables, pictures)
@@ -144,6 +144,15 @@ def _of_denoising(folder: RunFolder, config: AnyConfig, rows: list[dict[str, flo
     what = f"crops of {_size(config)}" if data.crops else f"images of {_size(config)}"
     of = f"{what} ({', '.join([data.dataset, *(data.image or [])])})"
     return _Result(config, [Table("Denoising", header, lines, note)], pictures, of)
+
+
+def _method(config: AnyConfig) -> str:
+    if not (isinstance(config, Config) and config.residual):
+        return METHODS[config.method]
+    kind = config.image_density.kind
+    if config.method == "closed_form":
+        return f"Density {kind} in closed form, no training"
+    return f"{METHODS[config.method]} ({kind})"
 
 
 def _size(config: AnyConfig) -> str:

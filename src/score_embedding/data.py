@@ -104,7 +104,7 @@ def load_photographs(options: DataLoader) -> list[Tensor]:
 
 def load_held_out(options: HeldOut, channels: int) -> dict[str, Tensor]:
     """The photographs of a config's held_out section by their names, as `load_photographs`."""
-    named = _bundled(options.image or [], None)
+    named = _bundled(options.image or [], None, "held_out.image")
     named += [each for path in options.path or [] for each in _expand(Path(path).expanduser())]
     found = _each(named, lambda pixels, name: _shrunk(pixels, name, channels, options.shrink))
     names = [Path(name).name for name, _ in named]
@@ -129,7 +129,7 @@ def _sources(options: DataLoader) -> list[Named]:
             raise DataError(f"data_loader.num_images: {n}, but only {len(found)} images given")
         return found[:n]
     if options.dataset == "sample":
-        return _bundled(options.image or [], n)
+        return _bundled(options.image or [], n, "data_loader.image")
     folders = given or [Path("data"), Path(), data_folder()]
     if options.dataset == "cifar":
         archive = cifar.find(folders)
@@ -140,12 +140,12 @@ def _sources(options: DataLoader) -> list[Named]:
     return _from_pickle(options.dataset, folders, n or 1)
 
 
-def _bundled(names: list[str], n: int | None) -> list[Named]:
+def _bundled(names: list[str], n: int | None, key: str) -> list[Named]:
     pictures = bundled_pictures()
     unknown = [name for name in names if name not in pictures]
     if unknown:
         raise DataError(
-            f"image: {', '.join(unknown)}: not among the pictures of the installed packages: "
+            f"{key}: {', '.join(unknown)}: not among the pictures of the installed packages: "
             f"{', '.join(sorted(pictures))}"
         )
     if n is not None and n > len(names):

@@ -44,9 +44,8 @@ log = logging.getLogger(__name__)
 
 def needed_to_finish(config: AnyConfig) -> tuple[str, ...]:
     """The files of a run folder that samples are drawn, or photographs denoised, from."""
-    needed = [run_folder.METRICS]
-    if config.method != "closed_form":
-        needed.append(run_folder.WEIGHTS)
+    needed = [] if config.method == "closed_form" else [run_folder.WEIGHTS]
+    needed.append(run_folder.METRICS)
     if isinstance(config, Config) and config.residual:
         needed += [run_folder.DENSITY, run_folder.PRECONDITIONING]
     if config.held_out is None:
