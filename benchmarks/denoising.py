@@ -6,7 +6,7 @@ plain U-Net, DDPM, the paper's embedding, and the classical denoisers.
     python benchmarks/denoising.py densities        # a few minutes
 
 `runs` compares methods over training time, three seeds each, two runs at a time with one thread
-each, and leaves results/denoising/ and two pictures in docs/images/. `photographs` takes noise out
+each, and leaves results/denoising/ and a picture in docs/images/. `photographs` takes noise out
 of whole photographs as `score-embedding denoise` does, one after another with all cores, beside
 what a user would take instead, and leaves results/photographs.md. `densities` fits each density,
 and the mixture with other numbers, to the photographs of the config: results/densities.md.
@@ -59,8 +59,8 @@ def compare_runs(folder: Path) -> None:
     kept.mkdir(exist_ok=True)
     for name in (comparison.MARKDOWN, comparison.JSON, comparison.CSV, spec.SPEC):
         shutil.copyfile(folder / name, kept / name)
-    for name in ("psnr_over_time", "denoised"):
-        shutil.copyfile(folder / f"{name}.png", IMAGES / f"denoising_{name}.png")
+    picture = comparison.DENOISING_CURVES
+    shutil.copyfile(folder / picture, IMAGES / f"denoising_{picture}")
 
 
 def compare_photographs() -> None:

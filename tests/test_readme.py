@@ -108,5 +108,13 @@ def test_the_tables_of_a_page_are_those_of_the_last_run(page, name):
     assert len(table.splitlines()) > 4
 
 
+def test_the_table_of_the_denoising_comparison_is_that_of_its_results():
+    results = (ROOT / "benchmarks/results/denoising/table.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "closed-form-scores.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- denoising -->\n(.*?)\n<!-- end -->", page, flags=re.DOTALL)
+    assert len(shown[1].splitlines()) > 10
+    assert shown[1] in results
+
+
 def _spec(path):
     return importlib.util.spec_from_file_location(path.stem, path)
