@@ -11,11 +11,10 @@ neighbours, is not: it is then taken for detail and kept, or the estimate of its
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from itertools import pairwise
@@ -36,8 +35,6 @@ from score_embedding.errors import DataError
 from score_embedding.scores import Density, fitting
 from score_embedding.scores.mixture import GaussianMixture
 
-log = logging.getLogger(__name__)
-
 Mode = Literal["mean", "sample"]
 Model = str | Path | Density  # "fit", "bundled", a run folder, or a density
 Estimate = Callable[[Tensor, float], Tensor]  # (c, h, w), noise level -> (c, h, w)
@@ -50,15 +47,6 @@ STEPS = 10  # of Heun's method
 INPAINTING_STEPS = 40
 INPAINTING_FROM = 0.5
 _MARGIN = 48  # pixels around what is missing that are looked at
-
-
-@dataclass(frozen=True)
-class Denoiser:
-    """A posterior mean of images with so many channels, and what it is called."""
-
-    name: str
-    channels: int
-    estimate: Estimate
 
 
 def denoise(
@@ -108,18 +96,18 @@ def inpaint(
     return to_array(filled(x, missing, denoiser(model or "bundled", x, LEAST)), image.ndim)
 
 
-def clean(x: Tensor, sigma: float, model: Denoiser, mode: Mode = "mean") -> Tensor:
-    """An image x (c, h, w) with noise of level sigma without it, by the model; cut to [0, 1]. At
-    sigma 0 it comes back as it is."""
+def clean(x: Tensor, sigma: float, estimate: Estimate, mode: Mode = "mean") -> Tensor:
+    """An image x (c, h, w) with noise of level sigma without it, by the posterior mean `estimate`;
+    cut to [0, 1]. At sigma 0 it comes back as it is."""
     if mode not in ("mean", "sample"):
         raise ValueError(f'mode must be "mean" or "sample", got {mode!r}')
     if sigma == 0:
         return x
-    answer = model.estimate(x, sigma) if mode == "mean" else _flow(x, sigma, model.estimate)
+    answer = estimate(x, sigma) if mode == "mean" else _flow(x, sigma, estimate)
     return answer.clamp(0, 1)
 
 
-def filled(x: Tensor, missing: Tensor, model: Denoiser) -> Tensor:
+def filled(x: Tensor, missing: Tensor, estimate: Estimate) -> Tensor:
     """An image x (c, h, w) filled in where `missing` (h, w) is true, all other pixels to the bit.
 
     What is missing starts as the nearest pixel that is not. From noise of level INPAINTING_FROM
@@ -146,7 +134,7 @@ def filled(x: Tensor, missing: Tensor, model: Denoiser) -> Tensor:
     with progress.stage("filling in", total=INPAINTING_STEPS) as stage:
         for s in levels.tolist():
             z = torch.randn(y.shape, generator=generator).to(y)
-            answer = model.estimate(torch.where(hole, y + s / 2 * z, part), s)
+            answer = estimate(torch.where(hole, y + s / 2 * z, part), s)
             y = torch.where(hole, answer, part)
             stage.update()
     result = x.clone()
@@ -203,8 +191,8 @@ def check_model(model: Model, channels: int) -> None:
         )
 
 
-def denoiser(model: Model, x: Tensor, sigma: float) -> Denoiser:
-    """What `model` names, for an image x (c, h, w) with noise of level sigma.
+def denoiser(model: Model, x: Tensor, sigma: float) -> Estimate:
+    """The posterior mean of what `model` names, for an image x (c, h, w) with noise of level sigma.
 
     Raises
     ------
@@ -214,13 +202,11 @@ def denoiser(model: Model, x: Tensor, sigma: float) -> Denoiser:
     """
     check_model(model, len(x))
     if isinstance(model, Density):
-        return _of_density("density", model)
+        return _of_density(model)
     if model not in ("bundled", "fit"):
         return _of_run(Path(model), x.device)
     density = bundled(len(x))
-    return _of_density(
-        str(model), _adapted(density, x, sigma) if model == "fit" and sigma else density
-    )
+    return _of_density(_adapted(density, x, sigma) if model == "fit" and sigma else density)
 
 
 @cache
@@ -258,21 +244,13 @@ def to_array(x: Tensor, ndim: int) -> NDArray[np.float32]:
     return pixels[..., 0] if ndim == 2 else pixels
 
 
-def _of_density(name: str, density: Density) -> Denoiser:
-    def estimate(x: Tensor, s: float) -> Tensor:
-        return density.denoise(x[None], s)[0]
-
-    return Denoiser(name, density.channels, estimate)
+def _of_density(density: Density) -> Estimate:
+    return lambda x, s: density.denoise(x[None], s)[0]
 
 
-def _of_run(path: Path, device: torch.device) -> Denoiser:
-    folder, config = run_folder.open_existing(path)
-    model = trained.load(folder, config, 1, device)
-
-    def estimate(x: Tensor, s: float) -> Tensor:
-        return model.denoise(x[None], x.new_full((1,), s))[0]
-
-    return Denoiser(str(path), config.data_loader.channels, estimate)
+def _of_run(path: Path, device: torch.device) -> Estimate:
+    model = trained.load(*run_folder.open_existing(path), 1, device)
+    return lambda x, s: model.denoise(x[None], x.new_full((1,), s))[0]
 
 
 def _adapted(density: Density, x: Tensor, sigma: float) -> Density:

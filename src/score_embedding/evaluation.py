@@ -10,7 +10,6 @@ from torch import Tensor
 from score_embedding import held_out, metrics
 from score_embedding.config import AnyConfig
 from score_embedding.data import load_held_out
-from score_embedding.held_out import Measured
 from score_embedding.sampling import Samples
 from score_embedding.trained import Trained
 
@@ -27,22 +26,21 @@ def sample_all(trained: Trained, images: Tensor, config: AnyConfig) -> dict[str,
     return drawn
 
 
-def measured_now(trained: Trained, images: Tensor, config: AnyConfig) -> dict[str, float]:
+def photographs_of(config: AnyConfig, device: torch.device) -> dict[str, Tensor]:
+    """The photographs of held_out by their names, on the device; none without it."""
+    if config.held_out is None:
+        return {}
+    found = load_held_out(config.held_out, config.data_loader.channels)
+    return {name: photograph.to(device) for name, photograph in found.items()}
+
+
+def measured_now(
+    trained: Trained, images: Tensor, photographs: dict[str, Tensor], config: AnyConfig
+) -> dict[str, float]:
     """The metrics of an evaluation: of denoising what is held out, or of samples."""
     if config.held_out is None:
         return measure(sample_all(trained, images, config), images, config)
-    return measure_held_out(trained, images.device, config)[0].means()
-
-
-def measure_held_out(
-    trained: Trained, device: torch.device, config: AnyConfig
-) -> tuple[Measured, dict[str, Tensor]]:
-    """The photographs of held_out denoised and measured, and themselves."""
-    assert config.held_out is not None
-    photographs = load_held_out(config.held_out, config.data_loader.channels)
-    photographs = {name: photograph.to(device) for name, photograph in photographs.items()}
-    levels = config.held_out.levels
-    return held_out.measure(trained.denoise, photographs, levels), photographs
+    return held_out.measure(trained.denoise, photographs, config.held_out.levels).means()
 
 
 def measure(drawn: dict[str, Samples], images: Tensor, config: AnyConfig) -> dict[str, float]:

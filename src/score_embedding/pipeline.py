@@ -19,6 +19,7 @@ from score_embedding import (
     environment,
     evaluation,
     files,
+    held_out,
     interruption,
     limits,
     metrics,
@@ -133,8 +134,11 @@ def train_model(
     network = build_network(config, len(images), device)
     log.info("network of %.1f M parameters on %s", network.num_parameters / 1e6, device)
 
+    photographs = evaluation.photographs_of(config, device)
+
     def evaluate(network: ScoreNetwork) -> dict[str, float]:
-        return evaluation.measured_now(Trained(config, network, precomputed), images, config)
+        model = Trained(config, network, precomputed)
+        return evaluation.measured_now(model, images, photographs, config)
 
     checkpoints = Checkpoints(folder, config.misc.checkpoint_freq)
     with dumping_divergence(folder, network):
@@ -260,7 +264,8 @@ def finish(
     that it took by stage."""
     started = time.perf_counter()
     if config.held_out:
-        measured, photographs = evaluation.measure_held_out(trained, images.device, config)
+        photographs = evaluation.photographs_of(config, images.device)
+        measured = held_out.measure(trained.denoise, photographs, config.held_out.levels)
         seconds = time.perf_counter() - started
         artifacts.write_denoised(folder, measured, photographs, config, seconds)
         values = measured.means()

@@ -50,13 +50,13 @@ def patch_mixture(arrays: Tensor, components: int, em_steps: int, seed: int) -> 
     component then stands for a structure at any brightness and colour, not for one of them.
     """
     L, c, h, w = arrays.shape
+    if h * w == 1:
+        return gaussian(arrays)
     flat = arrays.flatten(1)
     constant = _constant_arrays(c, h * w).to(flat)  # (d, c)
     brightness = flat @ constant
     spread = brightness - brightness.mean(dim=0)
     C_brightness = spread.T @ spread / L
-    if h * w == 1:
-        return gaussian(arrays)
     others = torch.linalg.svd(constant)[0][:, c:]  # (d, d - c): all that is not constant
     C_floor = FLOOR * torch.eye(c).to(flat)
     learnt = SklearnMixture(
