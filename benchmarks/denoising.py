@@ -1,7 +1,7 @@
 """Denoising photographs that nothing was fitted to or trained on: densities, residual models, the
 plain U-Net, DDPM, the paper's embedding, and the classical denoisers.
 
-    python benchmarks/denoising.py runs [FOLDER]    # two cores: 40 minutes; goes on when stopped
+    python benchmarks/denoising.py runs [FOLDER]    # two cores: 100 minutes; goes on when stopped
     python benchmarks/denoising.py photographs      # a few minutes
     python benchmarks/denoising.py densities        # a few minutes
 
@@ -43,10 +43,13 @@ TEST = HeldOut(image=["china", "flower", "grace_hopper"], shrink=2, levels=(0.05
 SHOWN = 0.1  # the noise of the README's picture
 RUNS = (
     "training.epochs=1000",
-    "training.seconds=90",
-    "plain.training.seconds=300",
-    "patch_mixture_residual.training.seconds=300",
+    "training.seconds=45",
     "misc.profile_freq=15",
+    *(
+        f"{method}.{option}"
+        for method in ("plain", "patch_mixture_residual")
+        for option in ("training.seconds=1800", "misc.profile_freq=60")
+    ),
 )
 
 

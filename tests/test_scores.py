@@ -368,7 +368,7 @@ def test_the_average_of_windows_is_the_one_by_loops(shape, size, stride, generat
     expected = average_by_loops(image, size, stride, curved)
     for pixels in (windows._PIXELS, 1, 35):  # one strip, strips of one row, of a few
         monkeypatch.setattr(windows, "_PIXELS", pixels)
-        found = windows.average(image, size, stride, curved)
+        found = windows.average(image[None], size, stride, curved)[0]
         assert found.shape == image.shape
         assert_near(found, expected, 1e-13)
 
@@ -378,7 +378,7 @@ def test_the_average_of_windows_is_the_one_by_loops(shape, size, stride, generat
 def test_windows_that_are_left_alone_are_the_image(shape, dtype, generator):
     image = normal(shape, generator).to(dtype)
     for size, stride in (((4, 4), 4), ((4, 8), 4), ((1, 1), 1)):  # by powers of two: to the bit
-        assert torch.equal(windows.average(image, size, stride, torch.clone), image)
+        assert torch.equal(windows.average(image[None], size, stride, torch.clone)[0], image)
     eps = torch.finfo(dtype).eps  # sums of up to 25 equal numbers
-    found = windows.average(image, (5, 5), 1, torch.clone)
+    found = windows.average(image[None], (5, 5), 1, torch.clone)[0]
     torch.testing.assert_close(found, image, rtol=13 * eps, atol=0)

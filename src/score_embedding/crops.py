@@ -40,8 +40,8 @@ def middle(image: Tensor, side: int) -> Tensor:
 
 
 def continued(image: Tensor, h: int, w: int) -> Tensor:
-    """The image (c, H, W) continued by its mirror image, as often as needed, to (c, h, w)."""
-    for axis, wanted in ((1, h), (2, w)):
+    """The image (..., H, W) continued by its mirror image, as often as needed, to (..., h, w)."""
+    for axis, wanted in ((-2, h), (-1, w)):
         length = image.shape[axis]
         if wanted > length:
             i = torch.arange(wanted, device=image.device) % (2 * length)

@@ -28,11 +28,10 @@ from scipy.ndimage import distance_transform_edt
 from skimage.restoration import estimate_sigma as skimage_sigma
 from skimage.util import img_as_float32
 from torch import Tensor
-from torch.nn import functional as F
 
 from score_embedding import crops, progress, run_folder, scores, trained
 from score_embedding.errors import DataError
-from score_embedding.scores import Density, fitting
+from score_embedding.scores import Density, fitting, neighbourhoods
 from score_embedding.scores.mixture import GaussianMixture
 
 Mode = Literal["mean", "sample"]
@@ -42,7 +41,9 @@ Estimate = Callable[[Tensor, float], Tensor]  # (c, h, w), noise level -> (c, h,
 LARGEST_SIGMA = 2.0  # white being 1: nothing can be seen long before
 BRIGHTEST = 10.0  # of floating-point pixels: more is no noise but another scale
 LEAST = 1e-3  # noise of a quarter of a grey level of 256, at which a sample ends
-FIT_STEPS, FIT_PRIOR, FIT_WINDOWS = 3, 100.0, 12_000
+FIT_STEPS, FIT_PRIOR, FIT_WINDOWS = 3, 20.0, 3000
+FIT_STRIDE = 4  # what it leaves undone, the neighbourhoods do
+REFINED = 2  # times
 STEPS = 10  # of Heun's method
 INPAINTING_STEPS = 40
 INPAINTING_FROM = 0.5
@@ -206,7 +207,7 @@ def denoiser(model: Model, x: Tensor, sigma: float) -> Estimate:
     if model not in ("bundled", "fit"):
         return _of_run(Path(model), x.device)
     density = bundled(len(x))
-    return _of_density(_adapted(density, x, sigma) if model == "fit" and sigma else density)
+    return _learnt(density, x, sigma) if model == "fit" and sigma else _of_density(density)
 
 
 @cache
@@ -253,20 +254,23 @@ def _of_run(path: Path, device: torch.device) -> Estimate:
     return lambda x, s: model.denoise(x[None], x.new_full((1,), s))[0]
 
 
-def _adapted(density: Density, x: Tensor, sigma: float) -> Density:
-    """The density after it has learnt from the windows of a noisy image."""
-    model = density.model
+def _learnt(density: Density, x: Tensor, sigma: float) -> Estimate:
+    """Of what is learnt from a noisy image: the density adapted to its windows, then a Gaussian for
+    each of its neighbourhoods."""
+    model, generator = density.model, torch.Generator().manual_seed(0)
     assert isinstance(model, GaussianMixture)
-    generator = torch.Generator().manual_seed(0)
-    _, h, w = x.shape
-    side = model.shape[1]
-    if h * w <= FIT_WINDOWS * 4:
-        whole = crops.continued(x, max(h, side), max(w, side))
-        arrays = F.unfold(whole[None], side, stride=2)[0].T
-    else:
-        arrays = crops.draw([x], (side, side), FIT_WINDOWS, generator).flatten(1)
+    count = min(FIT_WINDOWS, x.shape[1] * x.shape[2])
+    arrays = crops.draw([x], model.shape[1:], count, generator).flatten(1)
     adapted = fitting.adapted(model.to(x), arrays, sigma, FIT_STEPS, FIT_PRIOR)
-    return replace(density, model=adapted.truncated(model.axes.shape[2]))
+    learnt = replace(density, model=adapted.truncated(model.axes.shape[2]), stride=FIT_STRIDE)
+
+    def estimate(x: Tensor, s: float) -> Tensor:
+        answer = learnt.denoise(x[None], s)[0]
+        for _ in range(REFINED):
+            answer = neighbourhoods.refined(x, answer, s)
+        return answer
+
+    return estimate
 
 
 def _flow(x: Tensor, sigma: float, estimate: Estimate) -> Tensor:

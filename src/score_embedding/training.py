@@ -51,8 +51,9 @@ def train(
     """Train `network` in place, epochs times one step an image. With training.ema it is the
     averaged weights that are evaluated, and that it ends with.
 
-    With `evaluate` the metrics are taken every misc.profile_freq training seconds, and training
-    ends early when the min-max SSIM reaches training.target_ssim. What is computed only in the loop
+    With `evaluate` the metrics are taken every misc.profile_freq training seconds, with held_out
+    also after the first step, and training ends early when the min-max SSIM reaches
+    training.target_ssim. What is computed only in the loop
     counts as training time. With `checkpoints` it goes on from the last one of them, to the bit,
     and writes one every so many seconds, at the end, and when it is interrupted; and, with
     training.on_divergence "restart", goes back to the last one at a divergence, with half the lr.
@@ -67,7 +68,7 @@ def train(
     options, device = config.training, objective.device
     steps, seconds = options.epochs * len(objective), options.seconds or math.inf
     forward = _forward(network, config, device)
-    before, first = precompute_seconds or {}, config.misc.profile_freq
+    before, first = precompute_seconds or {}, 0 if config.held_out else config.misc.profile_freq
     state = training_state.start(network, options, device, before, first)
 
     with (

@@ -54,8 +54,11 @@ class Density:
         x = to_tensor(x, ndim=4, name="images")
         levels = _levels(sigma, len(x))
         self._check_channels(x)
-        denoised = [self._denoise_one(y, s) for y, s in zip(x, levels, strict=True)]
-        return torch.stack(denoised) if denoised else x.clone()
+        denoised = torch.empty_like(x)
+        for s in dict.fromkeys(levels):
+            alike = [i for i, level in enumerate(levels) if level == s]
+            denoised[alike] = self._denoise_alike(x[alike], s)
+        return denoised
 
     def score(self, x: ArrayLike, sigma: float | Tensor) -> Tensor:
         """(D(x, sigma) - x) / sigma^2, as `denoise`; sigma must be positive."""
@@ -94,13 +97,14 @@ class Density:
         if x.shape[1] != self.channels:
             raise ValueError(f"a density of {self.channels} channel(s), images of {x.shape[1]}")
 
-    def _denoise_one(self, y: Tensor, s: float) -> Tensor:
+    def _denoise_alike(self, x: Tensor, s: float) -> Tensor:
+        """Images x (n, c, h, w), all with noise of level s."""
         model = self.model
         if s == 0:
-            return y.clone()
+            return x
         if isinstance(model, Stationary):
-            return model.denoise(y, s)
-        return windows.average(y, model.shape[1:], self.stride, lambda w: model.denoise(w, s))
+            return torch.stack([model.denoise(y, s) for y in x])
+        return windows.average(x, model.shape[1:], self.stride, lambda w: model.denoise(w, s))
 
 
 def fit(

@@ -14,6 +14,7 @@ from score_embedding.image_files import LUMA
 from score_embedding.scores.mixture import GaussianMixture
 
 FLOOR = 1e-5  # least variance of any direction: a third of a grey level of 256, squared
+_UNLIKELY = 1e-2  # an array is not one of a component of less responsibility
 KEPT = 2 * FLOOR  # axes of less variance, in every component, are left to the mean of the rest
 
 
@@ -96,15 +97,17 @@ def adapted(
     given = (mixture.weights, mixture.means, mixture.covariances())
     for _ in range(steps):
         responsibility = mixture.responsibilities(arrays, s)  # (L, K)
+        responsibility[responsibility < _UNLIKELY] = 0
         count = responsibility.sum(dim=0)
         share = (count / (count + prior).clamp_min(1e-9))[:, None]  # 0 where there are none
-        weights = (count + prior * given[0]) / (len(arrays) + prior)
+        weights = (count + prior * given[0]) / (count.sum() + prior)
         learnt_means, learnt = [], []
         for k, C in enumerate(mixture.covariances()):
-            own = responsibility[:, k, None]
-            gain = torch.linalg.solve(C + s**2 * torch.eye(len(C)).to(C), C)  # its transpose
-            x = mixture.means[k] + (arrays - mixture.means[k]) @ gain
-            total = count[k].clamp_min(torch.finfo(x.dtype).tiny)
+            likely = responsibility[:, k].nonzero()[:, 0]
+            own, total = responsibility[likely, k, None], count[k].clamp_min(1e-9)
+            noisy = torch.linalg.cholesky(C + s**2 * torch.eye(len(C)).to(C))
+            gain = torch.cholesky_solve(C, noisy)  # its transpose
+            x = mixture.means[k] + (arrays[likely] - mixture.means[k]) @ gain
             mean = (own * x).sum(dim=0) / total
             spread = (own * (x - mean)).T @ (x - mean) / total
             learnt_means.append(mean)

@@ -21,35 +21,36 @@ _PIXELS = 2**17  # windows of so many pixels at a time, so that memory does not 
 
 
 def average(
-    image: Tensor, size: tuple[int, int], stride: int, estimate: Callable[[Tensor], Tensor]
+    images: Tensor, size: tuple[int, int], stride: int, estimate: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """`estimate`, of windows (L, c * h * w) of this size every `stride` pixels, over an image
-    (c, H, W), averaged where they overlap. Shape and dtype of the image.
+    """`estimate`, of windows (L, c * h * w) of this size every `stride` pixels, over images
+    (n, c, H, W), averaged where they overlap. Shape and dtype of the images.
 
     A strip of rows at a time. Where the windows do not come out even, or the image is smaller than
     one, it is continued by its mirror image.
     """
-    _, H, W = image.shape
+    n, _, H, W = images.shape
     h, w = size
     padded_h, padded_w = _covered(H, h, stride), _covered(W, w, stride)
-    image = crops.continued(image, padded_h, padded_w)
-    total = torch.zeros_like(image)
-    count = torch.zeros_like(image[:1])
-    rows = max(1, _PIXELS // (stride * padded_w)) * stride  # of first rows in a strip
+    images = crops.continued(images, padded_h, padded_w)
+    total = torch.zeros_like(images)
+    count = torch.zeros_like(images[:1, :1])
+    rows = max(1, _PIXELS // (n * stride * padded_w)) * stride  # of first rows in a strip
     tops = range(0, padded_h - h + 1, rows)
     shown = progress.stage("denoising", total=len(tops)) if len(tops) > 2 else nullcontext()
     with shown as stage:
         for top in tops:
             strip = slice(top, min(top + rows - stride + h, padded_h))
-            there = image[None, :, strip]
-            found = estimate(F.unfold(there, size, stride=stride)[0].T.contiguous())
-            shape = tuple(there.shape[-2:])
-            total[:, strip] += F.fold(found.T[None], shape, size, stride=stride)[0]
-            ones = torch.ones(1, h * w, len(found)).to(image)
-            count[:, strip] += F.fold(ones, shape, size, stride=stride)[0]
+            there = images[:, :, strip]
+            arrays = F.unfold(there, size, stride=stride).transpose(1, 2)
+            found = estimate(arrays.flatten(0, 1)).view(arrays.shape).transpose(1, 2)
+            shape = (there.shape[2], there.shape[3])
+            total[:, :, strip] += F.fold(found, shape, size, stride=stride)
+            ones = torch.ones(1, h * w, found.shape[2]).to(images)
+            count[:, :, strip] += F.fold(ones, shape, size, stride=stride)
             if stage:
                 stage.update()
-    return (total / count)[:, :H, :W]
+    return (total / count)[:, :, :H, :W]
 
 
 def _covered(length: int, window: int, stride: int) -> int:
