@@ -56,7 +56,7 @@ RUNS = (
 def compare_runs(folder: Path) -> None:
     """The runs, their tables and pictures, and what the repository keeps of them."""
     methods = list(spec.DENOISING_METHODS)
-    wanted = spec.build("photographs", methods, [0, 1, 2], [], list(RUNS))
+    wanted = spec.build("photographs", methods, [0, 1, 2], None, list(RUNS))
     comparison.compare(wanted, folder, torch.device("cpu"), processes=2)
     kept = RESULTS / "denoising"
     kept.mkdir(exist_ok=True)
