@@ -4,12 +4,14 @@ plain U-Net, DDPM, the paper's embedding, and the classical denoisers.
     python benchmarks/denoising.py runs [FOLDER]    # two cores: 100 minutes; goes on when stopped
     python benchmarks/denoising.py photographs      # a few minutes
     python benchmarks/denoising.py densities        # a few minutes
+    python benchmarks/denoising.py steps            # a minute
 
 `runs` compares methods over training time, three seeds each, two runs at a time with one thread
 each, and leaves results/denoising/ and a picture in docs/images/. `photographs` takes noise out
 of whole photographs as `score-embedding denoise` does, one after another with all cores, beside
 what a user would take instead, and leaves results/photographs.md. `densities` fits each density,
 and the mixture with other numbers, to the photographs of the config: results/densities.md.
+`steps` takes what `fit` does apart: results/fit_steps.md.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from score_embedding import (
     classical,
     comparison,
     configuration,
+    crops,
     denoising,
     figures,
     held_out,
@@ -37,6 +41,7 @@ from score_embedding import (
 from score_embedding.comparison import spec
 from score_embedding.config import HeldOut
 from score_embedding.data import load_held_out, load_photographs
+from score_embedding.scores import neighbourhoods
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 TEST = HeldOut(image=["china", "flower", "grace_hopper"], shrink=2, levels=(0.05, 0.1, 0.2))
@@ -73,13 +78,18 @@ def compare_photographs() -> None:
     denoising.bundled(3)  # is read once
     ours = {f"`{model}`": _ours(model) for model in ("bundled", "fit")}
     others = {name: _other(name) for name in classical.available()}
+    large = crops.continued(next(iter(photographs.values())), 1000, 1000)
+    large = held_out.with_noise(large, SHOWN, 0)[None]
     rows = []
     for name, denoise in {**ours, **others}.items():
+        means, seconds = _measured(denoise, photographs)
         started = time.perf_counter()
-        measured = held_out.measure(denoise, photographs, TEST.levels)
-        seconds = (time.perf_counter() - started) / (len(photographs) * len(TEST.levels))
-        row = {"denoiser": name, "seconds a photograph": f"{seconds:.2f}"}
-        means = measured.means()
+        denoise(large, torch.tensor([SHOWN]))
+        row = {
+            "denoiser": name,
+            "seconds a photograph": f"{seconds:.2f}",
+            "a megapixel": f"{time.perf_counter() - started:.1f}",
+        }
         for level in TEST.levels:
             row[f"noise {level:g}: PSNR / SSIM"] = (
                 f"{means[f'psnr_{level:g}']:.2f} / {means[f'ssim_{level:g}']:.3f}"
@@ -116,14 +126,48 @@ def compare_densities() -> None:
         started = time.perf_counter()
         density = scores.fit(**{"kind": "patch_mixture", **options}, images=trained_on)
         row: dict[str, Any] = {"density": name, "fit (s)": time.perf_counter() - started}
-        started = time.perf_counter()
-        means = held_out.measure(density.denoise, photographs, TEST.levels).means()
-        seconds = (time.perf_counter() - started) / (len(photographs) * len(TEST.levels))
-        row["seconds a photograph"] = seconds
+        means, row["seconds a photograph"] = _measured(density.denoise, photographs)
         row |= {f"noise {level:g}": f"{means[f'psnr_{level:g}']:.2f}" for level in TEST.levels}
         rows.append(row)
         print(row, flush=True)
     write("densities", rows, {"PSNR in dB, mean over": _sizes(photographs), **machine})
+
+
+def compare_steps() -> None:
+    """PSNR and seconds of what `fit` is made of: the bundled mixture, adapted to the photograph or
+    not, and the Gaussians of the neighbourhoods so many times after it."""
+    machine, photographs = environment(), load_held_out(TEST, 3)
+    bundled = replace(denoising.bundled(3), stride=denoising.FIT_STRIDE)
+    rows = []
+    for adapted, times in ((False, 0), (False, 1), (False, 2), *((True, i) for i in range(4))):
+
+        def denoise(y: Tensor, s: Tensor, adapted: bool = adapted, times: int = times) -> Tensor:
+            sigma = float(s)
+            density = denoising.adapted(bundled, y[0], sigma) if adapted else bundled
+            answer = density.denoise(y, sigma)[0]
+            for _ in range(times):
+                answer = neighbourhoods.refined(y[0], answer, sigma)
+            return answer[None]
+
+        means, seconds = _measured(denoise, photographs)
+        row: dict[str, Any] = {
+            "mixture": "adapted" if adapted else "bundled",
+            "neighbourhoods": f"{times} times",
+            "seconds a photograph": f"{seconds:.2f}",
+        }
+        row |= {f"noise {level:g}": f"{means[f'psnr_{level:g}']:.2f}" for level in TEST.levels}
+        rows.append(row)
+        print(row, flush=True)
+    write("fit_steps", rows, {"PSNR in dB, mean over": _sizes(photographs), **machine})
+
+
+def _measured(
+    denoise: held_out.Denoise, photographs: dict[str, Tensor]
+) -> tuple[dict[str, float], float]:
+    """Means over the photographs, and seconds for each of them at one level."""
+    started = time.perf_counter()
+    means = held_out.measure(denoise, photographs, TEST.levels).means()
+    return means, (time.perf_counter() - started) / (len(photographs) * len(TEST.levels))
 
 
 def _sizes(photographs: dict[str, Tensor]) -> str:
@@ -149,5 +193,7 @@ if __name__ == "__main__":
         compare_photographs()
     elif sys.argv[1:] == ["densities"]:
         compare_densities()
+    elif sys.argv[1:] == ["steps"]:
+        compare_steps()
     else:
         sys.exit(__doc__)

@@ -1,8 +1,8 @@
 """Taking the noise out of photographs, and filling in what is missing.
 
 All of it is one posterior mean D(x, s), and the score (D - x) / s^2 that comes with it: of a patch
-mixture that the package brings, of that mixture after it has learnt from the photograph at hand, or
-of a model that was trained.
+mixture that the package brings, of what is learnt from the photograph at hand (that mixture adapted
+to it, and a Gaussian for each of its neighbourhoods), or of a model that was trained.
 
 The noise is assumed Gaussian, of one strength in all pixels and channels, and independent between
 them. What a camera's own processing leaves, JPEG's blocks or grain that is correlated between
@@ -42,8 +42,8 @@ LARGEST_SIGMA = 2.0  # white being 1: nothing can be seen long before
 BRIGHTEST = 10.0  # of floating-point pixels: more is no noise but another scale
 LEAST = 1e-3  # noise of a quarter of a grey level of 256, at which a sample ends
 FIT_STEPS, FIT_PRIOR, FIT_WINDOWS = 3, 20.0, 3000
-FIT_STRIDE = 4  # what it leaves undone, the neighbourhoods do
-REFINED = 2  # times
+FIT_STRIDE = 4  # of the first estimate's windows; at 2 the end is no better
+REFINED = 2  # times that the neighbourhoods are learnt
 STEPS = 10  # of Heun's method
 INPAINTING_STEPS = 40
 INPAINTING_FROM = 0.5
@@ -64,8 +64,9 @@ def denoise(
     image : (h, w) or (h, w, 3), of any size; integers in the range of their type, or floating
         point with white at 1.
     sigma : standard deviation of the noise, white being 1; None: estimated.
-    model : "fit" (the default): the bundled mixture, adapted to the image; "bundled": as it is;
-        the folder of a run; a density of score_embedding.scores.
+    model : "fit" (the default): what is learnt from the image itself, starting from the bundled
+        mixture; "bundled": that mixture as it is, faster; the folder of a run; a density of
+        score_embedding.scores.
     mode : "mean", the posterior mean; "sample": along the probability flow from the image's noise
         level to none, which keeps texture at the price of a larger error.
 
@@ -254,18 +255,24 @@ def _of_run(path: Path, device: torch.device) -> Estimate:
     return lambda x, s: model.denoise(x[None], x.new_full((1,), s))[0]
 
 
-def _learnt(density: Density, x: Tensor, sigma: float) -> Estimate:
-    """Of what is learnt from a noisy image: the density adapted to its windows, then a Gaussian for
-    each of its neighbourhoods."""
+def adapted(density: Density, x: Tensor, sigma: float) -> Density:
+    """A patch mixture that has learnt from the windows of an image x (c, h, w) with noise of level
+    sigma > 0."""
     model, generator = density.model, torch.Generator().manual_seed(0)
     assert isinstance(model, GaussianMixture)
     count = min(FIT_WINDOWS, x.shape[1] * x.shape[2])
     arrays = crops.draw([x], model.shape[1:], count, generator).flatten(1)
-    adapted = fitting.adapted(model.to(x), arrays, sigma, FIT_STEPS, FIT_PRIOR)
-    learnt = replace(density, model=adapted.truncated(model.axes.shape[2]), stride=FIT_STRIDE)
+    learnt = fitting.adapted(model.to(x), arrays, sigma, FIT_STEPS, FIT_PRIOR)
+    return replace(density, model=learnt.truncated(model.axes.shape[2]))
+
+
+def _learnt(density: Density, x: Tensor, sigma: float) -> Estimate:
+    """Of what is learnt from a noisy image: the density adapted to it, then a Gaussian for each of
+    its neighbourhoods."""
+    first = replace(adapted(density, x, sigma), stride=FIT_STRIDE)
 
     def estimate(x: Tensor, s: float) -> Tensor:
-        answer = learnt.denoise(x[None], s)[0]
+        answer = first.denoise(x[None], s)[0]
         for _ in range(REFINED):
             answer = neighbourhoods.refined(x, answer, s)
         return answer

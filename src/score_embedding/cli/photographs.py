@@ -23,7 +23,7 @@ def denoise(
         str,
         typer.Option(
             metavar="fit|bundled|RUN_FOLDER",
-            help="The bundled patch mixture adapted to the photograph, as it is, or a trained one.",
+            help="Learnt from the photograph, the bundled patch mixture, or a trained one.",
         ),
     ] = "fit",
     mode: Annotated[

@@ -69,6 +69,8 @@ def execute(
             failures[job.path.name] = run_one(job.config, job.path, device)
         return _only_failed(failures)
     threads = max(1, torch.get_num_threads() // processes)
+    # The longest first, or one of them may be left to run alone at the end.
+    jobs = sorted(jobs, key=lambda job: job.config.training.seconds or 0, reverse=True)
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         pending = {pool.submit(run_one, job.config, job.path, device, threads): job for job in jobs}
         failures = {}

@@ -10,6 +10,7 @@ Every pixel is the average of what the windows that cover it say.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ SIDE = 5  # of a window
 NEAREST = 32  # windows of a Gaussian
 _STRIDE = 4  # of the windows whose like are sought
 _TILE, _REACH = 16, 6  # they are sought in tiles, and so many pixels beyond
-_TILES = 64  # at a time
+_TILES = 8  # by so many at a time
 _COARSE = 0.02  # noise so low that its square may be lost beside the covariances in float32
 
 
@@ -29,48 +30,50 @@ def refined(y: Tensor, first: Tensor, s: float) -> Tensor:
     """The posterior mean of an image y (c, H, W) at noise level s > 0, under the Gaussians of the
     neighbourhoods of its first estimate (c, H, W). Shape, dtype and device of y.
 
-    Some rows of tiles at a time, so that memory does not grow with the image; images smaller than a
-    window are continued by their mirror image.
+    A block of tiles at a time: beside a few images, memory does not grow with the image. One that
+    is smaller than a window is continued by its mirror image.
     """
     _, H, W = y.shape
     y, first = (crops.continued(image, max(H, SIDE), max(W, SIDE)) for image in (y, first))
-    height, width = y.shape[1] - SIDE + 1, y.shape[2] - SIDE + 1
     total, count = torch.zeros_like(y), torch.zeros_like(y[:1])
-    tile_rows, columns = _tiles(height, y.device), _tiles(width, y.device)
-    at_a_time = max(1, _TILES // len(columns[0]))
-    strips = list(zip(*(torch.split(part, at_a_time) for part in tile_rows), strict=True))
-    shown = progress.stage("neighbourhoods", total=len(strips)) if len(strips) > 32 else None
+    blocks = list(product(*(_blocks(length - SIDE + 1, y.device) for length in y.shape[1:])))
+    shown = progress.stage("neighbourhoods", total=len(blocks)) if len(blocks) > 8 else None
     with shown or nullcontext() as stage:
-        for rows, rows_around in strips:
-            strip = slice(int(rows_around[0, 0]), int(rows_around[-1, -1]) + SIDE)
-            noisy, clean = _windows(y[:, strip]), _windows(first[:, strip])
+        for (rows, rows_around), (columns, columns_around) in blocks:
+            top, left = rows_around[0, 0], columns_around[0, 0]
+            bottom, right = rows_around[-1, -1] + SIDE, columns_around[-1, -1] + SIDE
+            block = (slice(None), slice(top, bottom), slice(left, right))
+            width = int(right - left) - SIDE + 1
+            seeking = _places(rows - top, columns - left, width)
+            candidates = _places(rows_around - top, columns_around - left, width)
+            noisy, clean = _windows(y[block]), _windows(first[block])
+            near = _nearest(clean, seeking, candidates)
+            means = _posterior_means(noisy[near], clean[near], s)
             found, times = torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])
-            for own, around in zip(*(torch.split(part, _TILES) for part in columns), strict=True):
-                seeking = _places(rows - strip.start, own, width)
-                near = _nearest(clean, seeking, _places(rows_around - strip.start, around, width))
-                means = _posterior_means(noisy[near], clean[near], s)
-                found.index_add_(0, near.flatten(), means.flatten(0, 1))
-                times.index_add_(0, near.flatten(), times.new_ones(near.numel(), 1))
-            total[:, strip] += _image(found, y[:, strip])
-            count[:, strip] += _image(times.expand(-1, SIDE**2), y[:1, strip])
+            found.index_add_(0, near.flatten(), means.flatten(0, 1))
+            times.index_add_(0, near.flatten(), times.new_ones(near.numel(), 1))
+            total[block] += _image(found, y[block])
+            count[block] += _image(times.expand(-1, SIDE**2), count[block])
             if stage:
                 stage.update()
     return torch.where(count > 0, total / count, first)[:, :H, :W]
 
 
-def _tiles(length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Along one axis with so many windows: per tile the windows whose like are sought, and those
-    among which they are, both (tiles, ...)."""
-    first = torch.arange(0, length, _TILE, device=device)
-    own = first[:, None] + torch.arange(0, _TILE, _STRIDE, device=device)
+def _blocks(length: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Along one axis with so many windows, block by block: per tile the windows whose like are
+    sought, and those among which they are, both (tiles, ...)."""
+    tiles = torch.arange(0, length, _TILE, device=device)
+    own = tiles[:, None] + torch.arange(0, _TILE, _STRIDE, device=device)
     size = min(length, _TILE + 2 * _REACH)
-    around = (first - _REACH).clamp(0, length - size)[:, None]
-    return own.clamp(max=length - 1), around + torch.arange(size, device=device)
+    first = (tiles - _REACH).clamp(0, length - size)
+    around = first[:, None] + torch.arange(size, device=device)
+    parts = (torch.split(part, _TILES) for part in (own.clamp(max=length - 1), around))
+    return list(zip(*parts, strict=True))
 
 
 def _places(rows: Tensor, columns: Tensor, width: int) -> Tensor:
     """The numbers of the windows at rows (R, a) and columns (T, b) of tiles, `width` of them in a
-    row of the image: (R T, a b)."""
+    row of the block: (R T, a b)."""
     return (rows[:, None, :, None] * width + columns[:, None]).flatten(2).flatten(0, 1)
 
 

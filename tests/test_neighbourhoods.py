@@ -1,0 +1,139 @@
+"""The Gaussians of an image's neighbourhoods against loops with full covariances in float64."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from score_embedding.scores import neighbourhoods
+from score_embedding.scores.neighbourhoods import refined
+
+SIDE, TILE, REACH, STRIDE = 5, 16, 6, 4
+
+
+def texture(shape, generator):
+    """No two windows alike, all of them related."""
+    c, h, w = shape
+    down, right = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    waves = [torch.sin(0.9 * down + 0.4 * k + 0.2 * right) for k in range(c)]
+    rough = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return 0.5 + 0.3 * torch.stack(waves).double() + 0.05 * rough
+
+
+def noisy_pair(shape, generator, s):
+    first = texture(shape, generator)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return first + s * noise, first
+
+
+def windows_of(image):
+    """By place, (c, SIDE, SIDE) as rows."""
+    _, h, w = image.shape
+    places = itertools.product(range(h - SIDE + 1), range(w - SIDE + 1))
+    return {(i, j): image[:, i : i + SIDE, j : j + SIDE].ravel() for i, j in places}
+
+
+def along(length):
+    """Tile by tile: the windows whose like are sought, and those among which they are."""
+    size = min(length, TILE + 2 * REACH)
+    for start in range(0, length, TILE):
+        own = [min(start + step, length - 1) for step in range(0, TILE, STRIDE)]
+        first = min(max(start - REACH, 0), length - size)
+        yield own, range(first, first + size)
+
+
+def by_loops(y, first, s):
+    y, first = y.numpy(), first.numpy()
+    noisy, clean = windows_of(y), windows_of(first)
+    total, count = np.zeros_like(y), np.zeros(y.shape[1:])
+    rows, columns = (along(length - SIDE + 1) for length in y.shape[1:])
+    for (own_i, near_i), (own_j, near_j) in itertools.product(rows, list(columns)):
+        candidates = list(itertools.product(near_i, near_j))
+        for place in itertools.product(own_i, own_j):
+            distance = {p: np.sum((clean[p] - clean[place]) ** 2) for p in candidates}
+            group = sorted(candidates, key=distance.__getitem__)[: neighbourhoods.NEAREST]
+            members = np.stack([clean[p] for p in group])
+            mean, C = members.mean(axis=0), np.cov(members.T, bias=True)
+            filtered = C @ np.linalg.inv(C + s**2 * np.eye(len(C)))
+            for i, j in group:
+                answer = mean + filtered @ (noisy[i, j] - mean)
+                total[:, i : i + SIDE, j : j + SIDE] += answer.reshape(-1, SIDE, SIDE)
+                count[i : i + SIDE, j : j + SIDE] += 1
+    return torch.from_numpy(total / count)
+
+
+@pytest.mark.parametrize("shape", [(3, 21, 24), (1, 37, 9), (1, 5, 40), (2, 8, 8)])
+@pytest.mark.parametrize("s", [0.01, 0.3])
+def test_it_is_the_average_by_loops(shape, s, generator):
+    y, first = noisy_pair(shape, generator, s)
+    torch.testing.assert_close(refined(y, first, s), by_loops(y, first, s), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_blocks_do_not_show(tiles, generator, monkeypatch):
+    y, first = noisy_pair((3, 70, 45), generator, 0.1)
+    whole = refined(y, first, 0.1)
+    monkeypatch.setattr(neighbourhoods, "_TILES", tiles)
+    torch.testing.assert_close(refined(y, first, 0.1), whole, rtol=0, atol=1e-12)
+
+
+def test_rows_and_columns_are_alike(generator):
+    y, first = noisy_pair((3, 50, 23), generator, 0.1)
+    turned = refined(y.mT, first.mT, 0.1).mT
+    torch.testing.assert_close(turned, refined(y, first, 0.1), rtol=0, atol=1e-12)
+
+
+def test_brightness_and_contrast_go_through(generator):
+    y, first = noisy_pair((3, 30, 23), generator, 0.1)
+    brighter = refined(3 * y + 2, 3 * first + 2, 0.3)
+    torch.testing.assert_close(brighter, 3 * refined(y, first, 0.1) + 2, rtol=0, atol=1e-11)
+
+
+def test_with_hardly_any_noise_the_image_comes_back(generator):
+    _, first = noisy_pair((3, 20, 23), generator, 0.0)
+    assert (refined(first, first, 1e-7) - first).abs().max() < 1e-6
+    with_noise = refined(first, first, 10.0)
+    assert (with_noise - first).abs().max() > 0.01  # only the groups' means are left
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_a_first_estimate_without_structure_is_all_there_is(value, generator):
+    noise = torch.randn(3, 33, 40, generator=generator)
+    found = refined(value + 0.1 * noise, torch.full_like(noise, value), 0.1)
+    torch.testing.assert_close(found, torch.full_like(noise, value), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("s", [1e-4, 1e-3, 0.019, 0.021, 0.1, 1.0])
+def test_float32_is_enough(s, generator):
+    y, first = noisy_pair((3, 40, 40), generator, s)
+    first[:, :20] = first[:, :1, :1]  # where nothing varies, too
+    found = refined(y.float(), first.float(), s)
+    assert found.dtype == torch.float32
+    assert (found - refined(y, first, s)).abs().max() < 0.1 * s + 1e-5
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 9), (3, 4, 3), (1, 6, 5)])
+def test_the_smallest_images(shape, generator):
+    y, first = noisy_pair(shape, generator, 0.1)
+    found = refined(y, first, 0.1)
+    assert found.shape == y.shape
+    assert (found - first).abs().max() < 0.5
+
+
+def test_a_photograph_is_better_after_than_before(photographs, generator):
+    truth = photographs(128, n=1)[0]
+    y = truth + 0.1 * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
+    first = torch.nn.functional.avg_pool2d(y, 3, stride=1, padding=1, count_include_pad=False)
+    errors = [
+        float((image - truth).square().mean()) for image in (y, first, refined(y, first, 0.1))
+    ]
+    assert errors[2] < 0.7 * min(errors[:2])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_answer_is_the_same(generator):
+    y, first = noisy_pair((3, 70, 45), generator, 0.1)
+    found = refined(y.cuda(), first.cuda(), 0.1)
+    assert found.device.type == "cuda"
+    torch.testing.assert_close(found.cpu(), refined(y, first, 0.1), rtol=0, atol=1e-10)
