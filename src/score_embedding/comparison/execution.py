@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import logging
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -70,15 +71,19 @@ def execute(
         return _only_failed(failures)
     threads = max(1, torch.get_num_threads() // processes)
     # The longest first, or one of them may be left to run alone at the end.
-    jobs = sorted(jobs, key=lambda job: job.config.training.seconds or 0, reverse=True)
+    waiting = iter(sorted(jobs, key=lambda job: job.config.training.seconds or 0, reverse=True))
+    running: dict[Future[str], Job] = {}
+    failures = {}
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        pending = {pool.submit(run_one, job.config, job.path, device, threads): job for job in jobs}
-        failures = {}
         try:
-            for done in as_completed(pending):
-                job = pending[done]
-                failures[job.path.name] = done.result()
-                log.info("%d of %d runs: %s", len(failures), len(jobs), job.path)
+            while len(failures) < len(jobs):
+                # No more than can run: what is queued would start when the others are interrupted.
+                for job in islice(waiting, processes - len(running)):
+                    running[pool.submit(run_one, job.config, job.path, device, threads)] = job
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(done)
+                    failures[job.path.name] = done.result()
+                    log.info("%d of %d runs: %s", len(failures), len(jobs), job.path)
         except BaseException:  # an interruption; each run then writes its checkpoint
             for worker in multiprocessing.active_children():
                 worker.terminate()
