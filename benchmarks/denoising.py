@@ -19,8 +19,6 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,6 @@ from score_embedding import (
 from score_embedding.comparison import spec
 from score_embedding.config import HeldOut
 from score_embedding.data import load_held_out, load_photographs
-from score_embedding.scores import neighbourhoods
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 TEST = HeldOut(image=["china", "flower", "grace_hopper"], shrink=2, levels=(0.05, 0.1, 0.2))
@@ -77,7 +74,7 @@ def compare_photographs() -> None:
     machine = environment()
     denoising.bundled(3)  # is read once
     ours = {f"`{model}`": _ours(model) for model in ("bundled", "fit")}
-    others = {name: _other(name) for name in classical.available()}
+    others = {name: classical.denoiser(name) for name in classical.available()}
     large = crops.continued(next(iter(photographs.values())), 1000, 1000)
     large = held_out.with_noise(large, SHOWN, 0)[None]
     rows = []
@@ -137,21 +134,12 @@ def compare_steps() -> None:
     """PSNR and seconds of what `fit` is made of: the bundled mixture, adapted to the photograph or
     not, and the Gaussians of the neighbourhoods so many times after it."""
     machine, photographs = environment(), load_held_out(TEST, 3)
-    bundled = replace(denoising.bundled(3), stride=denoising.FIT_STRIDE)
     rows = []
-    for adapted, times in ((False, 0), (False, 1), (False, 2), *((True, i) for i in range(4))):
-
-        def denoise(y: Tensor, s: Tensor, adapted: bool = adapted, times: int = times) -> Tensor:
-            sigma = float(s)
-            density = denoising.adapted(bundled, y[0], sigma) if adapted else bundled
-            answer = density.denoise(y, sigma)[0]
-            for _ in range(times):
-                answer = neighbourhoods.refined(y[0], answer, sigma)
-            return answer[None]
-
+    for adapt, times in ((False, 0), (False, 1), (False, 2), *((True, i) for i in range(4))):
+        denoise = _learnt(adapt, times)
         means, seconds = _measured(denoise, photographs)
         row: dict[str, Any] = {
-            "mixture": "adapted" if adapted else "bundled",
+            "mixture": "adapted" if adapt else "bundled",
             "neighbourhoods": f"{times} times",
             "seconds a photograph": f"{seconds:.2f}",
         }
@@ -182,8 +170,12 @@ def _ours(model: str) -> held_out.Denoise:
     return denoise
 
 
-def _other(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda y, s: classical.denoise(name, y[0], float(s))[None]
+def _learnt(adapt: bool, times: int) -> held_out.Denoise:
+    def denoise(y: Tensor, s: Tensor) -> Tensor:
+        estimate = denoising.learnt(denoising.bundled(3), y[0], float(s), adapt, times)
+        return estimate(y[0], float(s))[None]
+
+    return denoise
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 Its photographs are scikit-image's, all free to be passed on: astronaut and rocket are in the public
 domain, coffee, chelsea, brick, grass and gravel are CC0. Each is made twice smaller, which takes
-out its own noise. Only statistics of 8 x 8 windows are kept. No photograph that is measured on
-anywhere in this repository is among them. A few minutes on two cores.
+out its own noise. Only statistics of 8 x 8 windows are kept. No photograph that is held out for a
+measurement of denoising is among them. A few minutes on two cores.
 """
 
 from __future__ import annotations

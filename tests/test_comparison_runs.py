@@ -195,6 +195,22 @@ def test_two_processes_share_the_threads_and_give_the_same_runs(compared, call, 
     assert "1 thread(s)" in json_of(tmp_path / "c")["description"]
 
 
+def test_interrupted_with_several_processes_it_starts_no_other_run(tmp_path):
+    many = ("--processes", 2, "--set", "training.epochs=100000")
+    asked = [*map(str, command(("none",), *many, seeds=[0, 1, 2, 3, 4]))]
+    arguments = [sys.executable, "-m", "score_embedding", *asked]
+    with subprocess.Popen(arguments, cwd=tmp_path, env=ONE_THREAD, stderr=subprocess.PIPE) as going:
+        until = time.monotonic() + 100
+        runs = tmp_path / "c" / "runs"
+        while len(list(runs.glob("*/scores.npz"))) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        going.send_signal(signal.SIGTERM)
+        said = going.communicate(timeout=60)[1].decode()
+    assert going.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in said
+    assert sorted(path.name for path in runs.iterdir()) == ["none_seed0", "none_seed1"]
+
+
 def test_a_run_can_be_a_job_of_a_cluster(compared, call, tmp_path):
     pytest.importorskip("submitit")
     local = ("--slurm", "cluster=local", "--slurm", "timeout_min=5")

@@ -37,7 +37,8 @@ def windows_of(image):
 def along(length):
     """Tile by tile: the windows whose like are sought, and those among which they are."""
     size = min(length, TILE + 2 * REACH)
-    for start in range(0, length, TILE):
+    last = max(length - 13, 0)
+    for start in [*range(0, last, TILE), last]:
         own = [min(start + step, length - 1) for step in range(0, TILE, STRIDE)]
         first = min(max(start - REACH, 0), length - size)
         yield own, range(first, first + size)
@@ -63,7 +64,10 @@ def by_loops(y, first, s):
     return torch.from_numpy(total / count)
 
 
-@pytest.mark.parametrize("shape", [(3, 21, 24), (1, 37, 9), (1, 5, 40), (2, 8, 8)])
+SHAPES = [(3, 21, 24), (1, 37, 9), (1, 5, 40), (2, 8, 8), (1, 20, 19), (1, 17, 18)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("s", [0.01, 0.3])
 def test_it_is_the_average_by_loops(shape, s, generator):
     y, first = noisy_pair(shape, generator, s)
@@ -95,6 +99,26 @@ def test_with_hardly_any_noise_the_image_comes_back(generator):
     assert (refined(first, first, 1e-7) - first).abs().max() < 1e-6
     with_noise = refined(first, first, 10.0)
     assert (with_noise - first).abs().max() > 0.01  # only the groups' means are left
+
+
+@pytest.mark.parametrize("length", range(5, 60))
+def test_every_window_is_within_reach_of_one_that_is_sought(length):
+    """None at the ends is left out, whatever the size."""
+    ((own, around),) = neighbourhoods._blocks(length, torch.device("cpu"))
+    places = sorted({int(place) for place in own.flatten()})
+    assert (places[0], places[-1]) == (0, length - 1)
+    assert all(after - before <= STRIDE for before, after in itertools.pairwise(places))
+    assert int(around.min()) == 0
+    assert int(around.max()) == length - 1
+
+
+@pytest.mark.parametrize("s", [1e-300, 1e-9, 1e-6])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_next_to_no_noise_is_no_trouble(channels, s, generator):
+    y, first = noisy_pair((channels, 24, 37), generator, 0.0)
+    first[:, :, 20:] = first[:, :, :1]  # windows that are the same, too
+    for dtype in (torch.float32, torch.float64):
+        assert torch.isfinite(refined(y.to(dtype), first.to(dtype), s)).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7])

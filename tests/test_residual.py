@@ -216,6 +216,22 @@ def test_noise_levels_are_drawn_as_they_are_called():
     assert stats.binomtest(below, 5000, expected).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["empirical", "gaussian", "stationary", "white"])
+@pytest.mark.parametrize("std", [0.0, 0.2])
+def test_a_density_that_knows_its_only_image_by_heart_can_be_trained_on(kind, std):
+    pictures = [noise_pictures(std=std)[0][:, :8, :8]]
+    changes = {"image_density": {"side": 8}, "training": {"epochs": 3}}
+    config = config_of(kind, **changes, **GREY)
+    known, _ = residual.precompute(pictures, config)
+    assert float(known.spread.min()) > 0
+    network = build_network(config, 1, torch.device("cpu"))
+    history = train(network, residual.objective(pictures, known, config, 1), config)
+    assert len(history.rows) == 3
+    assert all(math.isfinite(row["loss"]) for row in history.rows)
+    s = torch.tensor([float(known.levels[0]), 1.0])
+    assert torch.isfinite(known.denoise(network, torch.rand(2, 1, 8, 8), s)).all()
+
+
 def test_seconds_end_the_training_at_the_first_step_past_them():
     options = {"seconds": 5, "epochs": 10**6}
     config = config_of(training=options, **GREY)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from score_embedding import crops, held_out
 from score_embedding.errors import ConfigError
+from score_embedding.held_out import Denoise
 
 Pixels = NDArray[np.float64]  # (h, w) or (h, w, 3)
 Denoiser = Callable[[Pixels, float, float], Pixels]  # noisy, noise level, multiple
@@ -31,17 +32,18 @@ TOTAL_VARIATION = (0.6, 0.8, 1.0, 1.0)  # 30.77, 26.08, 23.00, 20.39
 NON_LOCAL_MEANS = (0.7, 0.5, 0.5, 0.5)  # 31.84, 27.24, 23.57, 20.25
 BM3D = (1.1, 1.0, 1.0, 1.0)  # 34.01, 29.11, 25.64, 22.41
 
-_WAVELET, _TAPS = "sym4", 8
+_WAVELET = "sym4"
 _SMALLEST = 16  # side; smaller pictures are continued by their mirror image, as BM3D needs it
 
 
 def wavelets(noisy: Pixels, level: float, multiple: float) -> Pixels:
     """scikit-image's denoise_wavelet: BayesShrink, soft, in YCbCr, as many levels as the picture
     has; the mean over the four shifts by 0 or 1, which gains 0.2 to 0.7 dB."""
+    from pywt import dwtn_max_level
     from skimage.restoration import denoise_wavelet
 
     axis = _channel_axis(noisy)
-    levels = int(math.log2(min(noisy.shape[:2]) / (_TAPS - 1)))
+    levels = dwtn_max_level(noisy.shape[:2], _WAVELET)
     answers = []
     for shift in ((0, 0), (0, 1), (1, 0), (1, 1)):
         answer = denoise_wavelet(
@@ -117,6 +119,17 @@ def denoise(name: str, noisy: Tensor, level: float) -> Tensor:
     return _applied(name, noisy, level, multiple)
 
 
+def denoiser(name: str, multiple: float | None = None) -> Denoise:
+    """What held_out.measure asks for; `multiple` None: that of the table."""
+
+    def answer(y: Tensor, s: Tensor) -> Tensor:
+        if multiple is None:
+            return denoise(name, y[0], float(s))[None]
+        return _applied(name, y[0], float(s), multiple)[None]
+
+    return answer
+
+
 def best_multiples(
     name: str, pictures: Sequence[Tensor], levels: Sequence[float], multiples: Sequence[float]
 ) -> list[tuple[float, float]]:
@@ -126,11 +139,7 @@ def best_multiples(
     for level in levels:
         gives = {}
         for multiple in multiples:
-
-            def answer(y: Tensor, s: Tensor, multiple: float = multiple) -> Tensor:
-                return _applied(name, y[0], float(s), multiple)[None]
-
-            measured = held_out.measure(answer, named, (level,))
+            measured = held_out.measure(denoiser(name, multiple), named, (level,))
             gives[multiple] = measured.means()[f"psnr_{level:g}"]
         best = max(gives, key=gives.__getitem__)
         found.append((best, gives[best]))
@@ -144,12 +153,12 @@ def _of(name: str) -> tuple[Denoiser, tuple[float, ...]]:
 
 
 def _applied(name: str, noisy: Tensor, level: float, multiple: float) -> Tensor:
-    denoiser, _ = _of(name)
+    function, _ = _of(name)
     h, w = noisy.shape[1:]
     whole = crops.continued(noisy.detach().cpu(), max(h, _SMALLEST), max(w, _SMALLEST))
     pixels = whole.double().numpy().transpose(1, 2, 0)
     grey = pixels.shape[2] == 1
-    answer = denoiser(pixels[:, :, 0] if grey else pixels, level, multiple)
+    answer = function(pixels[:, :, 0] if grey else pixels, level, multiple)
     answer = (answer[:, :, None] if grey else answer)[:h, :w]
     return torch.from_numpy(np.ascontiguousarray(answer.transpose(2, 0, 1))).to(noisy)
 

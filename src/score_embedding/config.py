@@ -119,17 +119,18 @@ class Diffusion(Section):
         return self
 
 
+DensityKind = Literal["white", "empirical", "gaussian", "low_rank", "stationary", "patch_mixture"]
+
+
 class ImageDensity(Section):
     """The density of images, with its closed form at all times, that is embedded as `residual`."""
 
-    kind: Literal["white", "empirical", "gaussian", "low_rank", "stationary", "patch_mixture"] = (
-        "patch_mixture"
-    )
+    kind: DensityKind = "patch_mixture"
     side: Count | None = None  # of the square arrays it is a density of; None: by kind
     stride: Count = 2  # of the windows through which it sees a larger image
     components: Count = 20  # patch_mixture
     rank: Count = 64  # low_rank
-    arrays: Count = 20_000  # windows that it is fitted to
+    arrays: Count = 20_000  # windows that it is fitted to; fewer where they are large
     em_steps: Count = 6  # patch_mixture
 
     @model_validator(mode="after")
@@ -336,7 +337,8 @@ class Config(Run):
     @property
     def tells_index(self) -> bool:
         """Whether the method is told which of the images a sample is meant to be."""
-        return self.model.image_index and self.method == "score_embedding"
+        told = self.model.image_index and self.held_out is None
+        return told and self.method == "score_embedding"
 
 
 class BaselineConfig(Run):
@@ -355,7 +357,7 @@ class BaselineConfig(Run):
     @property
     def tells_index(self) -> bool:
         """Whether the method is told which of the images a sample is meant to be."""
-        return self.model.image_index
+        return self.model.image_index and self.held_out is None
 
     @model_validator(mode="after")
     def _baseline_knows_it(self) -> BaselineConfig:

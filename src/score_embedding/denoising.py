@@ -72,7 +72,7 @@ def denoise(
 
     Returns
     -------
-    denoised : float32, shape of the image, in [0, 1].
+    denoised : float32, shape of the image, in [0, 1]; at sigma 0 the image as it is.
 
     Raises
     ------
@@ -181,7 +181,8 @@ def check_model(model: Model, channels: int) -> None:
     else:
         _, config = run_folder.open_existing(Path(model))
         name, of = str(model), config.data_loader.channels
-        told = config.tells_index and (config.data_loader.num_images or 1) > 1
+        data = config.data_loader
+        told = config.tells_index and (data.num_images != 1 or data.rotate_augment)
         if (config.method == "closed_form" and not config.residual) or told:
             raise DataError(
                 f"{model}: a model of its own images only; one with held_out photographs, as of "
@@ -208,7 +209,7 @@ def denoiser(model: Model, x: Tensor, sigma: float) -> Estimate:
     if model not in ("bundled", "fit"):
         return _of_run(Path(model), x.device)
     density = bundled(len(x))
-    return _learnt(density, x, sigma) if model == "fit" and sigma else _of_density(density)
+    return learnt(density, x, sigma) if model == "fit" and sigma else _of_density(density)
 
 
 @cache
@@ -266,14 +267,17 @@ def adapted(density: Density, x: Tensor, sigma: float) -> Density:
     return replace(density, model=learnt.truncated(model.axes.shape[2]))
 
 
-def _learnt(density: Density, x: Tensor, sigma: float) -> Estimate:
-    """Of what is learnt from a noisy image: the density adapted to it, then a Gaussian for each of
-    its neighbourhoods."""
-    first = replace(adapted(density, x, sigma), stride=FIT_STRIDE)
+def learnt(
+    density: Density, noisy: Tensor, sigma: float, adapt: bool = True, times: int = REFINED
+) -> Estimate:
+    """Of what is learnt from a noisy image (c, h, w): a patch mixture adapted to it, then so many
+    times a Gaussian for each of its neighbourhoods."""
+    first = adapted(density, noisy, sigma) if adapt else density
+    first = replace(first, stride=FIT_STRIDE)
 
     def estimate(x: Tensor, s: float) -> Tensor:
         answer = first.denoise(x[None], s)[0]
-        for _ in range(REFINED):
+        for _ in range(times):
             answer = neighbourhoods.refined(x, answer, s)
         return answer
 

@@ -61,15 +61,14 @@ def measure(
     finite."""
     noisy: list[list[Tensor]] = []
     denoised: list[list[Tensor]] = []
-    for number, photograph in enumerate(photographs.values()):
+    for number, (name, photograph) in enumerate(photographs.items()):
         noisy.append([with_noise(photograph, level, number) for level in levels])
-        answers = [
-            denoise(y[None], torch.full((1,), level).to(y))[0]
-            for y, level in zip(noisy[-1], levels, strict=True)
-        ]
-        if not all(torch.isfinite(answer).all() for answer in answers):
-            raise DivergenceError("a denoised photograph is not finite")
-        denoised.append(answers)
+        denoised.append([])
+        for y, level in zip(noisy[-1], levels, strict=True):
+            answer = denoise(y[None], torch.full((1,), level).to(y))[0]
+            if not torch.isfinite(answer).all():
+                raise DivergenceError(f"{name}: denoised at noise {level:g} it is not finite")
+            denoised[-1].append(answer)
     truths = list(photographs.values())
     pairs = [
         [metrics.clipped(x, truth) for x in row]

@@ -21,7 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from score_embedding import precomputation, sampling
+from score_embedding import precomputation, sampling, tiles
 from score_embedding.config import AnyConfig, Config, Model
 from score_embedding.errors import LimitError
 from score_embedding.network import ScoreNetwork, model_of, num_indices
@@ -33,7 +33,6 @@ WORK_SPACE = 1.5  # peak memory of a network over its live tensors: the convolut
 EFFICIENCY = 0.85  # speed of the whole network over that of its convolutions alone
 REPORTS = 8 * 2**20  # bytes of pictures and reports
 _FLOAT = 4  # bytes
-_SIDE = 1024  # of a photograph that is evaluated whole
 
 
 @dataclass(frozen=True)
@@ -160,9 +159,9 @@ def step_seconds(config: AnyConfig, num_images: int, device: torch.device) -> fl
 
 def _cost(config: AnyConfig, num_images: int) -> Cost:
     data = config.data_loader
-    if config.held_out:  # one photograph at a time is evaluated, in images' worth of pixels
+    if config.held_out:  # a tile at a time is evaluated, in images' worth of pixels
         h, w = data.image_size
-        num_images = -(-((config.held_out.crop or _SIDE) ** 2) // (h * w))
+        num_images = -(-(min(config.held_out.crop or tiles.SIDE, tiles.SIDE) ** 2) // (h * w))
     return cost_of(model_of(config), data.image_size, data.batch_size, num_images)
 
 

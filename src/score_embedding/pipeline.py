@@ -182,7 +182,7 @@ def precompute(
 
     Of more images than fit into memory only the first SHOWN are computed now, for the pictures.
     """
-    images = images.to(solver_device(device))
+    images = images.to(environment.with_float64(device))
     if precomputation.fits_in_memory(images, config.diffusion):
         precomputed = precomputation.precompute(images, config.diffusion, config.misc)
         log.info("%s", precomputed.diagnostics.summary())
@@ -193,11 +193,6 @@ def precompute(
     shown = precomputation.precompute(images[: precomputation.SHOWN], config.diffusion, config.misc)
     log.info("log-density of %d images; their scores are computed during training", len(images))
     return dataclasses.replace(shown, seconds=seconds), embedded
-
-
-def solver_device(device: torch.device) -> torch.device:
-    """`device`, or the CPU where that has no float64 (MPS)."""
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 @contextmanager
@@ -240,7 +235,7 @@ def solve(config: Config, path: Path, device: torch.device) -> None:
     other fields, and the picture, are those of the first SHOWN.
     """
     diffusion, misc = config.diffusion, config.misc
-    images = load_dataset(config.data_loader).to(solver_device(device))
+    images = load_dataset(config.data_loader).to(environment.with_float64(device))
     limits.check_fits("solve", limits.need_of_solve(config, len(images)), device, path)
     many = not precomputation.fits_in_memory(images, diffusion)
     precomputed = precomputation.precompute(
@@ -262,15 +257,16 @@ def finish(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Samples, or denoised photographs, into the run folder; returns their metrics, and the seconds
     that it took by stage."""
-    started = time.perf_counter()
     if config.held_out:
         photographs = evaluation.photographs_of(config, images.device)
+        started = time.perf_counter()
         measured = held_out.measure(trained.denoise, photographs, config.held_out.levels)
         seconds = time.perf_counter() - started
         artifacts.write_denoised(folder, measured, photographs, config, seconds)
         values = measured.means()
         log.info("%d photograph(s) denoised: %s", len(photographs), metrics.told(values))
         return values, {"denoising": seconds}
+    started = time.perf_counter()
     drawn = evaluation.sample_all(trained, images, config)
     seconds = time.perf_counter() - started
     values = evaluation.measure(drawn, images, config)

@@ -27,11 +27,11 @@ def show(console: Console | None) -> None:
 class Stage:
     """One stage under way. Its methods are also those that pooch asks of a download bar."""
 
-    def __init__(self, description: str, total: float):
-        self.description, self.total = description, total
+    def __init__(self, description: str, total: float, shown: bool = True):
+        self.description, self.total, self._shown = description, total, shown
         self.done = 0.0
         self._started = self._last_line = time.monotonic()
-        self._task = _bars.add_task(description, total=total or None) if _bars else None
+        self._task = _bars.add_task(description, total=total or None) if _bars and shown else None
 
     def update(self, amount: float = 1) -> None:
         """`amount` more is done."""
@@ -43,7 +43,7 @@ class Stage:
         text = f"{self.description}  {note}" if note else self.description
         if _bars and self._task is not None:
             _bars.update(self._task, completed=done, total=self.total or None, description=text)
-        elif _console and time.monotonic() - self._last_line >= _PLAIN_EVERY:
+        elif _console and self._shown and time.monotonic() - self._last_line >= _PLAIN_EVERY:
             self._last_line = time.monotonic()
             elapsed = self._last_line - self._started
             share = done / self.total if self.total else 0
@@ -60,10 +60,11 @@ class Stage:
 
 
 @contextmanager
-def stage(description: str, total: float) -> Iterator[Stage]:
-    """A stage of `total` units; stages may be nested."""
+def stage(description: str, total: float, least: float = 0) -> Iterator[Stage]:
+    """A stage of `total` units; one of fewer than `least` is not shown. Stages may be nested."""
     global _bars
-    outermost = _bars is None and _console is not None and _console.is_terminal
+    shown = total >= least
+    outermost = shown and _bars is None and _console is not None and _console.is_terminal
     if outermost:
         _bars = Progress(
             TextColumn("{task.description}"),
@@ -76,7 +77,7 @@ def stage(description: str, total: float) -> Iterator[Stage]:
             transient=True,
         )
         _bars.start()
-    current = Stage(description, total)
+    current = Stage(description, total, shown)
     try:
         yield current
     finally:

@@ -53,10 +53,10 @@ def train(
 
     With `evaluate` the metrics are taken every misc.profile_freq training seconds, with held_out
     also after the first step, and training ends early when the min-max SSIM reaches
-    training.target_ssim. What is computed only in the loop
-    counts as training time. With `checkpoints` it goes on from the last one of them, to the bit,
-    and writes one every so many seconds, at the end, and when it is interrupted; and, with
-    training.on_divergence "restart", goes back to the last one at a divergence, with half the lr.
+    training.target_ssim. What is computed only in the loop counts as training time. With
+    `checkpoints` it goes on from the last one of them, to the bit, and writes one every so many
+    seconds, at the end, and when it is interrupted; and, with training.on_divergence "restart",
+    goes back to the last one at a divergence, with half the lr.
 
     Raises
     ------

@@ -10,14 +10,19 @@ import typer
 from score_embedding.cli.options import Device, Overwrite
 from score_embedding.errors import DataError
 
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; beside the photograph.")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder to write into; default: beside it.")
+]
 
 
 def denoise(
     photographs: Annotated[list[Path], typer.Argument(metavar="PHOTO")],
     sigma: Annotated[
         str,
-        typer.Option(metavar="auto|VALUE", help="Noise level, white being 1; auto estimates it."),
+        typer.Option(
+            metavar="auto|VALUE",
+            help="Standard deviation of the noise, white being 1 (25 of 255: 0.098); or estimated.",
+        ),
     ] = "auto",
     model: Annotated[
         str,
@@ -36,8 +41,8 @@ def denoise(
     """Take the noise out of photographs: PHOTO_denoised beside each, with a before/after picture.
 
     Any size, colour or grey, 8 or 16 bit; EXIF, colour profile and alpha are kept. The noise is
-    assumed Gaussian, equally strong everywhere and independent between pixels; what a camera or
-    JPEG has made of it is partly taken for detail.
+    assumed Gaussian, equally strong everywhere and independent between pixels; noise that a camera
+    or JPEG has processed is partly kept, as if it were detail.
     """
     level = _level(sigma)
     if mode not in ("mean", "sample"):
@@ -45,9 +50,10 @@ def denoise(
 
     from score_embedding import environment, restoration
 
-    options = restoration.Options(
-        level, model, "mean" if mode == "mean" else "sample", environment.select_device(device)
-    )
+    chosen = environment.select_device(device)
+    if model == "fit":  # which takes float64 where there is little noise
+        chosen = environment.with_float64(chosen)
+    options = restoration.Options(level, model, "mean" if mode == "mean" else "sample", chosen)
     for written in restoration.denoise(photographs, options, out, overwrite):
         typer.echo(f"denoised: {written}")
 

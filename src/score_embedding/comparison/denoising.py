@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from score_embedding import artifacts, classical, files, held_out, metrics, run_folder
 from score_embedding.comparison.spec import Job
@@ -116,14 +115,10 @@ def rivals(job: Job, levels: tuple[float, ...]) -> tuple[list[Rival], dict[str, 
     }
     found, missing = [], {}
     for name in classical.available():
-
-        def denoise(y: Tensor, s: Tensor, name: str = name) -> Tensor:
-            return classical.denoise(name, y[0], float(s))[None]
-
         log.info("%s: %d photographs, %d noise levels", name, len(names), len(levels))
         started = time.perf_counter()
         try:
-            measured = held_out.measure(denoise, photographs, levels)
+            measured = held_out.measure(classical.denoiser(name), photographs, levels)
         except DivergenceError as error:
             missing[name] = str(error)
             continue

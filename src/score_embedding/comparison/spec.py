@@ -9,13 +9,20 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import StrictFloat, StrictInt, ValidationError
 
 from score_embedding import configuration, files
-from score_embedding.config import BASELINES, AnyConfig, DataLoader, HeldOut, Section
+from score_embedding.config import (
+    BASELINES,
+    AnyConfig,
+    DataLoader,
+    DensityKind,
+    HeldOut,
+    Section,
+)
 from score_embedding.errors import ConfigError, RunFolderError
 
 SPEC = "comparison.yml"
@@ -23,7 +30,7 @@ RUNS = "runs"
 TARGETS = (0.90, 0.95, 0.98, 0.99)
 PRIORS = ("unit", "matched")
 
-DENSITIES = ("empirical", "gaussian", "low_rank", "stationary", "patch_mixture")
+DENSITIES = tuple(kind for kind in get_args(DensityKind) if kind != "white")
 _DENSITY_OF = {"empirical": ["image_density.arrays=2000"]}  # each is looked at by every window
 
 # What each method changes in the config.

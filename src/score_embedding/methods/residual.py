@@ -26,10 +26,12 @@ from score_embedding.methods.objective import Batch, Network
 from score_embedding.network import ScoreNetwork
 from score_embedding.sampling import Samples
 from score_embedding.scores import Density, fit
+from score_embedding.scores.fitting import FLOOR
 from score_embedding.sde import VarianceExploding
 
 _LEVELS = 9  # noise levels at which c_out is measured, even in their logarithm
 _MEASURED = 32  # crops at each of them
+_LEAST_SPREAD = 1e-3  # of what a density leaves, over the noise: one may leave nothing at all
 _LOG_NORMAL = (-1.9, 1.2)  # mean and width of ln(s): Karras et al.'s, for images in [0, 1]
 
 
@@ -115,7 +117,9 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
     that both took."""
     clock = [time.perf_counter()]
     options, seed = config.image_density, config.training.seed
-    density = fit(images=photographs, seed=seed, **options.model_dump()).to(photographs[0])
+    # On the CPU, wherever the images are: not every device knows float64 and eigenvectors.
+    here = [photograph.cpu() for photograph in photographs]
+    density = fit(images=here, seed=seed, **options.model_dump()).to(photographs[0])
     clock.append(time.perf_counter())
     sde = VarianceExploding(config.diffusion.sigma)
     ends = sde.std(torch.tensor([config.misc.eps, 1.0], dtype=torch.float64)).log()
@@ -125,11 +129,13 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
     spread = []
     for s in levels.tolist():
         z = torch.randn(x_0.shape, generator=generator).to(x_0)
-        spread.append((density.denoise(x_0 + s * z, s) - x_0).square().mean().sqrt())
+        left = (density.denoise(x_0 + s * z, s) - x_0).square().mean().sqrt()
+        spread.append(left.clamp_min(_LEAST_SPREAD * s))
     clock.append(time.perf_counter())
     pixels = torch.cat([photograph.flatten() for photograph in photographs])
+    sigma_data = max(float(pixels.std()), FLOOR**0.5)  # 0 of a constant image
     precomputed = Precomputed(
-        density, float(pixels.mean()), float(pixels.std()), levels, torch.stack(spread).cpu()
+        density, float(pixels.mean()), sigma_data, levels, torch.stack(spread).cpu()
     )
     return precomputed, {"density": clock[1] - clock[0], "preconditioning": clock[2] - clock[1]}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from score_embedding import crops
 from score_embedding.arrays import ArrayLike, to_tensor
+from score_embedding.config import DensityKind
 from score_embedding.scores import fitting, stationary, windows
 from score_embedding.scores.empirical import Empirical
 from score_embedding.scores.mixture import GaussianMixture
 from score_embedding.scores.stationary import Stationary
 
-Kind = Literal["white", "empirical", "gaussian", "low_rank", "stationary", "patch_mixture"]
-SIDE = {  # of the arrays that each kind is fitted to
+SIDE: dict[DensityKind, int] = {  # of the arrays that each kind is fitted to
     "white": 1,
     "empirical": 8,
     "gaussian": 16,
@@ -34,7 +33,7 @@ class Density:
     """A fitted density. `model` holds its parameters; one of arrays smaller than an image speaks
     for it through windows every `stride` pixels (scores/windows.py)."""
 
-    kind: str
+    kind: DensityKind
     model: GaussianMixture | Empirical | Stationary
     stride: int = 2
 
@@ -108,7 +107,7 @@ class Density:
 
 
 def fit(
-    kind: Kind,
+    kind: DensityKind,
     images: ArrayLike | Sequence[Tensor],
     side: int | None = None,
     stride: int = 2,
@@ -129,15 +128,16 @@ def fit(
     stride : of the windows when it is asked about larger images; at most `side`.
     components, em_steps : of patch_mixture; more of both are slower and a little better.
     rank : of low_rank.
-    arrays : how many windows are drawn, all places equally likely.
+    arrays : how many windows are drawn, all places equally likely; where they are large, as many as
+        hold 2^24 numbers.
     seed : of the windows and of the mixture.
 
     Raises
     ------
     ValueError : an unknown kind, images without common channels, a number out of range.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+    if kind not in SIDE:
+        raise ValueError(f"kind must be one of {', '.join(SIDE)}, got {kind!r}")
     listed = [to_tensor(image, ndim=3, name="image") for image in images]
     if not listed or len({image.shape[0] for image in listed}) > 1:
         raise ValueError("images of the same number of channels are needed, one or more")
@@ -163,12 +163,14 @@ def fit(
         enough = max(1, min(arrays, _ENOUGH // (listed[0].shape[0] * side**2)))
         drawn = crops.draw(listed, (side, side), enough, generator)
     if kind == "patch_mixture" and len(drawn) < max(2, components):
-        raise ValueError(f"components: {components} cannot be fitted to {len(drawn)} array(s)")
+        raise ValueError(
+            f"components: {components} cannot be fitted to {len(drawn)} array(s) of side {side}"
+        )
     return Density(kind, _model(kind, drawn, components, em_steps, rank, seed), min(stride, side))
 
 
 def _model(
-    kind: str, drawn: Tensor, components: int, em_steps: int, rank: int, seed: int
+    kind: DensityKind, drawn: Tensor, components: int, em_steps: int, rank: int, seed: int
 ) -> GaussianMixture | Empirical | Stationary:
     if kind == "white":
         return fitting.white(drawn)

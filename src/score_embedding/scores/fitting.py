@@ -13,8 +13,8 @@ from torch import Tensor
 from score_embedding.image_files import LUMA
 from score_embedding.scores.mixture import GaussianMixture
 
-FLOOR = 1e-5  # least variance of any direction: a third of a grey level of 256, squared
-_UNLIKELY = 1e-2  # an array is not one of a component of less responsibility
+FLOOR = 1e-5  # least variance of any direction: 0.8 of a grey level of 256, squared
+_OF_ANOTHER = 1e-2  # an array with less responsibility teaches a component nothing
 KEPT = 2 * FLOOR  # axes of less variance, in every component, are left to the mean of the rest
 
 
@@ -89,15 +89,15 @@ def adapted(
     """The mixture after `steps` of expectation-maximisation on noisy arrays (L, d) of noise level
     s, which are taken as x + s z with x of the mixture, so that it is x that it learns.
 
-    `prior`: how many arrays the given means and covariances count as, in each component, and the
-    given weights in total: a component with few of the new arrays stays as it is. Ours, since
-    scikit-learn's knows no noise.
+    `prior`: how many arrays the given mixture counts as, each component by itself, and its weights
+    in total: a component with few of the new arrays stays as it is. Ours, since scikit-learn's
+    knows no noise.
     """
     arrays = arrays.to(mixture.means)
     given = (mixture.weights, mixture.means, mixture.covariances())
     for _ in range(steps):
         responsibility = mixture.responsibilities(arrays, s)  # (L, K)
-        responsibility[responsibility < _UNLIKELY] = 0
+        responsibility[responsibility < _OF_ANOTHER] = 0
         count = responsibility.sum(dim=0)
         share = (count / (count + prior).clamp_min(1e-9))[:, None]  # 0 where there are none
         weights = (count + prior * given[0]) / (count.sum() + prior)
@@ -112,10 +112,10 @@ def adapted(
             spread = (own * (x - mean)).T @ (x - mean) / total
             learnt_means.append(mean)
             learnt.append(spread + C - C @ gain)
-        means = share * torch.stack(learnt_means) + (1 - share) * given[1]
-        share = share[..., None]
-        covariances = share * torch.stack(learnt) + (1 - share) * given[2]
-        mixture = _mixture(mixture.shape, weights / weights.sum(), means, covariances)
+        moved = torch.stack(learnt_means) - given[1]
+        between = (1 - share[..., None]) * moved[:, :, None] * moved[:, None]
+        covariances = given[2] + share[..., None] * (torch.stack(learnt) - given[2] + between)
+        mixture = _mixture(mixture.shape, weights, given[1] + share * moved, covariances)
     return mixture
 
 

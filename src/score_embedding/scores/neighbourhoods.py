@@ -9,7 +9,6 @@ Every pixel is the average of what the windows that cover it say.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from itertools import product
 
 import torch
@@ -23,22 +22,24 @@ NEAREST = 32  # windows of a Gaussian
 _STRIDE = 4  # of the windows whose like are sought
 _TILE, _REACH = 16, 6  # they are sought in tiles, and so many pixels beyond
 _TILES = 8  # by so many at a time
-_COARSE = 0.02  # noise so low that its square may be lost beside the covariances in float32
+_FLOAT64_BELOW = 0.02  # noise whose square float32 may lose beside the covariances
+_LEAST = 1e-5  # noise below which it is lost in float64, too
 
 
 def refined(y: Tensor, first: Tensor, s: float) -> Tensor:
     """The posterior mean of an image y (c, H, W) at noise level s > 0, under the Gaussians of the
     neighbourhoods of its first estimate (c, H, W). Shape, dtype and device of y.
 
-    A block of tiles at a time: beside a few images, memory does not grow with the image. One that
-    is smaller than a window is continued by its mirror image.
+    A pixel is the average over all groups that a window over it is in; the few pixels that are in
+    none keep their first estimate. A block of tiles at a time: beside a few images, memory does not
+    grow with the image. One that is smaller than a window is continued by its mirror image.
     """
+    s = max(s, _LEAST)
     _, H, W = y.shape
     y, first = (crops.continued(image, max(H, SIDE), max(W, SIDE)) for image in (y, first))
     total, count = torch.zeros_like(y), torch.zeros_like(y[:1])
     blocks = list(product(*(_blocks(length - SIDE + 1, y.device) for length in y.shape[1:])))
-    shown = progress.stage("neighbourhoods", total=len(blocks)) if len(blocks) > 8 else None
-    with shown or nullcontext() as stage:
+    with progress.stage("neighbourhoods", total=len(blocks), least=9) as stage:
         for (rows, rows_around), (columns, columns_around) in blocks:
             top, left = rows_around[0, 0], columns_around[0, 0]
             bottom, right = rows_around[-1, -1] + SIDE, columns_around[-1, -1] + SIDE
@@ -54,16 +55,17 @@ def refined(y: Tensor, first: Tensor, s: float) -> Tensor:
             times.index_add_(0, near.flatten(), times.new_ones(near.numel(), 1))
             total[block] += _image(found, y[block])
             count[block] += _image(times.expand(-1, SIDE**2), count[block])
-            if stage:
-                stage.update()
+            stage.update()
     return torch.where(count > 0, total / count, first)[:, :H, :W]
 
 
 def _blocks(length: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """Along one axis with so many windows, block by block: per tile the windows whose like are
     sought, and those among which they are, both (tiles, ...)."""
-    tiles = torch.arange(0, length, _TILE, device=device)
-    own = tiles[:, None] + torch.arange(0, _TILE, _STRIDE, device=device)
+    steps = torch.arange(0, _TILE, _STRIDE, device=device)
+    last = max(length - 1 - int(steps[-1]), 0)  # of the tile that ends with the last window
+    tiles = torch.arange(0, last + _TILE, _TILE, device=device).clamp(max=last)
+    own = tiles[:, None] + steps
     size = min(length, _TILE + 2 * _REACH)
     first = (tiles - _REACH).clamp(0, length - size)
     around = first[:, None] + torch.arange(size, device=device)
@@ -94,7 +96,7 @@ def _posterior_means(noisy: Tensor, clean: Tensor, s: float) -> Tensor:
     """Of groups of noisy windows (T, K, d), each under the Gaussian of its group of clean ones."""
     mean = clean.mean(dim=1, keepdim=True)
     spread, offset = clean - mean, noisy - mean
-    if s < _COARSE:
+    if s < _FLOAT64_BELOW:
         spread, offset = spread.double(), offset.double()
     K = clean.shape[1]
     # C (C + s^2 I)^-1 with C = spread^T spread / K, by a system of K equations instead of d

@@ -9,7 +9,6 @@ not the posterior mean under one density of whole images, which has no closed fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -37,8 +36,7 @@ def average(
     count = torch.zeros_like(images[:1, :1])
     rows = max(1, _PIXELS // (n * stride * padded_w)) * stride  # of first rows in a strip
     tops = range(0, padded_h - h + 1, rows)
-    shown = progress.stage("denoising", total=len(tops)) if len(tops) > 2 else nullcontext()
-    with shown as stage:
+    with progress.stage("denoising", total=len(tops), least=3) as stage:
         for top in tops:
             strip = slice(top, min(top + rows - stride + h, padded_h))
             there = images[:, :, strip]
@@ -48,8 +46,7 @@ def average(
             total[:, :, strip] += F.fold(found, shape, size, stride=stride)
             ones = torch.ones(1, h * w, found.shape[2]).to(images)
             count[:, :, strip] += F.fold(ones, shape, size, stride=stride)
-            if stage:
-                stage.update()
+            stage.update()
     return (total / count)[:, :, :H, :W]
 
 
