@@ -1,13 +1,15 @@
 """Denoising photographs that nothing was fitted to or trained on: densities, residual models, the
 plain U-Net, DDPM, the paper's embedding, and the classical denoisers.
 
-    python benchmarks/denoising.py runs [FOLDER]    # two cores: 100 minutes; goes on when stopped
-    python benchmarks/denoising.py photographs      # a few minutes
-    python benchmarks/denoising.py densities        # a few minutes
-    python benchmarks/denoising.py steps            # a minute
+    python benchmarks/denoising.py runs [FOLDER]       # 40 minutes; goes on when stopped
+    python benchmarks/denoising.py half_hour [FOLDER]  # 35 minutes a seed; the same
+    python benchmarks/denoising.py photographs         # a few minutes
+    python benchmarks/denoising.py densities           # a few minutes
+    python benchmarks/denoising.py steps               # a minute
 
-`runs` compares methods over training time, three seeds each, two runs at a time with one thread
-each, and leaves results/denoising/ and a picture in docs/images/. `photographs` takes noise out
+`runs` compares all methods over training time, two runs at a time with one thread each, `half_hour`
+the two that matter most over a longer one; they leave results/denoising/ and
+results/denoising_half_hour/, and a picture each in docs/images/. `photographs` takes noise out
 of whole photographs as `score-embedding denoise` does, one after another with all cores, beside
 what a user would take instead, and leaves results/photographs.md. `densities` fits each density,
 and the mixture with other numbers, to the photographs of the config: results/densities.md.
@@ -43,29 +45,39 @@ from score_embedding.data import load_held_out, load_photographs
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 TEST = HeldOut(image=["china", "flower", "grace_hopper"], shrink=2, levels=(0.05, 0.1, 0.2))
 SHOWN = 0.1  # the noise of the README's picture
-RUNS = (
-    "training.epochs=1000",
-    "training.seconds=45",
-    "misc.profile_freq=15",
-    *(
-        f"{method}.{option}"
-        for method in ("plain", "patch_mixture_residual")
-        for option in ("training.seconds=1800", "misc.profile_freq=60")
+SEEDS = [0, 1, 2]
+RUNS = {  # where results go; methods, and changes of the config photographs
+    "runs": (
+        "denoising",
+        spec.DENOISING_METHODS,
+        (
+            "training.epochs=1000",
+            "training.seconds=90",
+            "plain.training.seconds=300",
+            "patch_mixture_residual.training.seconds=300",
+            "misc.profile_freq=15",
+        ),
     ),
-)
+    "half_hour": (
+        "denoising_half_hour",
+        ("plain", "patch_mixture_residual", "stationary_alone", "patch_mixture_alone"),
+        ("training.epochs=1000", "training.seconds=1800", "misc.profile_freq=60"),
+    ),
+}
 
 
-def compare_runs(folder: Path) -> None:
+def compare_runs(which: str, folder: Path | None) -> None:
     """The runs, their tables and pictures, and what the repository keeps of them."""
-    methods = list(spec.DENOISING_METHODS)
-    wanted = spec.build("photographs", methods, [0, 1, 2], None, list(RUNS))
+    results, methods, changes = RUNS[which]
+    folder = folder or Path("saves") / results
+    wanted = spec.build("photographs", list(methods), SEEDS, None, list(changes))
     comparison.compare(wanted, folder, torch.device("cpu"), processes=2)
-    kept = RESULTS / "denoising"
+    kept = RESULTS / results
     kept.mkdir(exist_ok=True)
     for name in (comparison.MARKDOWN, comparison.JSON, comparison.CSV, spec.SPEC):
         shutil.copyfile(folder / name, kept / name)
     picture = comparison.DENOISING_CURVES
-    shutil.copyfile(folder / picture, IMAGES / f"denoising_{picture}")
+    shutil.copyfile(folder / picture, IMAGES / f"{results}_{picture}")
 
 
 def compare_photographs() -> None:
@@ -140,7 +152,7 @@ def compare_steps() -> None:
         means, seconds = _measured(denoise, photographs)
         row: dict[str, Any] = {
             "mixture": "adapted" if adapt else "bundled",
-            "neighbourhoods": f"{times} times",
+            "neighbourhoods, times": times,
             "seconds a photograph": f"{seconds:.2f}",
         }
         row |= {f"noise {level:g}": f"{means[f'psnr_{level:g}']:.2f}" for level in TEST.levels}
@@ -179,8 +191,8 @@ def _learnt(adapt: bool, times: int) -> held_out.Denoise:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["runs"]:
-        compare_runs(Path(sys.argv[2] if len(sys.argv) > 2 else "saves/denoising"))
+    if sys.argv[1:] and sys.argv[1] in RUNS:
+        compare_runs(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None)
     elif sys.argv[1:] == ["photographs"]:
         compare_photographs()
     elif sys.argv[1:] == ["densities"]:

@@ -40,7 +40,7 @@ def average(
         for top in tops:
             strip = slice(top, min(top + rows - stride + h, padded_h))
             there = images[:, :, strip]
-            arrays = F.unfold(there, size, stride=stride).transpose(1, 2)
+            arrays = F.unfold(there, size, stride=stride).transpose(1, 2).contiguous()
             found = estimate(arrays.flatten(0, 1)).view(arrays.shape).transpose(1, 2)
             shape = (there.shape[2], there.shape[3])
             total[:, :, strip] += F.fold(found, shape, size, stride=stride)
