@@ -296,6 +296,12 @@ class Run(Section):
             )
         return self
 
+    @property
+    def tells_index(self) -> bool:
+        """Whether the network is told which of the images is meant, if the method tells it at all:
+        measured on other photographs there is nothing to tell."""
+        return self.model.image_index and self.held_out is None
+
 
 class Config(Run):
     """Score embedding, or (sample_method closed_form) the exact score of the images, untrained."""
@@ -337,8 +343,7 @@ class Config(Run):
     @property
     def tells_index(self) -> bool:
         """Whether the method is told which of the images a sample is meant to be."""
-        told = self.model.image_index and self.held_out is None
-        return told and self.method == "score_embedding"
+        return super().tells_index and self.method == "score_embedding"
 
 
 class BaselineConfig(Run):
@@ -353,11 +358,6 @@ class BaselineConfig(Run):
     @property
     def method(self) -> str:
         return self.sample_method
-
-    @property
-    def tells_index(self) -> bool:
-        """Whether the method is told which of the images a sample is meant to be."""
-        return self.model.image_index and self.held_out is None
 
     @model_validator(mode="after")
     def _baseline_knows_it(self) -> BaselineConfig:

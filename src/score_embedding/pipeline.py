@@ -134,7 +134,7 @@ def train_model(
     network = build_network(config, len(images), device)
     log.info("network of %.1f M parameters on %s", network.num_parameters / 1e6, device)
 
-    photographs = evaluation.photographs_of(config, device)
+    photographs = evaluation.photographs_of(config, device) if profile else {}
 
     def evaluate(network: ScoreNetwork) -> dict[str, float]:
         model = Trained(config, network, precomputed)
