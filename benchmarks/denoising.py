@@ -36,6 +36,7 @@ from score_embedding import (
     denoising,
     figures,
     held_out,
+    learnt,
     scores,
 )
 from score_embedding.comparison import spec
@@ -144,14 +145,18 @@ def compare_densities() -> None:
 
 def compare_steps() -> None:
     """PSNR and seconds of what `fit` is made of: the bundled mixture, adapted to the photograph or
-    not, and the Gaussians of the neighbourhoods so many times after it."""
+    not, looked at in half the size or not, and the Gaussians of the neighbourhoods so many times
+    after it."""
     machine, photographs = environment(), load_held_out(TEST, 3)
     rows = []
-    for adapt, times in ((False, 0), (False, 1), (False, 2), *((True, i) for i in range(4))):
-        denoise = _learnt(adapt, times)
+    choices = [(False, False, 0), (True, False, 0), (True, True, 0), (False, True, 2)]
+    choices += [(True, False, 2), *((True, True, times) for times in (1, 2, 3))]
+    for adapt, halve, times in choices:
+        denoise = _learnt(adapt, halve, times)
         means, seconds = _measured(denoise, photographs)
         row: dict[str, Any] = {
             "mixture": "adapted" if adapt else "bundled",
+            "also at half the size": halve,
             "neighbourhoods, times": times,
             "seconds a photograph": f"{seconds:.2f}",
         }
@@ -182,9 +187,9 @@ def _ours(model: str) -> held_out.Denoise:
     return denoise
 
 
-def _learnt(adapt: bool, times: int) -> held_out.Denoise:
+def _learnt(adapt: bool, halve: bool, times: int) -> held_out.Denoise:
     def denoise(y: Tensor, s: Tensor) -> Tensor:
-        estimate = denoising.learnt(denoising.bundled(3), y[0], float(s), adapt, times)
+        estimate = learnt.denoiser(denoising.bundled(3), y[0], float(s), adapt, halve, times)
         return estimate(y[0], float(s))[None]
 
     return denoise

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
+from scipy.fft import dctn, idctn
 
 from score_embedding import configuration, scores
 from score_embedding.methods import residual
@@ -48,7 +49,7 @@ def white():
 def by_hand(levels=(0.1, 1.0, 10.0), spread=(0.05, 0.2, 0.3)):
     """A white density of variance 1/4, with a table of c_out of its own."""
     density = scores.fit("white", torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1))
-    return Precomputed(density, 0.5, 0.5, torch.tensor(levels), torch.tensor(spread))
+    return Precomputed(density, 0.5, 0.5, torch.tensor(levels), torch.tensor(spread)[:, None])
 
 
 def a_network(inputs, t, index):
@@ -88,8 +89,9 @@ def test_the_levels_are_those_of_the_diffusion_and_the_spread_is_what_the_densit
     known, seconds = residual.precompute(pictures, config)
     ends = [integrate.quad(lambda t: 5 ** (2 * t), 0, end)[0] ** 0.5 for end in (0.01, 1)]
     np.testing.assert_allclose(known.levels.numpy(), np.geomspace(*ends, 9), rtol=1e-5)
-    for s, spread in zip(known.levels.tolist(), known.spread.tolist(), strict=True):
-        assert spread == pytest.approx(0.2 * s / math.hypot(0.2, s), rel=0.06)
+    assert known.spread.shape == (9, 4)  # rings of crops of 8 x 8
+    for s, rings in zip(known.levels.tolist(), known.spread.tolist(), strict=True):
+        assert rings == pytest.approx(4 * [0.2 * s / math.hypot(0.2, s)], rel=0.1)
     assert set(seconds) == {"density", "preconditioning"}
     assert min(seconds.values()) > 0
     again, _ = residual.precompute(pictures, config)
@@ -100,9 +102,31 @@ def test_c_out_is_interpolated_in_both_logarithms_and_clamped():
     known = by_hand()
     asked = torch.tensor([0.1, 1.0, 10.0, 1e-3, 1e3, 0.3, 4.0])
     log_log = np.interp(asked.log().numpy(), np.log([0.1, 1, 10]), np.log([0.05, 0.2, 0.3]))
-    np.testing.assert_allclose(known.c_out(asked).numpy(), np.exp(log_log), rtol=1e-5)
-    np.testing.assert_allclose(known.c_out(asked)[:3].numpy(), [0.05, 0.2, 0.3], rtol=1e-6)
-    assert known.c_out(asked)[3:5].tolist() == pytest.approx([0.05, 0.3])
+    found = known.c_out(asked, 6, 5)
+    assert found.shape == (7, 1, 1, 1)  # one ring is all frequencies
+    np.testing.assert_allclose(found.flatten().numpy(), np.exp(log_log), rtol=1e-5)
+    np.testing.assert_allclose(found.flatten()[:3].numpy(), [0.05, 0.2, 0.3], rtol=1e-6)
+    assert found.flatten()[3:5].tolist() == pytest.approx([0.05, 0.3])
+
+
+def test_the_network_is_asked_for_what_is_left_at_each_frequency(generator):
+    """By a loop, with SciPy's DCT."""
+    rings = torch.tensor([[0.3, 0.1], [0.5, 0.4]])
+    known = replace(by_hand((0.1, 1.0), (1.0, 1.0)), spread=rings)
+    s, (h, w) = torch.tensor([0.1, 0.3]), (6, 9)
+    x = torch.randn(2, 1, h, w, generator=generator)
+    c_out = np.empty((2, h, w))
+    for b, level in enumerate(s.tolist()):
+        of_rings = [np.interp(math.log(level), np.log([0.1, 1]), r.log()) for r in rings.T]
+        for i, j in np.ndindex(h, w):
+            radius = math.hypot(i / h, j / w) / math.sqrt(2)  # two rings: middles at 1/4 and 3/4
+            c_out[b, i, j] = np.exp(np.interp(radius, [0.25, 0.75], of_rings))
+    np.testing.assert_allclose(known.c_out(s, h, w)[:, 0].numpy(), c_out, rtol=1e-5)
+    inputs = (x - 0.5) * (s**2 + 0.25).rsqrt()[:, None, None, None]
+    F = a_network(inputs, s.log() / 4, torch.zeros(2, dtype=torch.long))[:, 0].double().numpy()
+    expected = idctn(c_out * dctn(F, axes=(1, 2), norm="ortho"), axes=(1, 2), norm="ortho")
+    found = known.denoise(a_network, x, s) - known.denoise(None, x, s)
+    np.testing.assert_allclose(found[:, 0].numpy(), expected, rtol=0, atol=1e-5)
 
 
 def test_a_network_that_sees_the_density_is_given_its_answer_standardised(photographs):
@@ -142,7 +166,7 @@ def test_an_untrained_network_answers_as_the_density_to_the_bit(kind, photograph
     assert torch.equal(Trained(config, network, known).denoise(x, s), alone)
     torch.nn.init.ones_(network.unet.conv_out.bias)  # F = 1
     moved = Trained(config, network, known).denoise(x, s) - alone
-    expected = known.c_out(s)[:, None, None, None].expand_as(moved)
+    expected = known.c_out(s, *x.shape[-2:])[..., :1, :1].expand_as(moved)  # at frequency 0
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5)
 
 
@@ -159,9 +183,9 @@ def test_the_loss_is_that_of_a_loop_over_images(kind, generator):
     total = 0.0
     for x, s, x_0 in zip(batch.x, batch.t, batch.z, strict=True):
         D = known.denoise(a_network, x[None], s[None])[0]
-        of_pixels = (D - x_0).double().numpy() ** 2
-        weight = np.exp(-2 * np.interp(s.log(), known.levels.log(), known.spread.log()))
-        total += weight * of_pixels.sum() / of_pixels.size
+        error = dctn((D - x_0).double().numpy(), axes=(1, 2), norm="ortho")
+        weight = known.c_out(s[None], *error.shape[1:])[0].double().numpy() ** -2
+        total += np.mean(weight * error**2)
     assert float(objective.loss(a_network, batch)) == pytest.approx(total / 3, rel=1e-4)
     assert len(objective) == 5
 

@@ -89,12 +89,13 @@ def read_density(folder: RunFolder, device: torch.device) -> residual.Precompute
     density = scores.load(density_path)
     if values["sha256"] != checkpoint.sha256_of(density_path):
         raise CheckpointError(f"{density_path}: changed since it was written; nothing was loaded")
+    levels = torch.tensor(values["levels"])
     return residual.Precomputed(
         density.to(torch.empty(0, device=device)),
         float(values["mean"]),
         float(values["sigma_data"]),
-        torch.tensor(values["levels"]),
-        torch.tensor(values["spread"]),
+        levels,
+        torch.tensor(values["spread"]).reshape(len(levels), -1),  # of older runs one number a level
     )
 
 

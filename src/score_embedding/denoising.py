@@ -1,8 +1,8 @@
 """Taking the noise out of photographs, and filling in what is missing.
 
 All of it is one posterior mean D(x, s), and the score (D - x) / s^2 that comes with it: of a patch
-mixture that the package brings, of what is learnt from the photograph at hand (that mixture adapted
-to it, and a Gaussian for each of its neighbourhoods), or of a model that was trained.
+mixture that the package brings, of what is learnt from the photograph at hand (learnt.py), or of a
+model that was trained.
 
 The noise is assumed Gaussian, of one strength in all pixels and channels, and independent between
 them. What a camera's own processing leaves, JPEG's blocks or grain that is correlated between
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from importlib import resources
 from itertools import pairwise
@@ -29,21 +27,18 @@ from skimage.restoration import estimate_sigma as skimage_sigma
 from skimage.util import img_as_float32
 from torch import Tensor
 
-from score_embedding import crops, progress, run_folder, scores, trained
+from score_embedding import environment, learnt, progress, run_folder, scores, trained
 from score_embedding.errors import DataError
-from score_embedding.scores import Density, fitting, neighbourhoods
+from score_embedding.learnt import Estimate
+from score_embedding.scores import Density, fitting
 from score_embedding.scores.mixture import GaussianMixture
 
 Mode = Literal["mean", "sample"]
 Model = str | Path | Density  # "fit", "bundled", a run folder, or a density
-Estimate = Callable[[Tensor, float], Tensor]  # (c, h, w), noise level -> (c, h, w)
 
 LARGEST_SIGMA = 2.0  # white being 1: nothing can be seen long before
 BRIGHTEST = 10.0  # of floating-point pixels: more is no noise but another scale
 LEAST = 1e-3  # noise of a quarter of a grey level of 256, at which a sample ends
-FIT_STEPS, FIT_PRIOR, FIT_WINDOWS = 3, 20.0, 3000
-FIT_STRIDE = 4  # of the first estimate's windows; at 2 the end is no better
-REFINED = 2  # times that the neighbourhoods are learnt
 STEPS = 10  # of Heun's method
 INPAINTING_STEPS = 40
 INPAINTING_FROM = 0.5
@@ -78,7 +73,7 @@ def denoise(
     ------
     ValueError, DataError : an image or sigma that cannot be, a model of other channels.
     """
-    x = to_tensor(image).to(device)
+    x = _on(device, image)
     s = checked_sigma(sigma) if sigma is not None else estimate_sigma(x)
     return to_array(clean(x, s, denoiser(model or "fit", x, s), mode), image.ndim)
 
@@ -88,14 +83,18 @@ def inpaint(
     mask: NDArray[Any],
     model: Model | None = None,
     device: torch.device | str = "cpu",
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """An image with the pixels filled in where `mask` (h, w) is not 0; all others are kept as they
-    are. Parameters and errors as `denoise`; also a mask of another size."""
+    are. Parameters, result and errors as `denoise`, but of float64 the result is float64; also a
+    mask of another size."""
     if model == "fit":
         raise ValueError('model: "fit" would learn from what is missing; "bundled" does not')
-    x = to_tensor(image).to(device)
-    missing = torch.from_numpy(np.asarray(mask) != 0).to(x.device)
-    return to_array(filled(x, missing, denoiser(model or "bundled", x, LEAST)), image.ndim)
+    x, hole = _on(device, image), np.asarray(mask) != 0
+    missing = torch.from_numpy(hole).to(x.device)
+    answer = to_array(filled(x, missing, denoiser(model or "bundled", x, LEAST)), image.ndim)
+    if image.dtype.kind != "f":
+        return answer
+    return np.where(hole[..., None] if image.ndim == 3 else hole, answer, image)
 
 
 def clean(x: Tensor, sigma: float, estimate: Estimate, mode: Mode = "mean") -> Tensor:
@@ -209,7 +208,9 @@ def denoiser(model: Model, x: Tensor, sigma: float) -> Estimate:
     if model not in ("bundled", "fit"):
         return _of_run(Path(model), x.device)
     density = bundled(len(x))
-    return learnt(density, x, sigma) if model == "fit" and sigma else _of_density(density)
+    if model == "fit" and sigma:
+        return learnt.denoiser(density, x, sigma)
+    return _of_density(density)
 
 
 @cache
@@ -247,6 +248,10 @@ def to_array(x: Tensor, ndim: int) -> NDArray[np.float32]:
     return pixels[..., 0] if ndim == 2 else pixels
 
 
+def _on(device: torch.device | str, image: NDArray[Any]) -> Tensor:
+    return to_tensor(image).to(environment.with_float64(torch.device(device)))
+
+
 def _of_density(density: Density) -> Estimate:
     return lambda x, s: density.denoise(x[None], s)[0]
 
@@ -256,44 +261,18 @@ def _of_run(path: Path, device: torch.device) -> Estimate:
     return lambda x, s: model.denoise(x[None], x.new_full((1,), s))[0]
 
 
-def adapted(density: Density, x: Tensor, sigma: float) -> Density:
-    """A patch mixture that has learnt from the windows of an image x (c, h, w) with noise of level
-    sigma > 0."""
-    model, generator = density.model, torch.Generator().manual_seed(0)
-    assert isinstance(model, GaussianMixture)
-    count = min(FIT_WINDOWS, x.shape[1] * x.shape[2])
-    arrays = crops.draw([x], model.shape[1:], count, generator).flatten(1)
-    learnt = fitting.adapted(model.to(x), arrays, sigma, FIT_STEPS, FIT_PRIOR)
-    return replace(density, model=learnt.truncated(model.axes.shape[2]))
-
-
-def learnt(
-    density: Density, noisy: Tensor, sigma: float, adapt: bool = True, times: int = REFINED
-) -> Estimate:
-    """Of what is learnt from a noisy image (c, h, w): a patch mixture adapted to it, then so many
-    times a Gaussian for each of its neighbourhoods."""
-    first = adapted(density, noisy, sigma) if adapt else density
-    first = replace(first, stride=FIT_STRIDE)
-
-    def estimate(x: Tensor, s: float) -> Tensor:
-        answer = first.denoise(x[None], s)[0]
-        for _ in range(times):
-            answer = neighbourhoods.refined(x, answer, s)
-        return answer
-
-    return estimate
-
-
 def _flow(x: Tensor, sigma: float, estimate: Estimate) -> Tensor:
     """Along dx/ds = (x - D(x, s)) / s, the probability flow in the noise level, from sigma down, by
     Heun's method in steps even in log s; ends with the posterior mean at the least level."""
     levels = torch.logspace(
         math.log10(sigma), math.log10(min(LEAST, sigma / 2)), STEPS + 1
     ).tolist()
-    for s, below in pairwise(levels):
-        slope = (x - estimate(x, s)) / s
-        ahead = x + (below - s) * slope
-        x = x + (below - s) * (slope + (ahead - estimate(ahead, below)) / below) / 2
+    with progress.stage("sampling", total=STEPS) as stage:
+        for s, below in pairwise(levels):
+            slope = (x - estimate(x, s)) / s
+            ahead = x + (below - s) * slope
+            x = x + (below - s) * (slope + (ahead - estimate(ahead, below)) / below) / 2
+            stage.update()
     return estimate(x, levels[-1])
 
 

@@ -2,14 +2,16 @@
 
 With a density whose posterior mean D_pre(x, s) is known in closed form (scores/), s = std(t),
 
-    D(x, s) = D_pre(x, s) + c_out(s) F(c_in(s) (x - mean), D_pre(x, s), ln(s) / 4),
+    D(x, s) = D_pre(x, s) + DCT^-1[ c_out(s, f) DCT F(c_in(s) (x - mean), D_pre(x, s), ln(s) / 4) ],
     score(x, t) = (D(x, s) - x) / s^2,
 
-c_in = 1 / sqrt(s^2 + sigma_data^2), and c_out(s) is the standard deviation of x_0 - D_pre, measured
-on the training data. F starts at zero: an untrained model already denoises as well as the density.
+c_in = 1 / sqrt(s^2 + sigma_data^2), and c_out(s, f) is the standard deviation of x_0 - D_pre at
+spatial frequency f, measured on the training data: what is asked of F is then as strong at every
+noise level and frequency. F starts at zero: an untrained model already denoises as well as the
+density.
 With the isotropic Gaussian for the density (kind white), D_pre is c_skip x of Karras et al. (2022,
-table 1) on centred data, c_out is theirs, and the method is theirs; F is then not given D_pre,
-which tells it nothing that x does not.
+table 1) on centred data, c_out is theirs, the same for all frequencies, and the method is theirs; F
+is then not given D_pre, which tells it nothing that x does not.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from score_embedding import crops, sampling
 from score_embedding.config import Config
+from score_embedding.methods import frequencies
 from score_embedding.methods.objective import Batch, Network
 from score_embedding.network import ScoreNetwork
 from score_embedding.sampling import Samples
@@ -38,8 +41,8 @@ _LOG_NORMAL = (-1.9, 1.2)  # mean and width of ln(s): Karras et al.'s, for image
 @dataclass(frozen=True)
 class Precomputed:
     """All that is known before training: the density, mean and standard deviation of the data, and
-    the standard deviation of what the density leaves, `spread` (L,) at noise levels `levels` (L,)
-    from the lowest to the highest of the diffusion."""
+    the standard deviation of what the density leaves, `spread` (L, R), at noise levels `levels`
+    (L,) from the lowest to the highest of the diffusion and in rings of spatial frequency."""
 
     density: Density
     mean: float
@@ -52,14 +55,25 @@ class Precomputed:
         """Whether the network is given D_pre beside x."""
         return self.density.kind != "white"
 
-    def c_out(self, s: Tensor) -> Tensor:
-        """(b,) at noise levels s (b,): linear between the measured ones, both in the logarithm;
-        outside of them it is that of the nearest."""
+    def c_out(self, s: Tensor, h: int = 1, w: int = 1) -> Tensor:
+        """(b, 1, h, w) at noise levels s (b,) and the frequencies of an h x w DCT; one ring is all
+        of them, (b, 1, 1, 1). Linear between the measured ones, noise and c_out in the logarithm;
+        beyond them it is that of the nearest."""
         known, values = self.levels.log().to(s), self.spread.log().to(s)
         x = s.log().clamp(known[0], known[-1])
         i = torch.searchsorted(known, x.contiguous()).clamp(1, len(known) - 1)
         share = (x - known[i - 1]) / (known[i] - known[i - 1])
-        return torch.lerp(values[i - 1], values[i], share).exp()
+        rings = torch.lerp(values[i - 1], values[i], share[:, None])
+        if rings.shape[1] == 1:
+            h = w = 1
+        return frequencies.at_frequencies(rings, h, w).exp()[:, None]
+
+    def scaled(self, x: Tensor, s: Tensor, power: int = 1) -> Tensor:
+        """Images x (b, c, h, w) times c_out(s, f)^power at each frequency f; s (b,)."""
+        c_out = self.c_out(s, *x.shape[-2:])
+        if c_out.shape[-2:] == (1, 1):
+            return c_out**power * x
+        return frequencies.inverse_dct(c_out**power * frequencies.dct(x))
 
     def denoise(self, network: Network | None, x: Tensor, s: Tensor) -> Tensor:
         """D(x, s) of images x (b, c, h, w) at noise levels s (b,); without a network D_pre."""
@@ -71,8 +85,8 @@ class Precomputed:
         if self.sees_density:
             inputs = torch.cat([inputs, (prior - self.mean) / self.sigma_data], dim=1)
         index = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        residual = network(inputs, s.log() / 4, index)
-        return prior + self.c_out(s)[:, None, None, None] * residual
+        residual = network(inputs, s.log() / 4, index).to(prior.dtype)
+        return prior + self.scaled(residual, s)
 
 
 @dataclass(frozen=True)
@@ -105,11 +119,11 @@ class ResidualMatching:
         return Batch(x, s, torch.zeros(count, dtype=torch.long, device=self.device), x_0)
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
-        """The mean of (D(x, s) - x_0)^2 / c_out(s)^2 over batch and pixels. For the isotropic
-        Gaussian 1 / c_out^2 is Karras et al.'s weight (s^2 + sigma_data^2) / (s sigma_data)^2."""
+        """The mean of |DCT (D(x, s) - x_0)|^2 / c_out(s, f)^2 over batch and frequencies. For the
+        isotropic Gaussian 1 / c_out^2 is Karras et al.'s weight (s^2 + sigma_data^2) / (s
+        sigma_data)^2."""
         error = self.precomputed.denoise(network, batch.x, batch.t) - batch.z
-        weight = self.precomputed.c_out(batch.t) ** -2
-        return (weight * error.square().mean(dim=(1, 2, 3))).mean()
+        return self.precomputed.scaled(error, batch.t, -1).square().mean()
 
 
 def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, dict[str, float]]:
@@ -124,20 +138,34 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
     sde = VarianceExploding(config.diffusion.sigma)
     ends = sde.std(torch.tensor([config.misc.eps, 1.0], dtype=torch.float64)).log()
     levels = torch.linspace(float(ends[0]), float(ends[1]), _LEVELS).exp()
-    generator = torch.Generator().manual_seed(seed)
-    x_0 = crops.draw(photographs, config.data_loader.image_size, _MEASURED, generator)
-    spread = []
-    for s in levels.tolist():
-        z = torch.randn(x_0.shape, generator=generator).to(x_0)
-        left = (density.denoise(x_0 + s * z, s) - x_0).square().mean().sqrt()
-        spread.append(left.clamp_min(_LEAST_SPREAD * s))
+    size = config.data_loader.image_size
+    rings = 1 if options.kind == "white" else frequencies.count(*size)
+    spread = left_by(density, photographs, levels, size, rings, seed)
     clock.append(time.perf_counter())
     pixels = torch.cat([photograph.flatten() for photograph in photographs])
     sigma_data = max(float(pixels.std()), FLOOR**0.5)  # 0 of a constant image
-    precomputed = Precomputed(
-        density, float(pixels.mean()), sigma_data, levels, torch.stack(spread).cpu()
-    )
+    precomputed = Precomputed(density, float(pixels.mean()), sigma_data, levels, spread)
     return precomputed, {"density": clock[1] - clock[0], "preconditioning": clock[2] - clock[1]}
+
+
+def left_by(
+    density: Density,
+    photographs: list[Tensor],
+    levels: Tensor,
+    size: tuple[int, int],
+    rings: int,
+    seed: int,
+) -> Tensor:
+    """The standard deviation of x_0 - D_pre at noise levels (L,) in so many rings of spatial
+    frequency, on crops of this size: (L, rings)."""
+    generator = torch.Generator().manual_seed(seed)
+    x_0 = crops.draw(photographs, size, _MEASURED, generator)
+    spread = []
+    for s in levels.tolist():
+        z = torch.randn(x_0.shape, generator=generator).to(x_0)
+        left = frequencies.power(density.denoise(x_0 + s * z, s) - x_0, rings).sqrt()
+        spread.append(left.clamp_min(_LEAST_SPREAD * s))
+    return torch.stack(spread).cpu()
 
 
 def objective(

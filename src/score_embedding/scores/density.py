@@ -44,7 +44,8 @@ class Density:
     def denoise(self, x: ArrayLike, sigma: float | Tensor) -> Tensor:
         """The posterior mean D(x, sigma) of images x (n, c, h, w): shape, dtype and device of x.
 
-        sigma : noise level >= 0, or one for each image (n,). Memory does not grow with the image.
+        sigma : noise level >= 0, or one for each image (n,). Beside a few copies of the images,
+        of `stationary` some ten of one of them, memory does not grow with their size.
 
         Raises
         ------
@@ -71,14 +72,19 @@ class Density:
 
         Raises
         ------
-        ValueError : as `score`, or the images are larger than the density's arrays: the average of
-            overlapping windows has no density in closed form.
+        ValueError : as `score`, or the images are larger than the density's arrays, where these
+            are windows: their average has no density in closed form.
         """
         x = to_tensor(x, ndim=4, name="images")
         levels, model = _positive(_levels(sigma, len(x)), "log-density"), self.model
         self._check_channels(x)
         if isinstance(model, Stationary):
             return torch.stack([model.log_density(y, s) for y, s in zip(x, levels, strict=True)])
+        if model.shape[1:] == (1, 1):  # pixels are independent
+            pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (n, h w, c)
+            return torch.stack(
+                [model.log_density(y, s).sum() for y, s in zip(pixels, levels, strict=True)]
+            )
         if tuple(x.shape[1:]) != model.shape:
             raise ValueError(
                 f"images of shape {tuple(x.shape[1:])}: this density is one of arrays of shape "

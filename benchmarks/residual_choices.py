@@ -1,0 +1,172 @@
+"""What each choice within the residual embedding is worth: the config photographs trained as it is,
+and with that one choice taken back or another one made.
+
+    python benchmarks/residual_choices.py      # half an hour; two at a time, one thread each
+
+All have the same number of steps, so that other work on the machine does not show. PSNR is of the
+photographs that the config holds out, the median over the seeds; in brackets the least and the
+greatest difference to the first row of the same group, seed by seed. Writes
+results/residual_choices.json and .md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from _common import environment, write
+from score_embedding import configuration, evaluation, held_out
+from score_embedding.config import Config
+from score_embedding.data import load_photographs
+from score_embedding.methods import frequencies, residual
+from score_embedding.methods.objective import Batch, Network
+from score_embedding.methods.residual import Precomputed, ResidualMatching
+from score_embedding.trained import Trained, build_network
+from score_embedding.training import train
+
+STEPS = 400
+SEEDS = (0, 1, 2)
+CPU = torch.device("cpu")
+
+# ------------------------------------------------------------------------------ the choices
+
+
+class Blind(Precomputed):
+    """F is not given D_pre."""
+
+    @property
+    def sees_density(self) -> bool:
+        return False
+
+
+class KarrasWeighted(ResidualMatching):
+    """Karras et al.'s weight of the loss, whatever the density leaves."""
+
+    def loss(self, network: Network, batch: Batch) -> Tensor:
+        error = self.precomputed.denoise(network, batch.x, batch.t) - batch.z
+        data = self.precomputed.sigma_data
+        weight = (batch.t**2 + data**2) / (batch.t * data) ** 2
+        return (weight * error.square().mean(dim=(1, 2, 3))).mean()
+
+
+# ------------------------------------------------------------------------------- measuring
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is changed: of the config, of what is known before training, of the loss."""
+
+    name: str
+    change: str | None = None
+    known: Callable[[Precomputed, list[Tensor], Config], Precomputed] | None = None
+    matching: type[ResidualMatching] = ResidualMatching
+
+
+def blind(known: Precomputed, *_: Any) -> Precomputed:
+    return Blind(**vars(known))
+
+
+def one_ring(known: Precomputed, photographs: list[Tensor], config: Config) -> Precomputed:
+    return _with_rings(1, known, photographs, config)
+
+
+def many_rings(known: Precomputed, photographs: list[Tensor], config: Config) -> Precomputed:
+    rings = frequencies.count(*config.data_loader.image_size)
+    return _with_rings(rings, known, photographs, config)
+
+
+def _with_rings(
+    rings: int, known: Precomputed, photographs: list[Tensor], config: Config
+) -> Precomputed:
+    size, seed = config.data_loader.image_size, config.training.seed
+    left = residual.left_by(known.density, photographs, known.levels, size, rings, seed)
+    return replace(known, spread=left)
+
+
+WHITE = "image_density.kind=white"
+NORMAL = "training.noise_levels=log_normal"
+GROUPS: dict[str, tuple[str | None, tuple[Choice, ...]]] = {
+    "residual": (
+        None,
+        (
+            Choice("as configured"),
+            Choice("noise levels log-normal", NORMAL),
+            Choice("F is not given D_pre", known=blind),
+            Choice("Karras et al.'s weight", matching=KarrasWeighted),
+            Choice("one c_out for all frequencies", known=one_ring),
+        ),
+    ),
+    "plain": (
+        WHITE,
+        (
+            Choice("as configured"),
+            Choice("noise levels log-normal", NORMAL),
+            Choice("c_out at each frequency", known=many_rings),
+        ),
+    ),
+}
+
+
+def measured(group: str, choice: Choice, seed: int) -> dict[str, float]:
+    """PSNR at each level after STEPS steps."""
+    torch.set_num_threads(1)
+    changes = [GROUPS[group][0], choice.change, f"training.seed={seed}", "training.epochs=1"]
+    changes.append(f"data_loader.num_images={STEPS}")
+    config = configuration.load("photographs", [change for change in changes if change])
+    assert isinstance(config, Config)
+    assert config.held_out
+    photographs = load_photographs(config.data_loader)
+    known, _ = residual.precompute(photographs, config)
+    if choice.known:
+        known = choice.known(known, photographs, config)
+    objective = choice.matching(
+        photographs, config.data_loader.image_size, known, config, num_images=STEPS
+    )
+    # The kind `white` is built without the channels of D_pre.
+    white = configuration.load("photographs", [WHITE, f"training.seed={seed}"])
+    network = build_network(config if known.sees_density else white, 1, CPU)
+    train(network, objective, config)
+    test = evaluation.photographs_of(config, CPU)
+    denoise = Trained(config, network, known).denoise
+    return held_out.measure(denoise, test, config.held_out.levels).means()
+
+
+def main() -> None:
+    machine = environment()
+    jobs = [
+        (g, choice, seed)
+        for g, (_, choices) in GROUPS.items()
+        for choice in choices
+        for seed in SEEDS
+    ]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(measured, *zip(*jobs, strict=True)))
+    of: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for (group, choice, _), means in zip(jobs, found, strict=True):
+        of.setdefault((group, choice.name), []).append(means)
+    rows = []
+    for (group, name), runs in of.items():
+        row: dict[str, Any] = {"network": group, "choice": name}
+        first = of[group, GROUPS[group][1][0].name]
+        for column in (key for key in runs[0] if key.startswith("psnr_")):
+            values = [run[column] for run in runs]
+            gains = [a - b[column] for a, b in zip(values, first, strict=True)]
+            told = "" if runs is first else f" ({min(gains):+.2f} to {max(gains):+.2f})"
+            row[f"noise {column.removeprefix('psnr_')}"] = f"{median(values):.2f}{told}"
+        rows.append(row)
+    write(
+        "residual_choices",
+        rows,
+        {"PSNR in dB after": f"{STEPS} steps", "seeds": len(SEEDS), **machine},
+    )
+
+
+if __name__ == "__main__":
+    main()

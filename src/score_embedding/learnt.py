@@ -1,0 +1,92 @@
+"""What is learnt from the photograph at hand: a patch mixture adapted to it, looked at in two
+sizes, and a Gaussian for each of its neighbourhoods.
+
+At half the size there is half the noise, and a window covers four times the area: the mixture
+learns there, and what it says of the halved photograph replaces its answer's coarse part. Adapting
+matters where there is much noise, the neighbourhoods matter everywhere (docs/closed-form-scores.md
+has the figures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from score_embedding import crops
+from score_embedding.scores import Density, fitting, neighbourhoods
+from score_embedding.scores.mixture import GaussianMixture
+
+Estimate = Callable[[Tensor, float], Tensor]  # (c, h, w), noise level -> (c, h, w)
+
+EM_STEPS, PRIOR, WINDOWS = 3, 20.0, 2000
+STRIDE = 4  # of the mixture's windows; at 2 the end is no better
+REFINED = 2  # times that the neighbourhoods are learnt
+HALVED_FROM = 128  # pixels of the shorter side; of smaller images half is too little to learn from
+_DIGIT = 10.0  # by which rounding stays below what must not be lost
+
+
+def denoiser(
+    density: Density,
+    noisy: Tensor,
+    sigma: float,
+    adapt: bool = True,
+    halve: bool = True,
+    times: int = REFINED,
+) -> Estimate:
+    """The denoiser that is learnt from an image `noisy` (c, h, w) with noise of level sigma > 0.
+
+    Parameters
+    ----------
+    density : the patch mixture that it starts from.
+    adapt : whether the mixture learns from the image.
+    halve : whether the image is looked at in half its size, too; a small one is not.
+    times : how often a Gaussian is learnt for each neighbourhood.
+    """
+    halve = halve and min(noisy.shape[1:]) >= HALVED_FROM
+    mixture = replace(density, stride=STRIDE)
+    if adapt:
+        mixture = adapted(mixture, *((_halved(noisy), sigma / 2) if halve else (noisy, sigma)))
+
+    def estimate(x: Tensor, s: float) -> Tensor:
+        answer = mixture.denoise(x[None], s)[0]
+        if halve:
+            small = _halved(x)
+            coarse = mixture.denoise(small[None], s / 2)[0]
+            coarse = neighbourhoods.refined(small, coarse, s / 2)
+            answer = answer + _doubled(coarse - _halved(answer), x)
+        for _ in range(times):
+            answer = neighbourhoods.refined(x, answer, s)
+        return answer
+
+    return estimate
+
+
+def adapted(density: Density, noisy: Tensor, sigma: float) -> Density:
+    """A patch mixture that has learnt from the windows of an image (c, h, w) with noise of level
+    sigma > 0."""
+    model, generator = density.model, torch.Generator().manual_seed(0)
+    assert isinstance(model, GaussianMixture)
+    count = min(WINDOWS, noisy.shape[1] * noisy.shape[2])
+    arrays = crops.draw([noisy], model.shape[1:], count, generator).flatten(1)
+    rounding = torch.finfo(torch.float32).eps * arrays.shape[1] * float(arrays.abs().max()) ** 2
+    if _DIGIT * rounding > fitting.FLOOR + sigma**2:  # which float32 may lose beside covariances
+        arrays = arrays.double()
+    mixture = fitting.adapted(model.to(arrays), arrays, sigma, EM_STEPS, PRIOR)
+    return replace(density, model=mixture.truncated(model.axes.shape[2]).to(noisy))
+
+
+def _halved(x: Tensor) -> Tensor:
+    """Means of 2 x 2 pixels, so that independent noise is halved and stays independent; the last
+    row and column of an odd size are left out."""
+    return F.avg_pool2d(x[None], 2)[0]
+
+
+def _doubled(x: Tensor, like: Tensor) -> Tensor:
+    """A halved image in the size of `like` (c, h, w)."""
+    twice = F.interpolate(x[None], scale_factor=2, mode="bilinear")
+    right, below = like.shape[2] - twice.shape[3], like.shape[1] - twice.shape[2]
+    return F.pad(twice, (0, right, 0, below), mode="replicate")[0]

@@ -1,0 +1,66 @@
+"""Spatial frequency in rings: what depends on the radius of a frequency alone, in images of any
+size."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from score_embedding.fokker_planck.kernels import basis
+
+_MOST = 8
+
+
+def count(h: int, w: int) -> int:
+    """How many rings are told apart in images of h x w pixels; none of them is empty."""
+    return max(1, min(_MOST, min(h, w) // 2))
+
+
+def dct(x: Tensor) -> Tensor:
+    """The orthonormal DCT-II of the last two axes."""
+    C_h, C_w = _bases(x)
+    return C_h @ x @ C_w.T
+
+
+def inverse_dct(x: Tensor) -> Tensor:
+    C_h, C_w = _bases(x)
+    return C_h.T @ x @ C_w
+
+
+def at_frequencies(values: Tensor, h: int, w: int) -> Tensor:
+    """Values of rings (b, R) at the frequencies of an h x w DCT, (b, h, w): linear between the
+    middles of the rings."""
+    last = values.shape[1] - 1
+    place = (_place(h, w, last + 1).to(values) - 0.5).clamp(0, last)
+    below = place.long().clamp_max(max(last - 1, 0))
+    above = (below + 1).clamp_max(last)
+    return torch.lerp(values[:, below], values[:, above], place - below)
+
+
+def power(x: Tensor, rings: int) -> Tensor:
+    """Mean square of the DCT of images (n, c, h, w) in each ring, (R,)."""
+    h, w = x.shape[-2:]
+    of_frequency = dct(x).square().mean(dim=(0, 1)).flatten()
+    ring = _place(h, w, rings).long().flatten().to(x.device)
+    total = torch.zeros(rings).to(x).index_add_(0, ring, of_frequency)
+    return total / ring.bincount(minlength=rings)
+
+
+def _place(h: int, w: int, rings: int) -> Tensor:
+    """Radius of each frequency of an h x w DCT in rings, from 0 up to below `rings`."""
+    down, right = (torch.arange(side, dtype=torch.float64) / side for side in (h, w))
+    return torch.hypot(down[:, None], right) / math.sqrt(2) * rings
+
+
+def _bases(x: Tensor) -> tuple[Tensor, Tensor]:
+    h, w = x.shape[-2:]
+    return _basis(h, x.dtype, x.device), _basis(w, x.dtype, x.device)
+
+
+@cache
+def _basis(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return basis(size, "reflect", torch.device("cpu"))[0].to(device, dtype)

@@ -1,0 +1,102 @@
+"""What is learnt from the photograph at hand, part by part."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import zoom
+from sklearn.datasets import load_sample_images
+
+from score_embedding import denoise, denoising, held_out, learnt, metrics
+from score_embedding.scores import neighbourhoods
+
+
+@functools.cache
+def photograph():
+    """Flower at half its size, its middle: nothing was fitted to it."""
+    pixels = torch.from_numpy(load_sample_images().images[1] / np.float32(255)).permute(2, 0, 1)
+    return torch.nn.functional.avg_pool2d(pixels[:, 50:370, 160:480], 2)
+
+
+@functools.cache
+def psnr(s, adapt, halve, times):
+    y = held_out.with_noise(photograph(), s, 0)
+    known = learnt.denoiser(denoising.bundled(3), y, s, adapt, halve, times)
+    return metrics.clipped(known(y, s), photograph())[0]
+
+
+@pytest.mark.parametrize(("s", "gain"), [(0.1, 0.0), (0.5, 0.2)])
+def test_adapting_helps_where_there_is_much_noise(s, gain):
+    assert psnr(s, True, True, 2) > psnr(s, False, True, 2) + gain
+
+
+def test_half_the_size_helps_where_there_is_much_noise():
+    assert psnr(0.5, True, True, 2) > psnr(0.5, True, False, 2) + 0.1
+
+
+@pytest.mark.parametrize("s", [0.05, 0.1, 0.25])
+def test_the_neighbourhoods_help(s):
+    assert psnr(s, True, True, 2) > psnr(s, True, True, 0) + 0.2
+
+
+@pytest.mark.parametrize("size", [(64, 48), (33, 47)])
+def test_halving_averages_two_by_two_and_doubling_keeps_what_is_smooth(size):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(3, *size, generator=generator)
+    small = learnt._halved(noise)
+    h, w = size[0] // 2, size[1] // 2
+    for i, j in ((0, 0), (h - 1, w - 1)):
+        own = noise[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean(dim=(1, 2))
+        torch.testing.assert_close(small[:, i, j], own)
+    assert float(small.std()) == pytest.approx(0.5, rel=0.05)
+    flat = (small / small.std()).numpy()
+    assert abs(np.mean(flat[:, 1:] * flat[:, :-1])) < 0.1  # neighbours stay independent
+    down, right = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    smooth = (0.01 * down + 0.02 * right)[None]
+    back = learnt._doubled(learnt._halved(smooth), smooth)
+    assert back.shape == smooth.shape
+    inside = (slice(None), slice(8, 2 * h - 8), slice(8, 2 * w - 8))
+    torch.testing.assert_close(back[inside], smooth[inside], rtol=0, atol=1e-4)
+
+
+def test_without_its_parts_it_is_the_mixture():
+    y, mixture = held_out.with_noise(photograph(), 0.2, 0), denoising.bundled(3)
+    found = learnt.denoiser(mixture, y, 0.2, adapt=False, halve=False, times=0)(y, 0.2)
+    expected = type(mixture)(mixture.kind, mixture.model, learnt.STRIDE).denoise(y[None], 0.2)[0]
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 40), (127, 30), (128, 128), (129, 131)])
+@pytest.mark.parametrize("c", [1, 3])
+def test_small_and_odd_sizes(size, c):
+    y = 0.5 + 0.1 * torch.randn(c, *size, generator=torch.Generator().manual_seed(0))
+    answer = learnt.denoiser(denoising.bundled(c), y, 0.1)(y, 0.1)
+    assert answer.shape == y.shape
+    assert torch.isfinite(answer).all()
+    assert float((answer - 0.5).square().mean()) <= float((y - 0.5).square().mean())
+
+
+@pytest.mark.parametrize("white", [1.0, 9.0])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("s", [1e-6, 1e-3, 0.004, 0.03])
+def test_a_page_of_black_and_white_with_next_to_no_noise(s, channels, white):
+    """float32 loses such noise beside the covariances of its edges."""
+    rng = np.random.default_rng(0)
+    page = zoom(rng.random((6, 8)) > 0.5, 8, order=0).astype(np.float32)
+    noisy = white * np.stack([page] * channels, axis=-1)
+    noisy = noisy + (s * rng.normal(size=noisy.shape)).astype(np.float32)
+    assert np.abs(denoise(noisy, s) - page[..., None]).max() < 5 * s + 1e-5
+
+
+def test_the_neighbourhoods_are_those_of_both_sizes(monkeypatch):
+    seen = []
+
+    def refined(y, first, s):
+        seen.append((y.shape[1:], s))
+        return first
+
+    monkeypatch.setattr(neighbourhoods, "refined", refined)
+    y = torch.rand(1, 140, 130)
+    learnt.denoiser(denoising.bundled(1), y, 0.2)(y, 0.2)
+    assert seen == [((70, 65), 0.1), ((140, 130), 0.2), ((140, 130), 0.2)]
