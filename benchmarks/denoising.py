@@ -1,11 +1,12 @@
 """Denoising photographs that nothing was fitted to or trained on: densities, residual models, the
 plain U-Net, DDPM, the paper's embedding, and the classical denoisers.
 
-    python benchmarks/denoising.py runs [FOLDER]       # 40 minutes; goes on when stopped
+    python benchmarks/denoising.py runs [FOLDER]       # half an hour; goes on when stopped
     python benchmarks/denoising.py half_hour [FOLDER]  # 35 minutes a seed; the same
-    python benchmarks/denoising.py photographs         # a few minutes
+    python benchmarks/denoising.py photographs         # a few minutes, most of them BM3D's
     python benchmarks/denoising.py densities           # a few minutes
     python benchmarks/denoising.py steps               # a minute
+    python benchmarks/denoising.py refined FOLDER      # a minute; FOLDER is that of half_hour
 
 `runs` compares all methods over training time, two runs at a time with one thread each, `half_hour`
 the two that matter most over a longer one; they leave results/denoising/ and
@@ -13,7 +14,8 @@ results/denoising_half_hour/, and a picture each in docs/images/. `photographs` 
 of whole photographs as `score-embedding denoise` does, one after another with all cores, beside
 what a user would take instead, and leaves results/photographs.md. `densities` fits each density,
 and the mixture with other numbers, to the photographs of the config: results/densities.md.
-`steps` takes what `fit` does apart: results/fit_steps.md.
+`steps` takes what `fit` does apart: results/fit_steps.md. `refined` is what `score-embedding
+denoise --model RUN_FOLDER` makes of the models of `half_hour`: results/refined.md.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -44,9 +47,10 @@ from score_embedding.config import HeldOut
 from score_embedding.data import load_held_out, load_photographs
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-TEST = HeldOut(image=["china", "flower", "grace_hopper"], shrink=2, levels=(0.05, 0.1, 0.2))
+TEST = HeldOut(image=["china", "flower", "grace_hopper"], shrink=2, levels=(0.05, 0.1, 0.2, 0.5))
 SHOWN = 0.1  # the noise of the README's picture
 SEEDS = [0, 1, 2]
+ROUNDS = 3  # of `photographs`: all denoisers in turn, the median of their seconds
 RUNS = {  # where results go; methods, and changes of the config photographs
     "runs": (
         "denoising",
@@ -54,8 +58,6 @@ RUNS = {  # where results go; methods, and changes of the config photographs
         (
             "training.epochs=1000",
             "training.seconds=90",
-            "plain.training.seconds=300",
-            "patch_mixture_residual.training.seconds=300",
             "misc.profile_freq=15",
         ),
     ),
@@ -90,9 +92,14 @@ def compare_photographs() -> None:
     others = {name: classical.denoiser(name) for name in classical.available()}
     large = crops.continued(next(iter(photographs.values())), 1000, 1000)
     large = held_out.with_noise(large, SHOWN, 0)[None]
+    denoisers = ours | others
+    found = [
+        {name: _measured(denoise, photographs) for name, denoise in denoisers.items()}
+        for _ in range(ROUNDS)
+    ]
     rows = []
-    for name, denoise in {**ours, **others}.items():
-        means, seconds = _measured(denoise, photographs)
+    for name, denoise in denoisers.items():
+        means, seconds = found[0][name][0], median(of[name][1] for of in found)
         started = time.perf_counter()
         denoise(large, torch.tensor([SHOWN]))
         row = {
@@ -166,13 +173,44 @@ def compare_steps() -> None:
     write("fit_steps", rows, {"PSNR in dB, mean over": _sizes(photographs), **machine})
 
 
+def compare_refined(folder: Path) -> None:
+    """PSNR and seconds of trained models, alone and refined by what is learnt from the photograph:
+    medians over the seeds. On the photographs and levels of their configs, with all cores."""
+    machine = environment()
+    of = configuration.load("photographs").held_out
+    assert of
+    photographs = load_held_out(of, 3)
+    models: dict[str, list[held_out.Denoise]] = {}
+    for method in ("plain", "patch_mixture_residual"):
+        paths = [folder / "runs" / f"{method}_seed{seed}" for seed in SEEDS]
+        models[method] = [_run(path, refine=False) for path in paths]
+        models[f"{method}, refined"] = [_run(path, refine=True) for path in paths]
+    models["`fit`"] = [_ours("fit")]
+    if "bm3d" in classical.available():
+        models["bm3d"] = [classical.denoiser("bm3d")]
+    rows = []
+    for name, seeds in models.items():
+        found = [held_out.measure(denoise, photographs, of.levels) for denoise in seeds]
+        seconds = median(measured.seconds_each for measured in found)
+        row = {"denoiser": name, "seconds a photograph": f"{seconds:.2f}"}
+        for level in of.levels:
+            value = median(measured.means()[f"psnr_{level:g}"] for measured in found)
+            row[f"noise {level:g}"] = f"{value:.2f}"
+        rows.append(row)
+    write("refined", rows, {"mean over": _sizes(photographs), "seeds": len(SEEDS), **machine})
+
+
+def _run(path: Path, refine: bool) -> held_out.Denoise:
+    known = denoising.denoiser(path, torch.zeros(3, 1, 1), SHOWN, refine)
+    return lambda y, s: known(y[0], float(s)).clamp(0, 1)[None]
+
+
 def _measured(
     denoise: held_out.Denoise, photographs: dict[str, Tensor]
 ) -> tuple[dict[str, float], float]:
     """Means over the photographs, and seconds for each of them at one level."""
-    started = time.perf_counter()
-    means = held_out.measure(denoise, photographs, TEST.levels).means()
-    return means, (time.perf_counter() - started) / (len(photographs) * len(TEST.levels))
+    measured = held_out.measure(denoise, photographs, TEST.levels)
+    return measured.means(), measured.seconds_each
 
 
 def _sizes(photographs: dict[str, Tensor]) -> str:
@@ -204,5 +242,7 @@ if __name__ == "__main__":
         compare_densities()
     elif sys.argv[1:] == ["steps"]:
         compare_steps()
+    elif sys.argv[1:2] == ["refined"] and len(sys.argv) == 3:
+        compare_refined(Path(sys.argv[2]))
     else:
         sys.exit(__doc__)

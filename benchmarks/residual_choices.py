@@ -147,7 +147,10 @@ def main() -> None:
         for seed in SEEDS
     ]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(measured, *zip(*jobs, strict=True)))
+        found = []
+        for job, means in zip(jobs, pool.map(measured, *zip(*jobs, strict=True)), strict=True):
+            found.append(means)
+            print(job[0], job[1].name, job[2], means, flush=True)
     of: dict[tuple[str, str], list[dict[str, float]]] = {}
     for (group, choice, _), means in zip(jobs, found, strict=True):
         of.setdefault((group, choice.name), []).append(means)
@@ -164,7 +167,12 @@ def main() -> None:
     write(
         "residual_choices",
         rows,
-        {"PSNR in dB after": f"{STEPS} steps", "seeds": len(SEEDS), **machine},
+        {
+            "PSNR in dB after": f"{STEPS} steps",
+            "seeds": len(SEEDS),
+            **machine,
+            "threads": "1 a run",
+        },
     )
 
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from PIL import Image
 from scipy.ndimage import distance_transform_edt, laplace
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import denoise_tv_chambolle, denoise_wavelet
 from skimage.transform import rescale
 from sklearn.datasets import load_sample_images
 
-from score_embedding import configuration, pipeline, scores, tiles
-from score_embedding.denoising import denoise, estimate_sigma, inpaint, to_tensor
+from score_embedding import configuration, learnt, pipeline, scores, tiles
+from score_embedding.denoising import denoise, denoiser, estimate_sigma, inpaint, to_tensor
 from score_embedding.errors import DataError, RunFolderError
 from score_embedding.scores import Density
 from score_embedding.scores.mixture import GaussianMixture
@@ -158,6 +159,8 @@ def test_images_that_cannot_be():
     for value in (math.nan, math.inf):
         with pytest.raises(ValueError, match="NaN or infinite"):
             denoise(np.array([[0.5, value]]), 0.1)
+    with pytest.raises(ValueError, match=r"from -50 to 0\.9; white must be at 1"):
+        denoise(np.array([[-50, 0.9]]), 0.1)
     with pytest.raises(ValueError, match="mode must be"):
         denoise(np.zeros((8, 8)), 0.1, mode="median")
 
@@ -171,6 +174,13 @@ def test_a_channel_without_noise_does_not_hide_that_of_the_others():
 
 def test_the_noise_of_four_columns_is_estimated_in_silence():
     estimate_sigma(to_tensor(RNG(4).random((30, 4))))
+
+
+def test_what_numpy_takes_for_an_array_is_one():
+    values = RNG(9).integers(0, 256, (9, 9)).astype(np.uint8)
+    picture, mask = Image.fromarray(values), np.eye(9).tolist()
+    np.testing.assert_array_equal(denoise(picture, 0.1, "bundled"), denoise(values, 0.1, "bundled"))
+    np.testing.assert_array_equal(inpaint(picture, mask), inpaint(values, np.eye(9)))
 
 
 def test_a_constant_image_stays_as_it_is():
@@ -201,6 +211,15 @@ def test_a_run_folder_denoises_tile_by_tile(runs, monkeypatch):
     # The windows of a tile are not all those of the whole, and its edges are mirrors.
     assert np.std(tiled - whole) < 0.1 * np.std(y - whole)
     assert psnr(truth, tiled) == pytest.approx(psnr(truth, whole), abs=0.2)
+
+
+def test_a_run_folders_mean_is_refined_by_the_photograph(runs):
+    truth, x = picture("china"), to_tensor(noisy("china", 0.1))
+    answer = denoiser(runs / "residual", x, 0.1)(x, 0.1)
+    found = denoise(noisy("china", 0.1), 0.1, runs / "residual")
+    refined = learnt.refined(x, answer, 0.1).clamp(0, 1).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(found, refined)
+    assert psnr(truth, found) > psnr(truth, answer.permute(1, 2, 0).numpy()) + 0.3
 
 
 @pytest.mark.parametrize("s", LEVELS)
@@ -247,6 +266,18 @@ def test_what_is_missing_is_filled_in(name):
     np.testing.assert_array_equal(filled[~mask], truth[~mask])
     i, j = distance_transform_edt(mask, return_distances=False, return_indices=True)
     assert psnr(truth[mask], filled[mask]) > psnr(truth[mask], truth[i, j][mask]) + 1
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+def test_what_is_not_missing_keeps_all_its_bits(shape, dtype):
+    image = RNG(7).random(shape).astype(dtype)
+    mask = RNG(8).random(shape[:2]) < 0.1
+    filled = inpaint(image, mask)
+    assert filled.shape == shape
+    assert filled.dtype == np.result_type(dtype, np.float32)
+    np.testing.assert_array_equal(filled[~mask], image[~mask])
+    assert (filled[mask] != image[mask]).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 7), (3, 3), (30, 40, 3)])

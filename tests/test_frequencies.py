@@ -32,8 +32,8 @@ def test_power_is_the_mean_square_in_each_ring_and_none_is_empty(size, generator
     squares = dctn(x.numpy(), axes=(2, 3), norm="ortho") ** 2
     members = [[] for _ in range(rings)]
     for i, j in np.ndindex(size):
-        radius = math.hypot(i / size[0], j / size[1])
-        members[math.floor(radius / math.sqrt(2) * rings)].extend(squares[:, :, i, j].ravel())
+        radius = math.sqrt(((i / size[0]) ** 2 + (j / size[1]) ** 2) / 2)
+        members[math.floor(radius * rings)].extend(squares[:, :, i, j].ravel())
     assert all(members)
     found = frequencies.power(x, rings)
     np.testing.assert_allclose(found.numpy(), [np.mean(m) for m in members], rtol=1e-9)

@@ -244,3 +244,9 @@ def test_what_cannot_be_run_creates_nothing(change, call, tmp_path):  # noqa: F8
     done = call(*asked(*change))
     assert_mistake(done, change[0].split("=")[0].split(".")[1])
     assert tree(tmp_path) == {}
+
+
+def test_what_is_trained_on_is_not_held_out(call, tmp_path):  # noqa: F811
+    done = call(*asked("held_out.image=[flower,chelsea]"))
+    assert_mistake(done, "held_out: chelsea: trained on, too")
+    assert tree(tmp_path) == {}

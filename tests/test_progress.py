@@ -1,10 +1,11 @@
 import io
 import re
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from score_embedding import progress
+from score_embedding import denoise, progress
 
 
 @pytest.fixture(autouse=True)
@@ -150,3 +151,9 @@ def test_a_download_of_unknown_size_learns_it_on_the_way(console, request):
         ]
     elif console == "terminal":
         assert "download" in shown(file)
+
+
+def test_a_sample_tells_how_far_it_is(plain):
+    denoise(np.random.default_rng(0).random((20, 24)), 0.1, "bundled", "sample")
+    lines = [line for line in plain.getvalue().splitlines() if line.startswith("sampling: ")]
+    assert [line.split("%")[0] for line in lines] == [f"sampling: {i}0" for i in range(1, 11)]

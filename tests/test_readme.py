@@ -5,7 +5,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import data
 
@@ -25,6 +27,23 @@ def test_the_library_example_runs(tmp_path, monkeypatch):
     assert names["images"].shape == names["m0"].shape == (1, 3, 32, 32)
     assert names["solution"].log_density.shape == (1, 20, 3, 32, 32)
     assert names["embedded"].shape == names["scores"].shape == (1, 20, 3, 32, 32)
+
+
+def test_the_library_example_of_closed_form_scores_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "closed-form-scores.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    photograph = data.chelsea()[:40, :48]
+    mask = np.zeros((40, 48), bool)
+    mask[10:14] = True
+    images = torch.rand(4, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    names: dict = {"noisy": photograph, "photograph": photograph, "mask": mask}
+    names |= {"images": images, "x": images[:2], "sigma": 0.1}
+    exec(code, names)
+    assert names["clean"].shape == names["filled"].shape == photograph.shape
+    assert names["score"].shape == (2, 3, 24, 24)
+    same, density = (names[name].denoise(images, 0.1) for name in ("same", "density"))
+    torch.testing.assert_close(same, density)
 
 
 def test_the_keys_it_names_are_keys_of_the_config():
@@ -99,6 +118,8 @@ def test_a_table_of_a_comparison_is_that_of_its_results(name):
         ("closed-form-scores", "photographs"),
         ("closed-form-scores", "densities"),
         ("closed-form-scores", "fit_steps"),
+        ("closed-form-scores", "residual_choices"),
+        ("closed-form-scores", "refined"),
     ],
 )
 def test_the_tables_of_a_page_are_those_of_the_last_run(page, name):

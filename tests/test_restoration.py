@@ -5,6 +5,8 @@
 import os
 import shutil
 import signal
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -265,11 +267,49 @@ def test_photographs_in_the_way_of_one_another(call, names):
     assert_mistake(done, way)
 
 
+def test_two_spellings_of_one_file_are_one(call, before, tmp_path):
+    shutil.copy("photo.png", "photo_denoised.png")
+    there = tree(tmp_path)
+    for other, told in (("photo_denoised.png", "would be written"), ("photo.png", "of two")):
+        done = call("denoise", "photo.png", str(tmp_path / other), "--overwrite", *BUNDLED)
+        assert_mistake(done, told)
+        assert tree(tmp_path) == there
+    assert before.items() < there.items()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_photograph_that_memory_does_not_hold(call, before, tmp_path, monkeypatch, command):
     monkeypatch.setattr(limits, "free_memory", lambda _: 1000)
     assert_mistake(call(*command), "photo.png: needs about ", "0.000954 MiB are free")
     assert tree(tmp_path) == before
+
+
+def huge(path):
+    """A PNG of ten gigapixels, by its head."""
+    head = b"IHDR" + struct.pack(">2I5B", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunks = (
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+        for part in (head, b"IEND")
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def test_a_photograph_too_large_is_refused_by_its_head(call, before, tmp_path):
+    huge(tmp_path / "huge.png")
+    needed = ("huge.png: needs about ", "GiB", "are free; a part of the photograph needs less")
+    for command in (("denoise", "huge.png"), ("inpaint", "huge.png", "mask.png")):
+        assert_mistake(call(*command), *needed)
+    assert_mistake(call("inpaint", "photo.png", "huge.png"), *needed)
+    (tmp_path / "huge.png").unlink()
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.usefixtures("before")
+def test_more_pixels_than_pillow_takes_for_harmless(call, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", H * W // 2 - 1)
+    for command in COMMANDS:
+        assert call(*command, *BUNDLED).returncode == 0
+    assert Image.MAX_IMAGE_PIXELS == H * W // 2 - 1
 
 
 @pytest.mark.parametrize("trouble", [signal.SIGTERM, signal.SIGINT, "no permission"])

@@ -100,11 +100,7 @@ def read_density(folder: RunFolder, device: torch.device) -> residual.Precompute
 
 
 def write_denoised(
-    folder: RunFolder,
-    measured: Measured,
-    photographs: dict[str, Tensor],
-    config: AnyConfig,
-    seconds: float,
+    folder: RunFolder, measured: Measured, photographs: dict[str, Tensor], config: AnyConfig
 ) -> None:
     """denoised.npz: photographs, noisy and denoised, numbered in the order of the names, and what
     was measured as JSON; denoised.png."""
@@ -114,7 +110,7 @@ def write_denoised(
         "levels": measured.levels,
         "psnr": measured.psnr,
         "ssim": measured.ssim,
-        "seconds": seconds,
+        "seconds": measured.seconds,
     }
     arrays = {"description": np.array(json.dumps(description))}
     for i, photograph in enumerate(photographs.values()):

@@ -96,22 +96,32 @@ def load_photographs(options: DataLoader) -> list[Tensor]:
     ------
     DataError : as `load_images`.
     """
-    named = _sources(options.model_copy(update={"num_images": None}))
     return _each(
-        named, lambda pixels, name: _shrunk(pixels, name, options.channels, options.shrink)
+        _cropped(options),
+        lambda pixels, name: _shrunk(pixels, name, options.channels, options.shrink),
     )
 
 
 def load_held_out(options: HeldOut, channels: int) -> dict[str, Tensor]:
     """The photographs of a config's held_out section by their names, as `load_photographs`."""
-    named = _bundled(options.image or [], None, "held_out.image")
-    named += [each for path in options.path or [] for each in _expand(Path(path).expanduser())]
+    named = _held_out(options)
     found = _each(named, lambda pixels, name: _shrunk(pixels, name, channels, options.shrink))
     names = [Path(name).name for name, _ in named]
     if len(set(names)) < len(names):  # of several folders
         names = [name for name, _ in named]
     cut = [crops.middle(photograph, options.crop or 10**9) for photograph in found]
     return dict(zip(names, cut, strict=True))
+
+
+def check_apart(held_out: HeldOut, trained_on: DataLoader) -> None:
+    """Raise DataError where a file is held out and trained on, whichever way each is named."""
+    if trained_on.dataset not in ("folder", "files", "sample"):
+        return
+    named = _cropped(trained_on) if trained_on.crops else _sources(trained_on)
+    trained = {os.path.realpath(str(source)) for _, source in named}
+    both = [name for name, file in _held_out(held_out) if os.path.realpath(str(file)) in trained]
+    if both:
+        raise DataError(f"held_out: {', '.join(both)}: trained on, too")
 
 
 def data_folder() -> Path:
@@ -138,6 +148,16 @@ def _sources(options: DataLoader) -> list[Named]:
         dogs = cifar.dogs(archive or cifar.fetch(data_folder()), n or 1, options.seed)
         return [(f"CIFAR-10 dog {i}", dog) for i, dog in enumerate(dogs)]
     return _from_pickle(options.dataset, folders, n or 1)
+
+
+def _cropped(options: DataLoader) -> list[Named]:
+    """What crops are drawn from: all there is, num_images being the number of crops."""
+    return _sources(options.model_copy(update={"num_images": None}))
+
+
+def _held_out(options: HeldOut) -> list[Named]:
+    named = _bundled(options.image or [], None, "held_out.image")
+    return named + [each for p in options.path or [] for each in _expand(Path(p).expanduser())]
 
 
 def _bundled(names: list[str], n: int | None, key: str) -> list[Named]:

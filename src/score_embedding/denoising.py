@@ -56,12 +56,12 @@ def denoise(
 
     Parameters
     ----------
-    image : (h, w) or (h, w, 3), of any size; integers in the range of their type, or floating
-        point with white at 1.
+    image : (h, w) or (h, w, 3), of any size; uint8, uint16 or bool in the range of their type, or
+        floating point with white at 1.
     sigma : standard deviation of the noise, white being 1; None: estimated.
     model : "fit" (the default): what is learnt from the image itself, starting from the bundled
-        mixture; "bundled": that mixture as it is, faster; the folder of a run; a density of
-        score_embedding.scores.
+        mixture; "bundled": that mixture as it is, faster; the folder of a run, whose answer is
+        refined by what is learnt from the image; a density of score_embedding.scores.
     mode : "mean", the posterior mean; "sample": along the probability flow from the image's noise
         level to none, which keeps texture at the price of a larger error.
 
@@ -73,9 +73,11 @@ def denoise(
     ------
     ValueError, DataError : an image or sigma that cannot be, a model of other channels.
     """
+    image = np.asarray(image)
     x = _on(device, image)
     s = checked_sigma(sigma) if sigma is not None else estimate_sigma(x)
-    return to_array(clean(x, s, denoiser(model or "fit", x, s), mode), image.ndim)
+    known = denoiser(model or "fit", x, s, refine=mode == "mean")
+    return to_array(clean(x, s, known, mode), image.ndim)
 
 
 def inpaint(
@@ -89,7 +91,8 @@ def inpaint(
     mask of another size."""
     if model == "fit":
         raise ValueError('model: "fit" would learn from what is missing; "bundled" does not')
-    x, hole = _on(device, image), np.asarray(mask) != 0
+    image, hole = np.asarray(image), np.asarray(mask) != 0
+    x = _on(device, image)
     missing = torch.from_numpy(hole).to(x.device)
     answer = to_array(filled(x, missing, denoiser(model or "bundled", x, LEAST)), image.ndim)
     if image.dtype.kind != "f":
@@ -193,8 +196,9 @@ def check_model(model: Model, channels: int) -> None:
         )
 
 
-def denoiser(model: Model, x: Tensor, sigma: float) -> Estimate:
-    """The posterior mean of what `model` names, for an image x (c, h, w) with noise of level sigma.
+def denoiser(model: Model, x: Tensor, sigma: float, refine: bool = False) -> Estimate:
+    """The posterior mean of what `model` names, for an image x (c, h, w) with noise of level sigma;
+    with `refine` that of a run folder is followed by Gaussians of the image's neighbourhoods.
 
     Raises
     ------
@@ -206,7 +210,7 @@ def denoiser(model: Model, x: Tensor, sigma: float) -> Estimate:
     if isinstance(model, Density):
         return _of_density(model)
     if model not in ("bundled", "fit"):
-        return _of_run(Path(model), x.device)
+        return _of_run(Path(model), x.device, refine)
     density = bundled(len(x))
     if model == "fit" and sigma:
         return learnt.denoiser(density, x, sigma)
@@ -238,7 +242,8 @@ def to_tensor(image: NDArray[Any]) -> Tensor:
     if not np.isfinite(pixels).all():
         raise ValueError("image: holds pixels that are NaN or infinite")
     if np.abs(pixels).max() > BRIGHTEST:
-        raise ValueError(f"image: floats up to {pixels.max():g}; white must be at 1")
+        least, most = pixels.min(), pixels.max()
+        raise ValueError(f"image: floats from {least:g} to {most:g}; white must be at 1")
     return torch.from_numpy(np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C"))
 
 
@@ -256,9 +261,14 @@ def _of_density(density: Density) -> Estimate:
     return lambda x, s: density.denoise(x[None], s)[0]
 
 
-def _of_run(path: Path, device: torch.device) -> Estimate:
+def _of_run(path: Path, device: torch.device, refine: bool) -> Estimate:
     model = trained.load(*run_folder.open_existing(path), 1, device)
-    return lambda x, s: model.denoise(x[None], x.new_full((1,), s))[0]
+
+    def estimate(x: Tensor, s: float) -> Tensor:
+        answer = model.denoise(x[None], x.new_full((1,), s))[0]
+        return learnt.refined(x, answer, s) if refine else answer
+
+    return estimate
 
 
 def _flow(x: Tensor, sigma: float, estimate: Estimate) -> Tensor:

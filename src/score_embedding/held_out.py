@@ -6,6 +6,7 @@ SSIM are of the answer clipped to [0, 1], the photograph being the truth.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,8 +22,8 @@ Denoise = Callable[[Tensor, Tensor], Tensor]  # (b, c, h, w), noise levels (b,) 
 
 @dataclass(frozen=True)
 class Measured:
-    """Per photograph and level: noisy and denoised images (c, h, w), PSNR and SSIM; per level the
-    seconds that all of the photographs took together."""
+    """Per photograph and level: noisy and denoised images (c, h, w), PSNR and SSIM; the seconds
+    that denoising took, of all together."""
 
     names: list[str]
     levels: tuple[float, ...]
@@ -30,6 +31,12 @@ class Measured:
     denoised: list[list[Tensor]]
     psnr: list[list[float]]
     ssim: list[list[float]]
+    seconds: float
+
+    @property
+    def seconds_each(self) -> float:
+        """Of one photograph at one level, the mean."""
+        return self.seconds / (len(self.names) * len(self.levels))
 
     def means(self) -> dict[str, float]:
         """psnr_LEVEL and ssim_LEVEL, the means over the photographs."""
@@ -61,12 +68,16 @@ def measure(
     finite."""
     noisy: list[list[Tensor]] = []
     denoised: list[list[Tensor]] = []
+    seconds = 0.0
     for number, (name, photograph) in enumerate(photographs.items()):
         noisy.append([with_noise(photograph, level, number) for level in levels])
         denoised.append([])
         for y, level in zip(noisy[-1], levels, strict=True):
+            started = time.perf_counter()
             answer = denoise(y[None], torch.full((1,), level).to(y))[0]
-            if not torch.isfinite(answer).all():
+            finite = bool(torch.isfinite(answer).all())  # when a device has done it
+            seconds += time.perf_counter() - started
+            if not finite:
                 raise DivergenceError(f"{name}: denoised at noise {level:g} it is not finite")
             denoised[-1].append(answer)
     truths = list(photographs.values())
@@ -81,4 +92,5 @@ def measure(
         denoised,
         [[psnr for psnr, _ in row] for row in pairs],
         [[ssim for _, ssim in row] for row in pairs],
+        seconds,
     )

@@ -6,6 +6,8 @@ import logging
 import stat
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from score_embedding.errors import DataError
@@ -30,6 +33,44 @@ def read(path: Path, tell: bool = True) -> NDArray[Any]:
     ------
     DataError : a file that is missing, empty, truncated, or no image.
     """
+    with _opened(path) as opened:
+        picture = ImageOps.exif_transpose(opened)
+        transparent = _transparent_grey(picture)
+        if transparent is not None:
+            return transparent
+        if picture.mode in ("P", "PA", "LA") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+        elif picture.mode == "1":
+            picture = picture.convert("L")
+        elif not (picture.mode in ("L", "F", "RGB", "RGBA") or picture.mode.startswith("I")):
+            picture = picture.convert("RGB")  # CMYK, YCbCr, LAB, HSV
+        if tell and opened.mode != "RGB":
+            log.info("%s: %s converted", path, opened.mode)
+        return np.asarray(picture)
+
+
+def shape_of(path: Path) -> tuple[int, int, int]:
+    """Channels without alpha (1 or 3), height and width of an image file, not turned, from its head
+    alone. Errors as `read`."""
+    with _opened(path) as opened:
+        grey = opened.mode in ("1", "L", "LA", "F") or opened.mode.startswith("I")
+        return 1 if grey else 3, opened.height, opened.width
+
+
+@contextmanager
+def of_any_size() -> Iterator[None]:
+    """Pillow refuses pictures of more than 179 megapixels; within this, it reads them, too. For
+    who has asked `shape_of` before."""
+    largest, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = largest
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile]:
+    """An image file, its pixels not read yet; what goes wrong with it as DataError."""
     try:
         kind = path.stat()
     except OSError as error:
@@ -43,19 +84,7 @@ def read(path: Path, tell: bool = True) -> NDArray[Any]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, and allowed
             opened = Image.open(path)
         with opened:
-            picture = ImageOps.exif_transpose(opened)
-            transparent = _transparent_grey(picture)
-            if transparent is not None:
-                return transparent
-            if picture.mode in ("P", "PA", "LA") or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-            elif picture.mode == "1":
-                picture = picture.convert("L")
-            elif not (picture.mode in ("L", "F", "RGB", "RGBA") or picture.mode.startswith("I")):
-                picture = picture.convert("RGB")  # CMYK, YCbCr, LAB, HSV
-            if tell and opened.mode != "RGB":
-                log.info("%s: %s converted", path, opened.mode)
-            return np.asarray(picture)
+            yield opened
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image that Pillow can read") from None
     except Image.DecompressionBombError as error:

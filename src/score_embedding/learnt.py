@@ -44,7 +44,7 @@ def denoiser(
     density : the patch mixture that it starts from.
     adapt : whether the mixture learns from the image.
     halve : whether the image is looked at in half its size, too; a small one is not.
-    times : how often a Gaussian is learnt for each neighbourhood.
+    times : how often a Gaussian is learnt for each neighbourhood; in half the size once, if at all.
     """
     halve = halve and min(noisy.shape[1:]) >= HALVED_FROM
     mixture = replace(density, stride=STRIDE)
@@ -56,13 +56,19 @@ def denoiser(
         if halve:
             small = _halved(x)
             coarse = mixture.denoise(small[None], s / 2)[0]
-            coarse = neighbourhoods.refined(small, coarse, s / 2)
+            if times:
+                coarse = neighbourhoods.refined(small, coarse, s / 2)
             answer = answer + _doubled(coarse - _halved(answer), x)
-        for _ in range(times):
-            answer = neighbourhoods.refined(x, answer, s)
-        return answer
+        return refined(x, answer, s, times)
 
     return estimate
+
+
+def refined(noisy: Tensor, answer: Tensor, sigma: float, times: int = REFINED) -> Tensor:
+    """An answer (c, h, w) for a noisy image, after Gaussians of its neighbourhoods."""
+    for _ in range(times):
+        answer = neighbourhoods.refined(noisy, answer, sigma)
+    return answer
 
 
 def adapted(density: Density, noisy: Tensor, sigma: float) -> Density:

@@ -29,7 +29,7 @@ from score_embedding import (
 )
 from score_embedding.checkpoint import Checkpoints
 from score_embedding.config import AnyConfig, BaselineConfig, Config, DiscreteSample, Sample
-from score_embedding.data import load_dataset, load_held_out, load_photographs
+from score_embedding.data import check_apart, load_dataset, load_held_out, load_photographs
 from score_embedding.errors import DivergenceError
 from score_embedding.methods import ddpm, residual, score_embedding
 from score_embedding.methods.objective import Objective
@@ -107,10 +107,11 @@ def run(
 
 def check(images: Tensor, config: AnyConfig) -> None:
     """Raise DataError or ConfigError where the images cannot be trained on as asked, or what is
-    held out cannot be read."""
+    held out cannot be read or is trained on."""
     if isinstance(config, Config) and not config.residual:
         score_embedding.check(images, config)
     if config.held_out:
+        check_apart(config.held_out, config.data_loader)
         load_held_out(config.held_out, config.data_loader.channels)
 
 
@@ -259,13 +260,11 @@ def finish(
     that it took by stage."""
     if config.held_out:
         photographs = evaluation.photographs_of(config, images.device)
-        started = time.perf_counter()
         measured = held_out.measure(trained.denoise, photographs, config.held_out.levels)
-        seconds = time.perf_counter() - started
-        artifacts.write_denoised(folder, measured, photographs, config, seconds)
+        artifacts.write_denoised(folder, measured, photographs, config)
         values = measured.means()
         log.info("%d photograph(s) denoised: %s", len(photographs), metrics.told(values))
-        return values, {"denoising": seconds}
+        return values, {"denoising": measured.seconds}
     started = time.perf_counter()
     drawn = evaluation.sample_all(trained, images, config)
     seconds = time.perf_counter() - started

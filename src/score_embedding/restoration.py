@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from score_embedding import denoising, figures, files, limits, photograph
+from score_embedding import denoising, figures, files, image_files, limits, photograph
 from score_embedding.denoising import Mode
 from score_embedding.errors import DataError, LimitError, RunFolderError
 
@@ -18,8 +18,11 @@ log = logging.getLogger(__name__)
 
 DENOISED, INPAINTED, BESIDE = "_denoised", "_inpainted", "_before_after.png"
 HOLE = [1.0, 0.0, 1.0]  # the colour of what is missing, in the picture
-_COPIES = 8  # of a photograph in float32 that are in memory at once, at the most
-_WORK = 2**28  # bytes besides: a strip of windows, and the fit
+# Memory, at the most: how often a photograph is there at once in float32; channels besides, for a
+# run folder's stationary density; bytes besides, for a strip of windows and the fit.
+_COPIES = 12
+_PLANES = 18
+_WORK = 2**28
 _LOSSY = (".jpg", ".jpeg")
 
 
@@ -83,7 +86,7 @@ def inpaint(
     RunFolderError, LimitError : as `denoise`.
     """
     target = _target(path, INPAINTED, out)
-    found, drawn = photograph.read(path), photograph.read(mask)
+    found, drawn = (_read(each, model, device) for each in (path, mask))
     missing = (drawn.pixels > drawn.pixels.max() / 2).any(dim=0)  # a mask of 0 and 1 is one, too
     if drawn.alpha is not None:
         missing &= torch.from_numpy(drawn.alpha > 0)
@@ -92,7 +95,6 @@ def inpaint(
     elif target.suffix.lower() in _LOSSY:
         target = target.with_suffix(".png")
     _check_free([target, _beside(target)], [path, mask], overwrite)
-    _check_fits(path, found.pixels.numel(), device)
     x = found.pixels.to(device)
     share = float(missing.float().mean())
     log.info("%s: %s, %.1f %% of it missing; model %s", path, _size(found), 100 * share, model)
@@ -115,8 +117,7 @@ def inpaint(
 
 def _check(path: Path, options: Options) -> None:
     """Raise DataError where the photograph cannot be denoised as asked."""
-    found = photograph.read(path)
-    _check_fits(path, found.pixels.numel(), options.device)
+    found = _read(path, options.model, options.device)
     try:
         denoising.check_model(options.model, len(found.pixels))
         if options.sigma is None:
@@ -126,7 +127,7 @@ def _check(path: Path, options: Options) -> None:
 
 
 def _denoise_one(path: Path, target: Path, options: Options, of: str) -> None:
-    found = photograph.read(path)
+    found = _read(path, options.model, options.device)
     x = found.pixels.to(options.device)
     sigma = denoising.estimate_sigma(x) if options.sigma is None else options.sigma
     how = "estimated" if options.sigma is None else "given"
@@ -142,7 +143,7 @@ def _denoise_one(path: Path, target: Path, options: Options, of: str) -> None:
     )
     if options.sigma is None and path.suffix.lower() in _LOSSY:
         log.info("%s: JPEG hides noise from the estimate; --sigma gives it", path)
-    model = denoising.denoiser(options.model, x, sigma)
+    model = denoising.denoiser(options.model, x, sigma, refine=options.mode == "mean")
     result = denoising.clean(x, sigma, model, options.mode).cpu()
     if sigma == 0 and target.suffix == path.suffix:
         _copy(path, target)
@@ -171,10 +172,11 @@ def _target(path: Path, suffix: str, out: Path | None) -> Path:
 
 
 def _check_free(targets: list[Path], given: list[Path], overwrite: bool) -> None:
-    twice = sorted({str(target) for target in targets if targets.count(target) > 1})
+    places, taken = ([os.path.realpath(path) for path in paths] for paths in (targets, given))
+    twice = sorted({place for place in places if places.count(place) > 1})
     if twice:
         raise DataError(f"{', '.join(twice)}: of two photographs; give them one after the other")
-    own = sorted({str(target) for target in targets if target in given})
+    own = sorted(set(places) & set(taken))
     if own:
         raise DataError(f"{', '.join(own)}: would be written, and is itself given")
     there = [str(target) for target in targets if target.exists()]
@@ -191,13 +193,18 @@ def _check_free(targets: list[Path], given: list[Path], overwrite: bool) -> None
             )
 
 
-def _check_fits(path: Path, values: int, device: torch.device) -> None:
-    needed, free = _WORK + 4 * _COPIES * values, limits.free_memory(device)
-    if needed > free:
-        raise LimitError(
-            f"{path}: needs about {limits.readable(needed)} of memory ({device}), and "
-            f"{limits.readable(free)} are free; a part of the photograph needs less"
-        )
+def _read(path: Path, model: str, device: torch.device) -> photograph.Photograph:
+    """The photograph, once its head has told that there is memory for it."""
+    with image_files.of_any_size():
+        c, h, w = image_files.shape_of(path)
+        planes = _COPIES * c + (0 if model in ("fit", "bundled") else _PLANES)
+        needed, free = _WORK + 4 * planes * h * w, limits.free_memory(device)
+        if needed > free:
+            raise LimitError(
+                f"{path}: needs about {limits.readable(needed)} of memory ({device}), and "
+                f"{limits.readable(free)} are free; a part of the photograph needs less"
+            )
+        return photograph.read(path)
 
 
 def _checked(sigma: float) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from score_embedding import progress
 
 # Pixels. A network that was trained on small crops normalises by what it sees: on whole photographs
-# it is a little worse than on tiles (docs/closed-form-scores.md).
+# it is a little worse than on tiles.
 SIDE, OVERLAP = 128, 32
 
 

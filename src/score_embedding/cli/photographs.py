@@ -28,7 +28,8 @@ def denoise(
         str,
         typer.Option(
             metavar="fit|bundled|RUN_FOLDER",
-            help="Learnt from the photograph, the bundled patch mixture, or a trained one.",
+            help="Learnt from the photograph; the bundled patch mixture; or a trained model, then "
+            "refined by what is learnt from the photograph.",
         ),
     ] = "fit",
     mode: Annotated[
@@ -51,7 +52,7 @@ def denoise(
     from score_embedding import environment, restoration
 
     chosen = environment.select_device(device)
-    if model == "fit":  # which takes float64 where there is little noise
+    if model != "bundled":  # what is learnt takes float64 where there is little noise
         chosen = environment.with_float64(chosen)
     options = restoration.Options(level, model, "mean" if mode == "mean" else "sample", chosen)
     for written in restoration.denoise(photographs, options, out, overwrite):
@@ -70,8 +71,8 @@ def inpaint(
 ) -> None:
     """Fill in what is light in MASK, a picture of the same size: PHOTO_inpainted beside PHOTO.
 
-    All other pixels are kept as they are, to the bit; the result is in a format that loses nothing,
-    and a before/after picture lies beside it.
+    All other pixels are kept as they are, to the bit (of floating point to 16 bits); the result is
+    in a format that loses nothing, and a before/after picture lies beside it.
     """
     if model == "fit":
         raise DataError("--model fit: would learn from what is missing; bundled does not")

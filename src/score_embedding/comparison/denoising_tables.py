@@ -75,7 +75,7 @@ def _end(
         f"{note}. PSNR in dB / SSIM of the answer clipped to [0, 1], means over the photographs, "
         "medians over the seeds, whose PSNRs differ by at most "
         f"{_scatter(found, levels):.2f} dB. Of a method that is not trained (0 steps) the seconds "
-        "are those of its fit. The last column is denoising, measuring included."
+        "are those of its fit. The last column is denoising alone."
     )
     if beside:
         names = ", ".join(rival.name for rival in beside)

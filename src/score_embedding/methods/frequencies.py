@@ -3,7 +3,6 @@ size."""
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 import torch
@@ -52,7 +51,7 @@ def power(x: Tensor, rings: int) -> Tensor:
 def _place(h: int, w: int, rings: int) -> Tensor:
     """Radius of each frequency of an h x w DCT in rings, from 0 up to below `rings`."""
     down, right = (torch.arange(side, dtype=torch.float64) / side for side in (h, w))
-    return torch.hypot(down[:, None], right) / math.sqrt(2) * rings
+    return ((down[:, None] ** 2 + right**2) / 2).sqrt() * rings
 
 
 def _bases(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -143,7 +143,7 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
     spread = left_by(density, photographs, levels, size, rings, seed)
     clock.append(time.perf_counter())
     pixels = torch.cat([photograph.flatten() for photograph in photographs])
-    sigma_data = max(float(pixels.std()), FLOOR**0.5)  # 0 of a constant image
+    sigma_data = max(float(pixels.std(correction=0)), FLOOR**0.5)  # 0 of a constant image
     precomputed = Precomputed(density, float(pixels.mean()), sigma_data, levels, spread)
     return precomputed, {"density": clock[1] - clock[0], "preconditioning": clock[2] - clock[1]}
 

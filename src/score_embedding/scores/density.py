@@ -45,7 +45,7 @@ class Density:
         """The posterior mean D(x, sigma) of images x (n, c, h, w): shape, dtype and device of x.
 
         sigma : noise level >= 0, or one for each image (n,). Beside a few copies of the images,
-        of `stationary` some ten of one of them, memory does not grow with their size.
+        and of `stationary` some 18 channels of one, memory does not grow with their size.
 
         Raises
         ------

@@ -19,7 +19,7 @@ from score_embedding.scores.stationary import Stationary
 _MODELS = {"GaussianMixture": GaussianMixture, "Empirical": Empirical, "Stationary": Stationary}
 
 
-def save(density: Density, path: Path) -> None:
+def save(density: Density, path: str | Path) -> None:
     """Write the density to a file, whole or not at all."""
     values = vars(density.model)
     tensors = {
@@ -31,11 +31,11 @@ def save(density: Density, path: Path) -> None:
         "stride": density.stride,
         "shape": values.get("shape"),
     }
-    with files.replacing(path) as partial:
+    with files.replacing(Path(path)) as partial:
         save_file(tensors, partial, {"density": json.dumps(about)})
 
 
-def load(path: Path) -> Density:
+def load(path: str | Path) -> Density:
     """The density of a file of `save`, as it was saved.
 
     Raises
