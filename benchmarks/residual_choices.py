@@ -1,5 +1,5 @@
-"""What each choice within the residual embedding is worth: the config photographs trained as it is,
-and with that one choice taken back or another one made.
+"""What each choice within the residual embedding is worth: the config photographs trained with one
+c_out for all spatial frequencies, and with that or another choice made differently.
 
     python benchmarks/residual_choices.py      # half an hour; two at a time, one thread each
 
@@ -25,7 +25,7 @@ from _common import environment, write
 from score_embedding import configuration, evaluation, held_out
 from score_embedding.config import Config
 from score_embedding.data import load_photographs
-from score_embedding.methods import frequencies, residual
+from score_embedding.methods import residual
 from score_embedding.methods.objective import Batch, Network
 from score_embedding.methods.residual import Precomputed, ResidualMatching
 from score_embedding.trained import Trained, build_network
@@ -69,25 +69,15 @@ class Choice:
     matching: type[ResidualMatching] = ResidualMatching
 
 
-def blind(known: Precomputed, *_: Any) -> Precomputed:
-    return Blind(**vars(known))
-
-
 def one_ring(known: Precomputed, photographs: list[Tensor], config: Config) -> Precomputed:
-    return _with_rings(1, known, photographs, config)
-
-
-def many_rings(known: Precomputed, photographs: list[Tensor], config: Config) -> Precomputed:
-    rings = frequencies.count(*config.data_loader.image_size)
-    return _with_rings(rings, known, photographs, config)
-
-
-def _with_rings(
-    rings: int, known: Precomputed, photographs: list[Tensor], config: Config
-) -> Precomputed:
+    """c_out is the same for all frequencies."""
     size, seed = config.data_loader.image_size, config.training.seed
-    left = residual.left_by(known.density, photographs, known.levels, size, rings, seed)
+    left = residual.left_by(known.density, photographs, known.levels, size, 1, seed)
     return replace(known, spread=left)
+
+
+def blind(known: Precomputed, photographs: list[Tensor], config: Config) -> Precomputed:
+    return Blind(**vars(one_ring(known, photographs, config)))
 
 
 WHITE = "image_density.kind=white"
@@ -96,11 +86,11 @@ GROUPS: dict[str, tuple[str | None, tuple[Choice, ...]]] = {
     "residual": (
         None,
         (
-            Choice("as configured"),
-            Choice("noise levels log-normal", NORMAL),
-            Choice("F is not given D_pre", known=blind),
-            Choice("Karras et al.'s weight", matching=KarrasWeighted),
             Choice("one c_out for all frequencies", known=one_ring),
+            Choice("noise levels log-normal", NORMAL, one_ring),
+            Choice("F is not given D_pre", known=blind),
+            Choice("Karras et al.'s weight", known=one_ring, matching=KarrasWeighted),
+            Choice("c_out at each frequency, as configured"),
         ),
     ),
     "plain": (
@@ -108,7 +98,6 @@ GROUPS: dict[str, tuple[str | None, tuple[Choice, ...]]] = {
         (
             Choice("as configured"),
             Choice("noise levels log-normal", NORMAL),
-            Choice("c_out at each frequency", known=many_rings),
         ),
     ),
 }
@@ -167,12 +156,7 @@ def main() -> None:
     write(
         "residual_choices",
         rows,
-        {
-            "PSNR in dB after": f"{STEPS} steps",
-            "seeds": len(SEEDS),
-            **machine,
-            "threads": "1 a run",
-        },
+        {"PSNR in dB after": f"{STEPS} steps", "seeds": len(SEEDS), **machine},
     )
 
 
