@@ -6,7 +6,7 @@ plain U-Net, DDPM, the paper's embedding, and the classical denoisers.
     python benchmarks/denoising.py photographs         # a few minutes, most of them BM3D's
     python benchmarks/denoising.py densities           # a few minutes
     python benchmarks/denoising.py steps               # a minute
-    python benchmarks/denoising.py refined FOLDER      # a minute; FOLDER is that of half_hour
+    python benchmarks/denoising.py refined FOLDER      # a few minutes; FOLDER is that of runs
 
 `runs` compares all methods over training time, two runs at a time with one thread each, `half_hour`
 the two that matter most over a longer one; they leave results/denoising/ and
@@ -15,7 +15,7 @@ of whole photographs as `score-embedding denoise` does, one after another with a
 what a user would take instead, and leaves results/photographs.md. `densities` fits each density,
 and the mixture with other numbers, to the photographs of the config: results/densities.md.
 `steps` takes what `fit` does apart: results/fit_steps.md. `refined` is what `score-embedding
-denoise --model RUN_FOLDER` makes of the models of `half_hour`: results/refined.md.
+denoise --model RUN_FOLDER` makes of the models of `runs`: results/refined.md.
 """
 
 from __future__ import annotations
@@ -90,8 +90,6 @@ def compare_photographs() -> None:
     denoising.bundled(3)  # is read once
     ours = {f"`{model}`": _ours(model) for model in ("bundled", "fit")}
     others = {name: classical.denoiser(name) for name in classical.available()}
-    large = crops.continued(next(iter(photographs.values())), 1000, 1000)
-    large = held_out.with_noise(large, SHOWN, 0)[None]
     denoisers = ours | others
     found = [
         {name: _measured(denoise, photographs) for name, denoise in denoisers.items()}
@@ -100,12 +98,10 @@ def compare_photographs() -> None:
     rows = []
     for name, denoise in denoisers.items():
         means, seconds = found[0][name][0], median(of[name][1] for of in found)
-        started = time.perf_counter()
-        denoise(large, torch.tensor([SHOWN]))
         row = {
             "denoiser": name,
             "seconds a photograph": f"{seconds:.2f}",
-            "a megapixel": f"{time.perf_counter() - started:.1f}",
+            "a megapixel": f"{_megapixel(denoise, photographs):.1f}",
         }
         for level in TEST.levels:
             row[f"noise {level:g}: PSNR / SSIM"] = (
@@ -175,13 +171,10 @@ def compare_steps() -> None:
 
 def compare_refined(folder: Path) -> None:
     """PSNR and seconds of trained models, alone and refined by what is learnt from the photograph:
-    medians over the seeds. On the photographs and levels of their configs, with all cores."""
-    machine = environment()
-    of = configuration.load("photographs").held_out
-    assert of
-    photographs = load_held_out(of, 3)
+    medians over the seeds. On whole photographs, as `compare_photographs`."""
+    machine, photographs = environment(), load_held_out(TEST, 3)
     models: dict[str, list[held_out.Denoise]] = {}
-    for method in ("plain", "patch_mixture_residual"):
+    for method in ("plain", "ddpm_plain", "patch_mixture_alone", "patch_mixture_residual"):
         paths = [folder / "runs" / f"{method}_seed{seed}" for seed in SEEDS]
         models[method] = [_run(path, refine=False) for path in paths]
         models[f"{method}, refined"] = [_run(path, refine=True) for path in paths]
@@ -190,13 +183,18 @@ def compare_refined(folder: Path) -> None:
         models["bm3d"] = [classical.denoiser("bm3d")]
     rows = []
     for name, seeds in models.items():
-        found = [held_out.measure(denoise, photographs, of.levels) for denoise in seeds]
-        seconds = median(measured.seconds_each for measured in found)
-        row = {"denoiser": name, "seconds a photograph": f"{seconds:.2f}"}
-        for level in of.levels:
-            value = median(measured.means()[f"psnr_{level:g}"] for measured in found)
+        found = [_measured(denoise, photographs) for denoise in seeds]
+        seconds = median(of for _, of in found)
+        row = {
+            "denoiser": name,
+            "seconds a photograph": f"{seconds:.2f}",
+            "a megapixel": f"{_megapixel(seeds[0], photographs):.1f}",
+        }
+        for level in TEST.levels:
+            value = median(means[f"psnr_{level:g}"] for means, _ in found)
             row[f"noise {level:g}"] = f"{value:.2f}"
         rows.append(row)
+        print(row, flush=True)
     write("refined", rows, {"mean over": _sizes(photographs), "seeds": len(SEEDS), **machine})
 
 
@@ -211,6 +209,15 @@ def _measured(
     """Means over the photographs, and seconds for each of them at one level."""
     measured = held_out.measure(denoise, photographs, TEST.levels)
     return measured.means(), measured.seconds_each
+
+
+def _megapixel(denoise: held_out.Denoise, photographs: dict[str, Tensor]) -> float:
+    """Seconds for the first photograph, continued by its mirror image."""
+    large = crops.continued(next(iter(photographs.values())), 1000, 1000)
+    noisy = held_out.with_noise(large, SHOWN, 0)[None]
+    started = time.perf_counter()
+    denoise(noisy, torch.tensor([SHOWN]))
+    return time.perf_counter() - started
 
 
 def _sizes(photographs: dict[str, Tensor]) -> str:

@@ -90,13 +90,56 @@ def test_a_page_of_black_and_white_with_next_to_no_noise(s, channels, white):
 
 
 def test_the_neighbourhoods_are_those_of_both_sizes(monkeypatch):
+    seen = recorded(monkeypatch)
+    y = torch.rand(1, 140, 130)
+    learnt.denoiser(denoising.bundled(1), y, 0.2)(y, 0.2)
+    assert seen == [((70, 65), 0.1), ((140, 130), 0.2), ((140, 130), 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("size", "halves"),
+    [
+        ((63, 90), []),
+        ((64, 90), [(32, 45)]),
+        ((130, 141), [(32, 35), (65, 70)]),
+        ((520, 600), [(65, 75), (130, 150), (260, 300)]),
+    ],
+)
+def test_any_denoiser_is_asked_about_smaller_sizes_while_there_is_something_to_see(
+    size, halves, monkeypatch
+):
+    seen, asked = recorded(monkeypatch), []
+
+    def estimate(x, s):
+        asked.append((x.shape[1:], s))
+        return x
+
+    y = torch.rand(1, *size)
+    answer = learnt.refined(estimate)(y, 0.4)
+    levels = [0.4 / 2**k for k in range(len(halves), 0, -1)]
+    assert seen == [*zip(halves, levels, strict=True), (size, 0.4), (size, 0.4)]
+    assert asked == [(size, 0.4), *zip(halves[::-1], levels[::-1], strict=True)]
+    torch.testing.assert_close(answer, y)  # nothing was taken out of any size
+
+
+def test_smaller_sizes_help_any_denoiser_where_there_is_much_noise():
+    y = held_out.with_noise(photograph(), 0.5, 0)
+    bundled = denoising.denoiser("bundled", y, 0.5)
+    found = [
+        metrics.clipped(learnt.refined(bundled, halvings)(y, 0.5), photograph())[0]
+        for halvings in (0, 1, 2)
+    ]
+    assert found[0] + 0.3 < found[1] < found[2]
+
+
+def recorded(monkeypatch):
+    """Sizes and noise levels at which the neighbourhoods are asked for; nothing is done."""
     seen = []
 
-    def refined(y, first, s):
+    def refined(y, first, s, stride):
+        assert stride in (4, 6)
         seen.append((y.shape[1:], s))
         return first
 
     monkeypatch.setattr(neighbourhoods, "refined", refined)
-    y = torch.rand(1, 140, 130)
-    learnt.denoiser(denoising.bundled(1), y, 0.2)(y, 0.2)
-    assert seen == [((70, 65), 0.1), ((140, 130), 0.2), ((140, 130), 0.2)]
+    return seen

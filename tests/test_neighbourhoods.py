@@ -9,7 +9,7 @@ import torch
 from score_embedding.scores import neighbourhoods
 from score_embedding.scores.neighbourhoods import refined
 
-SIDE, TILE, REACH, STRIDE = 5, 16, 6, 4
+SIDE, TILE, REACH = 5, 16, 6
 
 
 def texture(shape, generator):
@@ -34,21 +34,22 @@ def windows_of(image):
     return {(i, j): image[:, i : i + SIDE, j : j + SIDE].ravel() for i, j in places}
 
 
-def along(length):
+def along(length, stride):
     """Tile by tile: the windows whose like are sought, and those among which they are."""
     size = min(length, TILE + 2 * REACH)
-    last = max(length - 13, 0)
+    steps = range(0, TILE, stride)
+    last = max(length - 1 - steps[-1], 0)
     for start in [*range(0, last, TILE), last]:
-        own = [min(start + step, length - 1) for step in range(0, TILE, STRIDE)]
+        own = [min(start + step, length - 1) for step in steps]
         first = min(max(start - REACH, 0), length - size)
         yield own, range(first, first + size)
 
 
-def by_loops(y, first, s):
+def by_loops(y, first, s, stride):
     y, first = y.numpy(), first.numpy()
     noisy, clean = windows_of(y), windows_of(first)
     total, count = np.zeros_like(y), np.zeros(y.shape[1:])
-    rows, columns = (along(length - SIDE + 1) for length in y.shape[1:])
+    rows, columns = (along(length - SIDE + 1, stride) for length in y.shape[1:])
     for (own_i, near_i), (own_j, near_j) in itertools.product(rows, list(columns)):
         candidates = list(itertools.product(near_i, near_j))
         for place in itertools.product(own_i, own_j):
@@ -68,10 +69,11 @@ SHAPES = [(3, 21, 24), (1, 37, 9), (1, 5, 40), (2, 8, 8), (1, 20, 19), (1, 17, 1
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("s", [0.01, 0.3])
-def test_it_is_the_average_by_loops(shape, s, generator):
+@pytest.mark.parametrize(("s", "stride"), [(0.01, 4), (0.3, 4), (0.1, 6), (0.1, 1)])
+def test_it_is_the_average_by_loops(shape, s, stride, generator):
     y, first = noisy_pair(shape, generator, s)
-    torch.testing.assert_close(refined(y, first, s), by_loops(y, first, s), rtol=0, atol=1e-10)
+    expected = by_loops(y, first, s, stride)
+    torch.testing.assert_close(refined(y, first, s, stride), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("tiles", [1, 2])
@@ -101,13 +103,14 @@ def test_with_hardly_any_noise_the_image_comes_back(generator):
     assert (with_noise - first).abs().max() > 0.01  # only the groups' means are left
 
 
+@pytest.mark.parametrize("stride", [4, 6])
 @pytest.mark.parametrize("length", range(5, 60))
-def test_every_window_is_within_reach_of_one_that_is_sought(length):
+def test_every_window_is_within_reach_of_one_that_is_sought(length, stride):
     """None at the ends is left out, whatever the size."""
-    ((own, around),) = neighbourhoods._blocks(length, torch.device("cpu"))
+    ((own, around),) = neighbourhoods._blocks(length, stride, torch.device("cpu"))
     places = sorted({int(place) for place in own.flatten()})
     assert (places[0], places[-1]) == (0, length - 1)
-    assert all(after - before <= STRIDE for before, after in itertools.pairwise(places))
+    assert all(after - before <= stride for before, after in itertools.pairwise(places))
     assert int(around.min()) == 0
     assert int(around.max()) == length - 1
 

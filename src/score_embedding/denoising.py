@@ -198,7 +198,8 @@ def check_model(model: Model, channels: int) -> None:
 
 def denoiser(model: Model, x: Tensor, sigma: float, refine: bool = False) -> Estimate:
     """The posterior mean of what `model` names, for an image x (c, h, w) with noise of level sigma;
-    with `refine` that of a run folder is followed by Gaussians of the image's neighbourhoods.
+    with `refine` that of a run folder looks at the image in several sizes, and learns Gaussians of
+    its neighbourhoods (learnt.py).
 
     Raises
     ------
@@ -210,7 +211,8 @@ def denoiser(model: Model, x: Tensor, sigma: float, refine: bool = False) -> Est
     if isinstance(model, Density):
         return _of_density(model)
     if model not in ("bundled", "fit"):
-        return _of_run(Path(model), x.device, refine)
+        known = _of_run(Path(model), x.device)
+        return learnt.refined(known) if refine else known
     density = bundled(len(x))
     if model == "fit" and sigma:
         return learnt.denoiser(density, x, sigma)
@@ -261,14 +263,9 @@ def _of_density(density: Density) -> Estimate:
     return lambda x, s: density.denoise(x[None], s)[0]
 
 
-def _of_run(path: Path, device: torch.device, refine: bool) -> Estimate:
+def _of_run(path: Path, device: torch.device) -> Estimate:
     model = trained.load(*run_folder.open_existing(path), 1, device)
-
-    def estimate(x: Tensor, s: float) -> Tensor:
-        answer = model.denoise(x[None], x.new_full((1,), s))[0]
-        return learnt.refined(x, answer, s) if refine else answer
-
-    return estimate
+    return lambda x, s: model.denoise(x[None], x.new_full((1,), s))[0]
 
 
 def _flow(x: Tensor, sigma: float, estimate: Estimate) -> Tensor:

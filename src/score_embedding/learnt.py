@@ -1,10 +1,10 @@
-"""What is learnt from the photograph at hand: a patch mixture adapted to it, looked at in two
-sizes, and a Gaussian for each of its neighbourhoods.
+"""What is learnt from the photograph at hand: a patch mixture adapted to it, or any other denoiser,
+looked at in several sizes, and a Gaussian for each of its neighbourhoods.
 
 At half the size there is half the noise, and a window covers four times the area: the mixture
-learns there, and what it says of the halved photograph replaces its answer's coarse part. Adapting
-matters where there is much noise, the neighbourhoods matter everywhere (docs/closed-form-scores.md
-has the figures).
+learns there, and what a denoiser says of the halved photograph replaces its answer's coarse part.
+Sizes and adapting matter where there is much noise, the neighbourhoods everywhere
+(docs/closed-form-scores.md has the figures).
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ Estimate = Callable[[Tensor, float], Tensor]  # (c, h, w), noise level -> (c, h,
 EM_STEPS, PRIOR, WINDOWS = 3, 20.0, 2000
 STRIDE = 4  # of the mixture's windows; at 2 the end is no better
 REFINED = 2  # times that the neighbourhoods are learnt
-HALVED_FROM = 128  # pixels of the shorter side; of smaller images half is too little to learn from
+BEFORE, LAST = 6, 4  # strides of all these times but the last, and of the last
+HALVINGS = 3  # of a denoiser that learns nothing from the halved image; more are no better
+ADAPTED_FROM = 128  # pixels of the shorter side; half of fewer is too little to learn from
+SMALLEST = 32  # pixels of the shorter side that are still looked at
 _DIGIT = 10.0  # by which rounding stays below what must not be lost
 
 
@@ -46,29 +49,34 @@ def denoiser(
     halve : whether the image is looked at in half its size, too; a small one is not.
     times : how often a Gaussian is learnt for each neighbourhood; in half the size once, if at all.
     """
-    halve = halve and min(noisy.shape[1:]) >= HALVED_FROM
+    halve = halve and min(noisy.shape[1:]) >= ADAPTED_FROM
     mixture = replace(density, stride=STRIDE)
     if adapt:
         mixture = adapted(mixture, *((_halved(noisy), sigma / 2) if halve else (noisy, sigma)))
 
-    def estimate(x: Tensor, s: float) -> Tensor:
-        answer = mixture.denoise(x[None], s)[0]
-        if halve:
-            small = _halved(x)
-            coarse = mixture.denoise(small[None], s / 2)[0]
-            if times:
-                coarse = neighbourhoods.refined(small, coarse, s / 2)
+    return refined(lambda x, s: mixture.denoise(x[None], s)[0], int(halve), times)
+
+
+def refined(estimate: Estimate, halvings: int = HALVINGS, times: int = REFINED) -> Estimate:
+    """A denoiser that asks `estimate` about the image in several sizes, too, each half of the one
+    before, and learns a Gaussian for each neighbourhood of its answer.
+
+    Parameters
+    ----------
+    halvings : how often the image is halved at most; its shorter side keeps SMALLEST pixels.
+    times : how often the Gaussians are learnt; in the halved sizes once, if at all.
+    """
+
+    def better(x: Tensor, s: float) -> Tensor:
+        answer = estimate(x, s)
+        if halvings and min(x.shape[1:]) >= 2 * SMALLEST:
+            coarse = refined(estimate, halvings - 1, min(times, 1))(_halved(x), s / 2)
             answer = answer + _doubled(coarse - _halved(answer), x)
-        return refined(x, answer, s, times)
+        for left in reversed(range(times)):
+            answer = neighbourhoods.refined(x, answer, s, BEFORE if left else LAST)
+        return answer
 
-    return estimate
-
-
-def refined(noisy: Tensor, answer: Tensor, sigma: float, times: int = REFINED) -> Tensor:
-    """An answer (c, h, w) for a noisy image, after Gaussians of its neighbourhoods."""
-    for _ in range(times):
-        answer = neighbourhoods.refined(noisy, answer, sigma)
-    return answer
+    return better
 
 
 def adapted(density: Density, noisy: Tensor, sigma: float) -> Density:

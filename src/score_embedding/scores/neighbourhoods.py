@@ -19,16 +19,18 @@ from score_embedding import crops, progress
 
 SIDE = 5  # of a window
 NEAREST = 32  # windows of a Gaussian
-_STRIDE = 4  # of the windows whose like are sought
+STRIDE = 4  # of the windows whose like are sought
 _TILE, _REACH = 16, 6  # they are sought in tiles, and so many pixels beyond
 _TILES = 8  # by so many at a time
 _FLOAT64_BELOW = 0.02  # noise whose square float32 may lose beside the covariances
 _LEAST = 1e-5  # noise below which it is lost in float64, too
 
 
-def refined(y: Tensor, first: Tensor, s: float) -> Tensor:
+def refined(y: Tensor, first: Tensor, s: float, stride: int = STRIDE) -> Tensor:
     """The posterior mean of an image y (c, H, W) at noise level s > 0, under the Gaussians of the
     neighbourhoods of its first estimate (c, H, W). Shape, dtype and device of y.
+
+    There is a Gaussian for every `stride`-th window in each direction; fewer are faster.
 
     A pixel is the average over all groups that a window over it is in; the few pixels that are in
     none keep their first estimate. A block of tiles at a time: beside a few images, memory does not
@@ -38,7 +40,7 @@ def refined(y: Tensor, first: Tensor, s: float) -> Tensor:
     _, H, W = y.shape
     y, first = (crops.continued(image, max(H, SIDE), max(W, SIDE)) for image in (y, first))
     total, count = torch.zeros_like(y), torch.zeros_like(y[:1])
-    blocks = list(product(*(_blocks(length - SIDE + 1, y.device) for length in y.shape[1:])))
+    blocks = list(product(*(_blocks(size - SIDE + 1, stride, y.device) for size in y.shape[1:])))
     with progress.stage("neighbourhoods", total=len(blocks), least=9) as stage:
         for (rows, rows_around), (columns, columns_around) in blocks:
             top, left = rows_around[0, 0], columns_around[0, 0]
@@ -59,10 +61,10 @@ def refined(y: Tensor, first: Tensor, s: float) -> Tensor:
     return torch.where(count > 0, total / count, first)[:, :H, :W]
 
 
-def _blocks(length: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+def _blocks(length: int, stride: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """Along one axis with so many windows, block by block: per tile the windows whose like are
     sought, and those among which they are, both (tiles, ...)."""
-    steps = torch.arange(0, _TILE, _STRIDE, device=device)
+    steps = torch.arange(0, _TILE, stride, device=device)
     last = max(length - 1 - int(steps[-1]), 0)  # of the tile that ends with the last window
     tiles = torch.arange(0, last + _TILE, _TILE, device=device).clamp(max=last)
     own = tiles[:, None] + steps
