@@ -43,8 +43,8 @@ from score_embedding import (
     scores,
 )
 from score_embedding.comparison import spec
-from score_embedding.config import HeldOut
 from score_embedding.data import load_held_out, load_photographs
+from score_embedding.sections import HeldOut
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 TEST = HeldOut(image=["china", "flower", "grace_hopper"], shrink=2, levels=(0.05, 0.1, 0.2, 0.5))

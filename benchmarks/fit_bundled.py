@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from score_embedding import scores
-from score_embedding.config import DataLoader
 from score_embedding.data import load_photographs
+from score_embedding.sections import DataLoader
 
 PICTURES = ["astronaut", "rocket", "coffee", "chelsea", "brick", "grass", "gravel"]
 COMPONENTS, WINDOWS, STEPS = 30, 60_000, 20

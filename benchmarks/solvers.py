@@ -32,11 +32,11 @@ from torch import Tensor
 
 from _common import crops, environment, in_turns, ratios, resident, spread, write
 from score_embedding import configuration, precomputation
-from score_embedding.config import Diffusion, Misc
 from score_embedding.density import log_density
 from score_embedding.fokker_planck import solve
 from score_embedding.network import build
 from score_embedding.sde import VarianceExploding
+from score_embedding.sections import Diffusion, Misc
 from score_embedding.training import train
 
 SDE = VarianceExploding(sigma=5.0)

@@ -17,8 +17,8 @@ import test_cli
 from score_embedding import classical, crops, data, files, held_out
 from score_embedding import comparison as comparisons
 from score_embedding.comparison import spec
-from score_embedding.config import DataLoader
 from score_embedding.errors import ConfigError
+from score_embedding.sections import DataLoader
 from test_cli import assert_mistake, tree
 from test_comparison import csv_rows, json_of, tables_of
 from test_comparison_runs import stamps

@@ -10,8 +10,8 @@ from PIL import Image
 from scipy import stats
 
 from score_embedding import configuration, crops, data
-from score_embedding.config import DataLoader, HeldOut
 from score_embedding.errors import ConfigError, DataError
+from score_embedding.sections import DataLoader, HeldOut
 
 
 def numbered(h, w, first):

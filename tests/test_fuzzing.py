@@ -37,7 +37,6 @@ from score_embedding import (
     training_state,
 )
 from score_embedding.checkpoint import Checkpoints
-from score_embedding.config import DataLoader
 from score_embedding.data import load_dataset, load_images
 from score_embedding.errors import (
     CheckpointError,
@@ -48,6 +47,7 @@ from score_embedding.errors import (
 from score_embedding.methods import score_embedding
 from score_embedding.precomputation import precompute
 from score_embedding.run_folder import RunFolder
+from score_embedding.sections import DataLoader
 from score_embedding.training import train
 from test_pickles import in_child
 from test_training import network_for, tiny_config

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from score_embedding import configuration
-from score_embedding.config import Model
 from score_embedding.network import TimeProjection, build
+from score_embedding.sections import Model
 
 CPU = torch.device("cpu")
 

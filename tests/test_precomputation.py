@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from score_embedding import precomputation
-from score_embedding.config import Diffusion, Misc
 from score_embedding.density import log_density
 from score_embedding.embedding import embed
 from score_embedding.errors import DataError
@@ -20,6 +19,7 @@ from score_embedding.precomputation import (
     write_scores,
 )
 from score_embedding.sde import VarianceExploding
+from score_embedding.sections import Diffusion, Misc
 
 EPS = 1e-3
 CPU = torch.device("cpu")

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from score_embedding.config import Sample
 from score_embedding.errors import DivergenceError
 from score_embedding.sampling import (
     SNAPSHOTS,
@@ -19,6 +18,7 @@ from score_embedding.sampling import (
     start_std,
 )
 from score_embedding.sde import VarianceExploding
+from score_embedding.sections import Sample
 
 EPS, MU, S0 = 1e-3, 0.4, 0.3
 SAMPLERS = [rk45, heun]

@@ -1,262 +1,30 @@
-"""The YAML schema of a run: the official layout plus our additions, validated before any work.
+"""The YAML config of a run: its sections, and what must fit between them, checked before any work.
 
-A file in the official layout is a valid config as it stands; the keys below a line `ours` are
-additions. Numbers may be written as strings (YAML 1.1 reads "2e-8" as one) and False means "off".
+A file in the official layout is a valid config as it stands.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_serializer,
-    model_validator,
+from pydantic import model_validator
+
+from score_embedding.sections import (
+    DataLoader,
+    Diffusion,
+    DiscreteSample,
+    HeldOut,
+    ImageDensity,
+    Misc,
+    Model,
+    Name,
+    NoiseSchedule,
+    Sample,
+    Section,
+    Training,
 )
 
-Dataset = Literal["cifar", "celeb", "imagenet", "sample", "folder", "files"]
-Prior = Literal["unit", "matched"]  # N(0, I), the paper's, or N(0, std^2 I) of the SDE's end
 BASELINES = ("ddpm", "ddim")
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"a number is needed, not {str(value).lower()}")
-    return value
-
-
-def _off(value: Any) -> Any:
-    return None if value is False else value
-
-
-def _height_width(value: Any) -> Any:
-    return (value, value) if isinstance(value, int | str) else value
-
-
-def _list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Int = Annotated[int, BeforeValidator(_number)]
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=10**12)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
-Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_inf_nan=False)]
-PositiveOrOff = Annotated[Positive | None, BeforeValidator(_off)]
-Decay = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1, allow_inf_nan=False)]
-ShareOrOff = Annotated[Share | None, BeforeValidator(_off)]
-DecayOrOff = Annotated[Decay | None, BeforeValidator(_off)]
-CountOrOff = Annotated[Count | None, BeforeValidator(_off)]
-Strings = Annotated[list[str], BeforeValidator(_list), Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class DataLoader(Section):
-    """Which images, and how many of the embedded ones make a batch."""
-
-    dataset: Dataset
-    num_images: Count | None = None  # None: all of a folder or list of files, else one
-    image_size: Annotated[tuple[Count, Count], BeforeValidator(_height_width)] = (32, 32)
-    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # which images; training.seed is the run's
-    channels: Annotated[Literal[1, 3], BeforeValidator(_number)] = 3
-    batch_size: Count = 20
-    rotate_augment: bool = False
-    # ours
-    path: Strings | None = None  # the data set's file or folder; for `files`, the list of files
-    image: Strings | None = None  # for `sample`: names of pictures that installed packages bring
-    # Crops of image_size at random places of the photographs, flipped at random, instead of whole
-    # photographs resized; num_images of them (default 16) where a method needs a fixed number.
-    crops: bool = False
-    shrink: Count = 1  # crops: the photographs are first made so many times smaller
-
-    @field_serializer("image_size")
-    def _square_as_one_number(self, size: tuple[int, int]) -> int | list[int]:
-        return size[0] if size[0] == size[1] else list(size)
-
-    @model_validator(mode="after")
-    def _source_given(self) -> DataLoader:
-        if self.dataset in ("folder", "files") and self.path is None:
-            raise ValueError(f"path is needed for dataset {self.dataset}")
-        if self.dataset == "sample" and self.image is None:
-            raise ValueError("image is needed for dataset sample, astronaut for one")
-        if self.crops and self.dataset not in ("folder", "files", "sample"):
-            raise ValueError(f"crops are of datasets folder, files and sample, not {self.dataset}")
-        if self.shrink > 1 and not self.crops:
-            raise ValueError("shrink is of photographs that crops are taken of; set crops: True")
-        return self
-
-
-class Diffusion(Section):
-    """The SDE and its Fokker-Planck solve."""
-
-    sigma: Annotated[Positive, Field(ge=1e-3, le=1e4)] = 5.0
-    dh: Positive = 1.0
-    num_timesteps: Count = 20
-    solve_tolerance: Positive = 2e-8
-    # ours
-    scheme: Literal["spectral", "implicit", "krylov", "published"] = "spectral"
-    density: Literal["exact", "binned"] = "exact"
-    boundary: Literal["reflect", "zero"] = "reflect"  # of the solve and of the score
-    # f = -drift x on the grid, x in units of dh from its middle
-    drift: Annotated[Rate, Field(le=1e3)] = 0.0
-    # input: the paper's. Controls, all else equal: none embeds nothing, shuffled another's score.
-    # residual: the denoiser of image_density is the network's skip path.
-    embedding: Literal["input", "none", "shuffled", "residual"] = "input"
-
-    @model_validator(mode="after")
-    def _scheme_knows_it(self) -> Diffusion:
-        if self.scheme == "published" and (self.drift or self.boundary != "reflect"):
-            raise ValueError("scheme published knows no drift and no boundary but its own")
-        if self.scheme == "spectral" and self.drift and self.boundary != "reflect":
-            raise ValueError("scheme spectral solves a drift only with boundary reflect")
-        return self
-
-
-DensityKind = Literal["white", "empirical", "gaussian", "low_rank", "stationary", "patch_mixture"]
-
-
-class ImageDensity(Section):
-    """The density of images, with its closed form at all times, that is embedded as `residual`."""
-
-    kind: DensityKind = "patch_mixture"
-    side: Count | None = None  # of the square arrays it is a density of; None: by kind
-    stride: Count = 2  # of the windows through which it sees a larger image
-    components: Count = 20  # patch_mixture
-    rank: Count = 64  # low_rank
-    arrays: Count = 20_000  # windows that it is fitted to; fewer where they are large
-    em_steps: Count = 6  # patch_mixture
-
-    @model_validator(mode="after")
-    def _side_can_be(self) -> ImageDensity:
-        if self.side is not None and self.side > 32 and self.kind not in ("white", "stationary"):
-            raise ValueError(f"side: {self.side}: {self.kind} takes arrays of at most 32 x 32")
-        if self.kind == "patch_mixture" and self.arrays < max(2, self.components):
-            raise ValueError(f"arrays: {self.arrays}: fewer than components: {self.components}")
-        if self.side is not None and self.side > 512:
-            raise ValueError(f"side: {self.side}: at most 512")
-        if self.side is not None and self.stride > self.side and self.kind != "white":
-            raise ValueError(f"stride: {self.stride}: more than side: {self.side}")
-        return self
-
-
-class HeldOut(Section):
-    """Photographs that training never sees, with noise to be taken out: what is then measured."""
-
-    image: Strings | None = None  # names of pictures that installed packages bring
-    path: Strings | None = None  # files or folders
-    shrink: Count = 1  # they are first made so many times smaller
-    crop: Count | None = None  # and cut to this middle square
-    # Standard deviations of the noise, white being 1.
-    levels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.05, 0.125, 0.25, 0.5)
-
-    @model_validator(mode="after")
-    def _source_given(self) -> HeldOut:
-        if self.image is None and self.path is None:
-            raise ValueError("image or path is needed: pictures that are not trained on")
-        return self
-
-
-class NoiseSchedule(Section):
-    """The discrete diffusion of DDPM and DDIM: beta linear from beta_min to beta_max in
-    num_timesteps steps."""
-
-    beta_min: Annotated[Positive, Field(lt=1)] = 1e-4
-    beta_max: Annotated[Positive, Field(lt=1)] = 0.02
-    num_timesteps: Count = 1000
-
-
-class Training(Section):
-    """The optimiser's loop. An epoch is one step per image."""
-
-    epochs: Count = 300
-    lr: Positive = 8e-5
-    grad_clip: PositiveOrOff = None
-    timestep_multiplier: Positive = 1.0
-    ema: DecayOrOff = None  # decay; at update k at most (1 + k) / (10 + k)
-    warmup: CountOrOff = None  # steps over which lr rises linearly
-    # ours
-    # What the network is asked for: the noise that was drawn, or its mean given the noisy image
-    # and the whole data set.
-    target: Literal["noise", "exact"] = "noise"
-    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # weights, noise and samples
-    target_ssim: ShareOrOff = None  # with --profile: stop when the min-max SSIM reaches it
-    seconds: PositiveOrOff = None  # of the training clock, after which training ends
-    # residual: the logarithm of the noise level is uniform, or normal as Karras et al. have it
-    noise_levels: Literal["log_uniform", "log_normal"] = "log_uniform"
-    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
-    compile: bool = False
-    # At a divergence: stop, or go back to the last good checkpoint with half the lr.
-    on_divergence: Literal["stop", "restart"] = "stop"
-
-
-class Model(Section):
-    """The U-Net."""
-
-    max_positions: Positive = 10000.0
-    num_images: Count | None = None  # None: as many as the data has
-    in_channels: Count = 3
-    out_channels: Count = 3
-    ch: Annotated[Count, Field(multiple_of=4)] = 128
-    ch_mult: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 2, 2)
-    num_res_blocks: Count = 2
-    attention_resolutions: tuple[Count, ...] = (16,)
-    dropout: Annotated[Share, Field(lt=1)] = 0.1
-    resample_with_conv: bool = True
-    embedding_method: Literal["linear", "fourier"] = "linear"
-    # ours
-    image_index: bool = True  # of several images, the network is told which one is meant
-
-
-class Start(Section):
-    """Where sampling starts."""
-
-    type: Literal["unconditional", "conditional"] = "unconditional"
-    conditional_weight: Share | None = None
-    # ours
-    prior: Prior = "unit"
-
-    @model_validator(mode="after")
-    def _weight_given(self) -> Start:
-        if self.type == "conditional" and self.conditional_weight is None:
-            raise ValueError("conditional_weight is needed when type is conditional")
-        return self
-
-    @property
-    def image_weight(self) -> float | None:
-        """The weight of the image in a conditional start; None in an unconditional one."""
-        return self.conditional_weight if self.type == "conditional" else None
-
-
-class Sample(Start):
-    """Where the probability flow starts and who integrates it."""
-
-    # ours
-    solver: Literal["rk45", "heun"] = "rk45"
-    tolerance: Positive = 1e-3  # rk45: relative and absolute
-    steps: Count = 10  # heun
-    denoise: bool = False  # end with the posterior mean x + std(eps)^2 score
-
-
-class DiscreteSample(Start):
-    """Where the reverse chain of DDPM or DDIM starts, and in how many steps it ends."""
-
-    # ours
-    steps: Count | None = None  # a divisor of diffusion.num_timesteps; None: all of them
-
-
-class Misc(Section):
-    eps: Annotated[Positive, Field(lt=1)] = 1e-3  # first time of the diffusion
-    profile_freq: Positive = 10.0  # training seconds between the evaluations of --profile
-    # ours
-    checkpoint_freq: Positive = 60.0  # training seconds between checkpoints
-    profile_priors: tuple[Prior, ...] = ()  # evaluated beside sample.prior
 
 
 class Run(Section):

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from score_embedding import cifar, crops, image_files, pickles
-from score_embedding.config import DataLoader, HeldOut
 from score_embedding.errors import DataError
+from score_embedding.sections import DataLoader, HeldOut
 
 log = logging.getLogger(__name__)
 

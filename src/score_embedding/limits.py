@@ -22,9 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from score_embedding import precomputation, sampling, tiles
-from score_embedding.config import AnyConfig, Config, Model
+from score_embedding.config import AnyConfig, Config
 from score_embedding.errors import LimitError
 from score_embedding.network import ScoreNetwork, model_of, num_indices
+from score_embedding.sections import Model
 
 log = logging.getLogger(__name__)
 

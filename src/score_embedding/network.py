@@ -14,7 +14,8 @@ from diffusers import UNet2DModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from score_embedding.config import AnyConfig, Config, Model
+from score_embedding.config import AnyConfig, Config
+from score_embedding.sections import Model
 
 
 class TimeProjection(nn.Module):

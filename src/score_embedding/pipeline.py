@@ -28,7 +28,7 @@ from score_embedding import (
     run_folder,
 )
 from score_embedding.checkpoint import Checkpoints
-from score_embedding.config import AnyConfig, BaselineConfig, Config, DiscreteSample, Sample
+from score_embedding.config import AnyConfig, BaselineConfig, Config
 from score_embedding.data import check_apart, load_dataset, load_held_out, load_photographs
 from score_embedding.errors import DivergenceError
 from score_embedding.methods import ddpm, residual, score_embedding
@@ -36,6 +36,7 @@ from score_embedding.methods.objective import Objective
 from score_embedding.network import ScoreNetwork
 from score_embedding.precomputation import EmbeddedImages, Precomputed
 from score_embedding.run_folder import RunFolder
+from score_embedding.sections import DiscreteSample, Sample
 from score_embedding.trained import Trained, build_network, load
 from score_embedding.training import train
 from score_embedding.training_state import History

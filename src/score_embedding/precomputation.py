@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from score_embedding import progress
-from score_embedding.config import Diffusion, Misc
 from score_embedding.density import log_density
 from score_embedding.embedding import embed
 from score_embedding.errors import DataError, DivergenceError
 from score_embedding.fokker_planck import AffineDrift, Diagnostics, score, solve
 from score_embedding.fokker_planck.solution import merged
 from score_embedding.sde import VarianceExploding
+from score_embedding.sections import Diffusion, Misc
 
 IN_MEMORY = 2**30  # bytes of fields that are computed at once and kept
 SHOWN = 16  # images whose fields are kept where not all are

@@ -18,9 +18,9 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from score_embedding import progress
-from score_embedding.config import Sample, Start
 from score_embedding.errors import DivergenceError
 from score_embedding.sde import VarianceExploding
+from score_embedding.sections import Sample, Start
 
 Score = Callable[[Tensor, Tensor], Tensor]  # (b, c, h, w), (b,) -> (b, c, h, w)
 

@@ -10,9 +10,9 @@ from pydantic import Field, PlainValidator, TypeAdapter
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from score_embedding.config import Training
 from score_embedding.errors import CheckpointError
 from score_embedding.network import ScoreNetwork
+from score_embedding.sections import Training
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -30,10 +30,10 @@ from score_embedding.comparison import (
 from score_embedding.comparison.description import describe
 from score_embedding.comparison.spec import Comparison, Job
 from score_embedding.comparison.summary import Summary, outcomes, summarise
-from score_embedding.config import HeldOut
 from score_embedding.content import Table
 from score_embedding.data import load_dataset
 from score_embedding.errors import RunFolderError
+from score_embedding.sections import HeldOut
 
 log = logging.getLogger(__name__)
 

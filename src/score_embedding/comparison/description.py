@@ -6,7 +6,8 @@ import json
 
 from score_embedding import files, run_folder
 from score_embedding.comparison.spec import Comparison, Job
-from score_embedding.config import BaselineConfig, Config, HeldOut
+from score_embedding.config import BaselineConfig, Config
+from score_embedding.sections import HeldOut
 
 
 def describe(comparison: Comparison, done: list[Job]) -> str:

@@ -19,8 +19,9 @@ import torch
 from score_embedding import network as networks
 from score_embedding import pipeline, run_folder
 from score_embedding.comparison.spec import Job
-from score_embedding.config import AnyConfig, Model
+from score_embedding.config import AnyConfig
 from score_embedding.errors import ConfigError, RunFolderError, ScoreEmbeddingError
+from score_embedding.sections import Model
 
 log = logging.getLogger(__name__)
 

@@ -15,15 +15,9 @@ import yaml
 from pydantic import StrictFloat, StrictInt, ValidationError
 
 from score_embedding import configuration, files
-from score_embedding.config import (
-    BASELINES,
-    AnyConfig,
-    DataLoader,
-    DensityKind,
-    HeldOut,
-    Section,
-)
+from score_embedding.config import BASELINES, AnyConfig
 from score_embedding.errors import ConfigError, RunFolderError
+from score_embedding.sections import DataLoader, DensityKind, HeldOut, Section
 
 SPEC = "comparison.yml"
 RUNS = "runs"

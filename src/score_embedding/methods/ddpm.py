@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from score_embedding import progress, sampling
-from score_embedding.config import BaselineConfig, NoiseSchedule
+from score_embedding.config import BaselineConfig
 from score_embedding.errors import DivergenceError
 from score_embedding.methods.objective import Batch, Network
 from score_embedding.sampling import Samples
+from score_embedding.sections import NoiseSchedule
 
 Scheduler: TypeAlias = DDPMScheduler | DDIMScheduler
 SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from score_embedding import crops
 from score_embedding.arrays import ArrayLike, to_tensor
-from score_embedding.config import DensityKind
 from score_embedding.scores import fitting, stationary, windows
 from score_embedding.scores.empirical import Empirical
 from score_embedding.scores.mixture import GaussianMixture
 from score_embedding.scores.stationary import Stationary
+from score_embedding.sections import DensityKind
 
 SIDE: dict[DensityKind, int] = {  # of the arrays that each kind is fitted to
     "white": 1,
