@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from score_embedding import crops
 from score_embedding.fokker_planck.kernels import basis
 
 
@@ -47,7 +48,7 @@ class Stationary:
         for plane, variances in zip(coloured, own.variances, strict=True):
             V = _variances_at(variances, torch.arange(2 * h), torch.arange(w + 1), h, w)
             gain = V.div_(V + s**2)
-            spectrum = torch.fft.rfft2(_mirrored(plane))
+            spectrum = torch.fft.rfft2(crops.continued(plane, 2 * h, 2 * w))
             torch.view_as_real(spectrum).mul_(gain[..., None])  # complex, it would be a copy
             plane.copy_(torch.fft.irfft2(spectrum, (2 * h, 2 * w))[:h, :w])
         back: Tensor = own.colours.T @ coloured.flatten(1)
@@ -73,12 +74,6 @@ class Stationary:
     def _coloured(self, y: Tensor) -> Tensor:
         centred = y - self.mean[:, None, None]
         return (self.colours @ centred.flatten(1)).reshape(y.shape)
-
-
-def _mirrored(plane: Tensor) -> Tensor:
-    """(h, w) beside and above its mirror images, (2 h, 2 w)."""
-    beside = torch.cat([plane, plane.flip(1)], dim=1)
-    return torch.cat([beside, beside.flip(0)], dim=0)
 
 
 def _variances_at(variances: Tensor, k_h: Tensor, k_w: Tensor, h: int, w: int) -> Tensor:
