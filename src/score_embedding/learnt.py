@@ -25,7 +25,7 @@ Estimate = Callable[[Tensor, float], Tensor]  # (c, h, w), noise level -> (c, h,
 EM_STEPS, PRIOR, WINDOWS = 3, 20.0, 2000
 STRIDE = 4  # of the mixture's windows; at 2 the end is no better
 REFINED = 2  # times that the neighbourhoods are learnt
-BEFORE, LAST = 6, 4  # strides of all these times but the last, and of the last
+COARSE = 6  # stride of all these times but the last
 HALVINGS = 3  # of a denoiser that learns nothing from the halved image; more are no better
 ADAPTED_FROM = 128  # pixels of the shorter side; half of fewer is too little to learn from
 SMALLEST = 32  # pixels of the shorter side that are still looked at
@@ -73,7 +73,8 @@ def refined(estimate: Estimate, halvings: int = HALVINGS, times: int = REFINED) 
             coarse = refined(estimate, halvings - 1, min(times, 1))(_halved(x), s / 2)
             answer = answer + _doubled(coarse - _halved(answer), x)
         for left in reversed(range(times)):
-            answer = neighbourhoods.refined(x, answer, s, BEFORE if left else LAST)
+            stride = COARSE if left else neighbourhoods.STRIDE
+            answer = neighbourhoods.refined(x, answer, s, stride)
         return answer
 
     return better
