@@ -115,7 +115,7 @@ def load_held_out(options: HeldOut, channels: int) -> dict[str, Tensor]:
 
 def check_apart(held_out: HeldOut, trained_on: DataLoader) -> None:
     """Raise DataError where a file is held out and trained on, whichever way each is named."""
-    if trained_on.dataset not in ("folder", "files", "sample"):
+    if not trained_on.of_files:
         return
     named = _cropped(trained_on) if trained_on.crops else _sources(trained_on)
     trained = {os.path.realpath(str(source)) for _, source in named}

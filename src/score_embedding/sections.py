@@ -85,11 +85,16 @@ class DataLoader(Section):
             raise ValueError(f"path is needed for dataset {self.dataset}")
         if self.dataset == "sample" and self.image is None:
             raise ValueError("image is needed for dataset sample, astronaut for one")
-        if self.crops and self.dataset not in ("folder", "files", "sample"):
+        if self.crops and not self.of_files:
             raise ValueError(f"crops are of datasets folder, files and sample, not {self.dataset}")
         if self.shrink > 1 and not self.crops:
             raise ValueError("shrink is of photographs that crops are taken of; set crops: True")
         return self
+
+    @property
+    def of_files(self) -> bool:
+        """Whether each image is a picture file of its own."""
+        return self.dataset in ("folder", "files", "sample")
 
 
 class Diffusion(Section):
