@@ -31,20 +31,15 @@ import torch
 from torch import Tensor
 
 from _common import RESULTS, environment, write
-from score_embedding import (
-    classical,
-    comparison,
-    configuration,
-    crops,
-    denoising,
-    figures,
-    held_out,
-    learnt,
-    scores,
-)
+from score_embedding import comparison, densities
 from score_embedding.comparison import spec
-from score_embedding.data import load_held_out, load_photographs
-from score_embedding.sections import HeldOut
+from score_embedding.config import loading
+from score_embedding.config.sections import HeldOut
+from score_embedding.data import crops
+from score_embedding.data.datasets import load_held_out, load_photographs
+from score_embedding.evaluation import held_out
+from score_embedding.report import figures
+from score_embedding.restoration import adaptive, denoising, rivals
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 TEST = HeldOut(image=["china", "flower", "grace_hopper"], shrink=2, levels=(0.05, 0.1, 0.2, 0.5))
@@ -89,7 +84,7 @@ def compare_photographs() -> None:
     machine = environment()
     denoising.bundled(3)  # is read once
     ours = {f"`{model}`": _ours(model) for model in ("bundled", "fit")}
-    others = {name: classical.denoiser(name) for name in classical.available()}
+    others = {name: rivals.denoiser(name) for name in rivals.available()}
     denoisers = ours | others
     found = [
         {name: _measured(denoise, photographs) for name, denoise in denoisers.items()}
@@ -121,7 +116,7 @@ def compare_photographs() -> None:
 def compare_densities() -> None:
     """Seconds of the fit and PSNR of each density, and of the mixture with other numbers."""
     machine, photographs = environment(), load_held_out(TEST, 3)
-    trained_on = load_photographs(configuration.load("photographs").data_loader)
+    trained_on = load_photographs(loading.load("photographs").data_loader)
     variants: dict[str, dict[str, Any]] = {
         **{kind: {"kind": kind} for kind in ("white", "stationary", "gaussian", "low_rank")},
         "empirical, 2000 windows": {"kind": "empirical", "arrays": 2000},
@@ -137,7 +132,7 @@ def compare_densities() -> None:
     rows = []
     for name, options in variants.items():
         started = time.perf_counter()
-        density = scores.fit(**{"kind": "patch_mixture", **options}, images=trained_on)
+        density = densities.fit(**{"kind": "patch_mixture", **options}, images=trained_on)
         row: dict[str, Any] = {"density": name, "fit (s)": time.perf_counter() - started}
         means, row["seconds a photograph"] = _measured(density.denoise, photographs)
         row |= {f"noise {level:g}": f"{means[f'psnr_{level:g}']:.2f}" for level in TEST.levels}
@@ -179,8 +174,8 @@ def compare_refined(folder: Path) -> None:
         models[method] = [_run(path, refine=False) for path in paths]
         models[f"{method}, refined"] = [_run(path, refine=True) for path in paths]
     models["`fit`"] = [_ours("fit")]
-    if "bm3d" in classical.available():
-        models["bm3d"] = [classical.denoiser("bm3d")]
+    if "bm3d" in rivals.available():
+        models["bm3d"] = [rivals.denoiser("bm3d")]
     rows = []
     for name, seeds in models.items():
         found = [_measured(denoise, photographs) for denoise in seeds]
@@ -234,7 +229,7 @@ def _ours(model: str) -> held_out.Denoise:
 
 def _learnt(adapt: bool, halve: bool, times: int) -> held_out.Denoise:
     def denoise(y: Tensor, s: Tensor) -> Tensor:
-        estimate = learnt.denoiser(denoising.bundled(3), y[0], float(s), adapt, halve, times)
+        estimate = adaptive.denoiser(denoising.bundled(3), y[0], float(s), adapt, halve, times)
         return estimate(y[0], float(s))[None]
 
     return denoise

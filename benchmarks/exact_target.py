@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from _common import crops, environment, photographs, write
-from score_embedding.methods.closed_form import posterior_mean
+from score_embedding.methods.exact import posterior_mean
 
 LEVELS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # std(1) is 1.5 at sigma 2, 2.7 at 5, 9.8 at 25
 DRAWS = 500

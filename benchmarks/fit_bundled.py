@@ -14,27 +14,27 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from score_embedding import scores
-from score_embedding.data import load_photographs
-from score_embedding.sections import DataLoader
+from score_embedding import densities
+from score_embedding.config.sections import DataLoader
+from score_embedding.data.datasets import load_photographs
 
 PICTURES = ["astronaut", "rocket", "coffee", "chelsea", "brick", "grass", "gravel"]
 COMPONENTS, WINDOWS, STEPS = 30, 60_000, 20
 RANK = 96  # axes kept of each component; the mean variance of the others stands for them
-TARGET = Path(scores.__file__).parent / "photographs.safetensors"
+TARGET = Path(densities.__file__).parent / "photographs.safetensors"
 
 
 def main() -> None:
     options = DataLoader(dataset="sample", image=PICTURES, crops=True, shrink=2)
     started = time.perf_counter()
-    density = scores.fit(
+    density = densities.fit(
         "patch_mixture",
         load_photographs(options),
         components=COMPONENTS,
         arrays=WINDOWS,
         em_steps=STEPS,
     )
-    scores.save(replace(density, model=density.model.truncated(RANK)), TARGET)
+    densities.save(replace(density, model=density.model.truncated(RANK)), TARGET)
     size = TARGET.stat().st_size / 2**20
     print(f"{TARGET}: {size:.2f} MiB, fitted in {time.perf_counter() - started:.0f} s")
 

@@ -23,7 +23,9 @@ from typing import Any
 import torch
 
 from _common import environment, resident, write
-from score_embedding import configuration, files, limits, pipeline
+from score_embedding import atomic_files, pipeline
+from score_embedding.config import loading
+from score_embedding.runs import resources
 
 CASES = {
     "quickstart": ("quickstart", ["training.epochs=60"]),
@@ -47,10 +49,10 @@ CASES = {
 
 def one(name: str) -> dict[str, Any]:
     """One case, in this process."""
-    config = configuration.load(*CASES[name])
+    config = loading.load(*CASES[name])
     device = torch.device("cpu")
-    needed = limits.need(config, 1)
-    expected = limits.step_seconds(config, 1, device)
+    needed = resources.need(config, 1)
+    expected = resources.step_seconds(config, 1, device)
     before = resident("VmRSS")
     with tempfile.TemporaryDirectory() as place:
         folder, largest, done = Path(place) / "run", [0], threading.Event()
@@ -69,7 +71,7 @@ def one(name: str) -> dict[str, Any]:
         pipeline.run(config, folder, device, profile=False)
         done.set()
         watching.join()
-        clock = [row["training_seconds"] for row in files.read_rows(folder / "metrics.csv")]
+        clock = [row["training_seconds"] for row in atomic_files.read_rows(folder / "metrics.csv")]
     step = median(later - sooner for sooner, later in pairwise(clock))
     memory, disk = resident("VmHWM") - before, max(largest)
     return {

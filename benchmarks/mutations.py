@@ -47,15 +47,16 @@ class Mutation:
     tests: tuple[str, ...]
 
 
-DIFFERENCES = "fokker_planck/differences.py"
-KERNELS = "fokker_planck/kernels.py"
+DIFFERENCES = "fokker_planck/operators/differences.py"
+DCT = "dct.py"
+KERNELS = "fokker_planck/operators/kernels.py"
 PROBLEM = "fokker_planck/problem.py"
-SPECTRAL = "fokker_planck/spectral.py"
-IMPLICIT = "fokker_planck/implicit.py"
-LINEAR = "fokker_planck/linear.py"
-KRYLOV = "fokker_planck/krylov.py"
-PUBLISHED = "fokker_planck/published.py"
-DRIFT = "fokker_planck/drift.py"
+SPECTRAL = "fokker_planck/schemes/spectral.py"
+IMPLICIT = "fokker_planck/schemes/implicit.py"
+LINEAR = "fokker_planck/operators/linear.py"
+KRYLOV = "fokker_planck/schemes/krylov.py"
+PUBLISHED = "fokker_planck/schemes/published.py"
+DRIFT = "fokker_planck/operators/drift.py"
 
 MUTATIONS = (
     # differences and score
@@ -132,21 +133,21 @@ MUTATIONS = (
     ),
     Mutation(
         "cosine basis: half a pixel's shift missing",
-        KERNELS,
+        DCT,
         "k[:, None] * (2 * k + 1) % (4 * size)",
         "k[:, None] * (2 * k) % (4 * size)",
         ("kernels",),
     ),
     Mutation(
         "cosine basis: constant mode normalised as the others",
-        KERNELS,
+        DCT,
         "C[0] = 1 / math.sqrt(size)",
         "C[0] = math.sqrt(2 / size)",
         ("kernels",),
     ),
     Mutation(
         "sine basis: eigenvalues of a grid one pixel shorter",
-        KERNELS,
+        DCT,
         "angle = math.pi / (size + 1) * (k.double() + 1)",
         "angle = math.pi / size * (k.double() + 1)",
         ("kernels",),
@@ -281,7 +282,7 @@ MUTATIONS = (
     ),
     Mutation(
         "embedding: score of the step before",
-        "embedding.py",
+        "fokker_planck/embedding.py",
         "** 2 / 2 * s[:, i]",
         "** 2 / 2 * s[:, i - 1]",
         ("embedding",),

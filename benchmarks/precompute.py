@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from _common import crops, environment, in_turns, photographs, ratios, resident, spread, write
-from score_embedding import density
-from score_embedding.density import log_density
-from score_embedding.fokker_planck import Solution, solve
+from score_embedding.fokker_planck import pixel_density
+from score_embedding.fokker_planck.pixel_density import log_density
+from score_embedding.fokker_planck.solve import Solution, solve
 from score_embedding.sde import VarianceExploding
 
 SDE = VarianceExploding(sigma=5.0)
@@ -113,13 +113,13 @@ def memory_of_solve(path: str) -> float:
 def densities() -> list[Row]:
     image = photographs(64)[:1]
     exact = [log_density(photographs(size)) for size in (32, 64)]
-    default, rows = density.CELL, []
+    default, rows = pixel_density.CELL, []
     try:
         for cell in CELLS:
-            density.CELL = cell
+            pixel_density.CELL = cell
             rows += density_of_cell(image, exact, " (default)" if cell == default else "")
     finally:
-        density.CELL = default
+        pixel_density.CELL = default
     return rows
 
 
@@ -134,7 +134,7 @@ def density_of_cell(image: Tensor, exact: list[Tensor], note: str) -> list[Row]:
     )
     gain = ratios(seconds["exact"], seconds["binned"])
     error = largest_differences(exact)
-    label = f"cell {density.CELL}{note}"
+    label = f"cell {pixel_density.CELL}{note}"
     return [
         row(f"density, 64x64x3, exact / binned, {label}", gain, ">= 10", median(gain) >= 10),
         row(f"difference of the logarithm, {label}", error, "<= 0.02", max(error) <= 0.02),

@@ -22,14 +22,16 @@ import torch
 from torch import Tensor
 
 from _common import environment, write
-from score_embedding import configuration, evaluation, held_out
-from score_embedding.config import Config
-from score_embedding.data import load_photographs
+from score_embedding.config import loading
+from score_embedding.config.schema import Config
+from score_embedding.data.datasets import load_photographs
+from score_embedding.evaluation import held_out
+from score_embedding.evaluation import samples as evaluation
 from score_embedding.methods import residual
-from score_embedding.methods.objective import Batch, Network
+from score_embedding.methods.base import Batch, Network
+from score_embedding.methods.model import Trained, build_network
 from score_embedding.methods.residual import Precomputed, ResidualMatching
-from score_embedding.trained import Trained, build_network
-from score_embedding.training import train
+from score_embedding.training.loop import train
 
 STEPS = 400
 SEEDS = (0, 1, 2)
@@ -108,7 +110,7 @@ def measured(group: str, choice: Choice, seed: int) -> dict[str, float]:
     torch.set_num_threads(1)
     changes = [GROUPS[group][0], choice.change, f"training.seed={seed}", "training.epochs=1"]
     changes.append(f"data_loader.num_images={STEPS}")
-    config = configuration.load("photographs", [change for change in changes if change])
+    config = loading.load("photographs", [change for change in changes if change])
     assert isinstance(config, Config)
     assert config.held_out
     photographs = load_photographs(config.data_loader)
@@ -119,7 +121,7 @@ def measured(group: str, choice: Choice, seed: int) -> dict[str, float]:
         photographs, config.data_loader.image_size, known, config, num_images=STEPS
     )
     # The kind `white` is built without the channels of D_pre.
-    white = configuration.load("photographs", [WHITE, f"training.seed={seed}"])
+    white = loading.load("photographs", [WHITE, f"training.seed={seed}"])
     network = build_network(config if known.sees_density else white, 1, CPU)
     train(network, objective, config)
     test = evaluation.photographs_of(config, CPU)

@@ -18,8 +18,11 @@ from typing import Any
 import torch
 
 from _common import environment, write
-from score_embedding import artifacts, evaluation, run_folder, trained
-from score_embedding.config import AnyConfig, BaselineConfig
+from score_embedding.config.schema import AnyConfig, BaselineConfig
+from score_embedding.evaluation import samples as evaluation
+from score_embedding.methods import model as trained
+from score_embedding.runs import artifacts
+from score_embedding.runs import folder as run_folder
 
 FLOW: dict[str, dict[str, Any]] = {
     "Heun, 10 steps": {"solver": "heun", "steps": 10},

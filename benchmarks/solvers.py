@@ -31,13 +31,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from _common import crops, environment, in_turns, ratios, resident, spread, write
-from score_embedding import configuration, precomputation
-from score_embedding.density import log_density
-from score_embedding.fokker_planck import solve
-from score_embedding.network import build
+from score_embedding.config import loading
+from score_embedding.config.sections import Diffusion, Misc
+from score_embedding.fokker_planck.pixel_density import log_density
+from score_embedding.fokker_planck.solve import solve
+from score_embedding.methods import precomputation
+from score_embedding.methods.network import build
 from score_embedding.sde import VarianceExploding
-from score_embedding.sections import Diffusion, Misc
-from score_embedding.training import train
+from score_embedding.training.loop import train
 
 SDE = VarianceExploding(sigma=5.0)
 TIMES = torch.linspace(1e-3, 1.0, 20, dtype=torch.float64)
@@ -342,7 +343,7 @@ def many() -> list[Row]:
 def step_seconds(ch: int, images: Tensor) -> float:
     """Median seconds of a step of the cifar1 network with `ch` channels, of five."""
     overrides = [f"model.ch={ch}", "training.epochs=6"]
-    config = configuration.load("cifar1", overrides)
+    config = loading.load("cifar1", overrides)
     embedded = precomputation.precompute(images[:1], config.diffusion, config.misc).embedded
     network = build(config.model, (32, 32), 1, 1.0, 0, images.device)
     rows = train(network, embedded, config, precompute_seconds=0.0).rows

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from _common import environment, in_turns, photographs, ratios, spread, write
-from score_embedding.configuration import load
-from score_embedding.network import build
+from score_embedding.config.loading import load
+from score_embedding.methods.network import build
 
 BATCH, SIZE = 20, 32
 THREADS = torch.get_num_threads()

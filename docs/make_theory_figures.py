@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from torch.nn.functional import interpolate
 
 import score_embedding as se
-from score_embedding import figures
-from score_embedding.fokker_planck import AffineDrift
+from score_embedding.fokker_planck.solve import AffineDrift
+from score_embedding.report import figures
 from score_embedding.sde import VariancePreserving
 
 IMAGES = Path(__file__).parent / "images"

@@ -11,10 +11,10 @@ import threading
 import numpy as np
 import pytest
 
-from score_embedding import cifar
-from score_embedding.data import load_dataset
+from score_embedding.config.sections import DataLoader
+from score_embedding.data import cifar
+from score_embedding.data.datasets import load_dataset
 from score_embedding.errors import DataError
-from score_embedding.sections import DataLoader
 
 BATCHES = [f"data_batch_{i}" for i in (1, 2, 3, 4, 5)]
 LABELS = [[5, 0, 5], [1, 5, 9, 5], [0, 2], [5, 5, 5], [3, 5]]  # 8 dogs in 5 batches

@@ -25,14 +25,10 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 
-from score_embedding import (
-    cli,
-    configuration,
-    files,
-    precomputation,
-    progress,
-    run_folder,
-)
+from score_embedding import atomic_files, cli, progress
+from score_embedding.config import loading
+from score_embedding.methods import precomputation
+from score_embedding.runs import folder as run_folder
 
 # One test of its own is about this warning; the others need not fail with it.
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
@@ -189,14 +185,14 @@ def test_lines_in_a_log_have_no_blanks_at_their_end(finished):
 
 def test_the_config_is_kept_resolved(finished):
     changes = sets()[1::2]
-    expected = configuration.load("quickstart", [*changes, "training.seed=5"])
-    assert configuration.load(str(finished.folder / "config.yml")) == expected
+    expected = loading.load("quickstart", [*changes, "training.seed=5"])
+    assert loading.load(str(finished.folder / "config.yml")) == expected
     written = yaml.safe_load((finished.folder / "config.yml").read_text())
     assert written == expected.model_dump(mode="json")  # every key, defaults too
 
 
 def test_the_fields_are_kept_with_their_shapes(finished):
-    arrays = files.read_arrays(finished.folder / "scores.npz")
+    arrays = atomic_files.read_arrays(finished.folder / "scores.npz")
     n, times, shape = 1, 4, (3, 8, 8)
     assert arrays["images"].shape == (n, *shape)
     assert arrays["times"].shape == (times,)
@@ -205,7 +201,7 @@ def test_the_fields_are_kept_with_their_shapes(finished):
         assert np.isfinite(arrays[name]).all()
     assert np.ptp(arrays["scores"]) > 0
     assert json.loads(str(arrays["diagnostics"]))["scheme"] == "spectral"
-    samples = files.read_arrays(finished.folder / "samples.npz")
+    samples = atomic_files.read_arrays(finished.folder / "samples.npz")
     assert samples["samples"].shape == (n, *shape)
     np.testing.assert_array_equal(samples["path"][-1], samples["samples"])
     np.testing.assert_array_equal(samples["images"], arrays["images"])
@@ -226,9 +222,9 @@ def test_the_metrics_are_a_row_a_step(finished):
 def test_the_final_metrics_are_those_of_the_samples(finished):
     from skimage.metrics import structural_similarity
 
-    arrays = files.read_arrays(finished.folder / "samples.npz")
+    arrays = atomic_files.read_arrays(finished.folder / "samples.npz")
     x, truth = arrays["samples"][0].astype(np.float64), arrays["images"][0].astype(np.float64)
-    last = files.read_rows(finished.folder / "metrics.csv")[-1]
+    last = atomic_files.read_rows(finished.folder / "metrics.csv")[-1]
     clipped, scaled = x.clip(0, 1), (x - x.min()) / (x.max() - x.min())
     for how, shown in (("clipped", clipped), ("minmax", scaled)):
         expected = structural_similarity(shown, truth, data_range=1, channel_axis=0)
@@ -243,7 +239,7 @@ def test_the_seconds_are_apart_and_in_total(finished):
     assert all(timing[stage] > 0 for stage in stages)
     assert sum(timing[stage] for stage in stages) <= timing["total"]
     clock = sum(timing[stage] for stage in stages[:4])
-    last = files.read_rows(finished.folder / "metrics.csv")[-1]
+    last = atomic_files.read_rows(finished.folder / "metrics.csv")[-1]
     assert last["training_seconds"] == pytest.approx(clock)
 
 
@@ -317,7 +313,7 @@ def test_the_page_states_prior_sampler_and_quality(finished):
     text = Page(finished.folder / "report.html").text
     assert "prior unit: N(0, 1² I); Heun, 2 steps; 4 NFE; seed 5" in text
     assert "1 image of 8 x 8 x 3 (sample)" in text
-    last = files.read_rows(finished.folder / "metrics.csv")[-1]
+    last = atomic_files.read_rows(finished.folder / "metrics.csv")[-1]
     assert f"{last['ssim_minmax']:.4f}" in text
     assert f"{last['ssim_clipped']:.4f}" in text
 
@@ -329,9 +325,9 @@ def test_the_same_seed_gives_the_same_weights_and_samples_to_the_bit(finished, c
     assert os.listdir(tmp_path) == ["elsewhere"]
     first, second = tree(finished.folder), tree(folder)
     assert first["model.safetensors"] == second["model.safetensors"]
-    arrays = [files.read_arrays(path / "samples.npz") for path in (finished.folder, folder)]
+    arrays = [atomic_files.read_arrays(path / "samples.npz") for path in (finished.folder, folder)]
     np.testing.assert_array_equal(arrays[0]["samples"], arrays[1]["samples"])
-    rows = files.read_rows(folder / "metrics.csv")
+    rows = atomic_files.read_rows(folder / "metrics.csv")
     assert ["ssim_minmax" in row for row in rows] == [False, False, True]
 
 
@@ -362,10 +358,10 @@ def test_the_report_does_not_contradict_itself_after_sampling_anew(copied, call)
 
 
 def test_no_train_never_samples_with_another_equation_than_the_model_learned(copied, call):
-    expected = files.read_arrays(copied / "samples.npz")["samples"]
+    expected = atomic_files.read_arrays(copied / "samples.npz")["samples"]
     done = call(*AGAIN, *sets(diffusion__sigma=7))
     if done.returncode == 0:  # refused would be as good
-        sampled = files.read_arrays(copied / "samples.npz")["samples"]
+        sampled = atomic_files.read_arrays(copied / "samples.npz")["samples"]
         np.testing.assert_array_equal(sampled, expected)
     else:
         assert_mistake(done, "diffusion.sigma")
@@ -378,12 +374,12 @@ def test_no_train_without_a_run_says_so(call, tmp_path):
 
 
 def test_a_seed_repeats_the_samples_and_another_changes_them(copied, call):
-    drawn = [files.read_arrays(copied / "samples.npz")["samples"]]
+    drawn = [atomic_files.read_arrays(copied / "samples.npz")["samples"]]
     for seed in (5, 6):  # the run's own, in another process, and another
         done = call("sample", copied, "--seed", seed)
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"samples: {copied}/samples.npz and sample.png beside it\n"
-        drawn.append(files.read_arrays(copied / "samples.npz")["samples"])
+        drawn.append(atomic_files.read_arrays(copied / "samples.npz")["samples"])
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert np.abs(drawn[0] - drawn[2]).max() > 0.01
     assert "seed 6" in Page(copied / "report.html").text
@@ -413,7 +409,7 @@ def test_a_report_is_made_without_warnings(copied, call):
 def change_config(folder, **data_loader):
     values = yaml.safe_load((folder / "config.yml").read_text())
     values["data_loader"] |= data_loader
-    files.write_yaml(folder / "config.yml", yaml.safe_dump(values))
+    loading.write_document(folder / "config.yml", yaml.safe_dump(values))
 
 
 def test_markup_in_the_names_of_images_is_shown_not_obeyed(copied, call):
@@ -437,7 +433,7 @@ def test_solving_alone_leaves_the_fields_and_their_picture(pictures, call, tmp_p
     assert done.returncode == 0, done.stderr
     names = ("scores.npz", "scores.png", "diagnostics.json")
     assert set(tree(tmp_path)) - before == {f"fields/{name}" for name in names}
-    arrays = files.read_arrays(tmp_path / "fields" / "scores.npz")
+    arrays = atomic_files.read_arrays(tmp_path / "fields" / "scores.npz")
     assert arrays["scores"].shape == (2, 20, 3, 8, 8)
     assert np.isfinite(arrays["scores"]).all()
     kept = tree(tmp_path)
@@ -446,7 +442,7 @@ def test_solving_alone_leaves_the_fields_and_their_picture(pictures, call, tmp_p
     assert tree(tmp_path) == kept
     options = ("--overwrite", "--set", "diffusion.sigma=2")
     assert call("solve", pictures[0], "--out", "fields", *options).returncode == 0
-    replaced = files.read_arrays(tmp_path / "fields" / "scores.npz")
+    replaced = atomic_files.read_arrays(tmp_path / "fields" / "scores.npz")
     assert replaced["scores"].shape == (1, 20, 3, 32, 32)
 
 
@@ -514,7 +510,7 @@ def test_more_images_than_memory_holds_are_solved_into_a_mapped_file(
         cli.main()
     assert left.value.code == 0
     scores = np.load(tmp_path / "many" / "scores.npy", mmap_mode="r")
-    first = files.read_arrays(tmp_path / "many" / "scores.npz")
+    first = atomic_files.read_arrays(tmp_path / "many" / "scores.npz")
     assert scores.shape == (3, 20, 3, 8, 8)
     assert (first["scores"].shape, first["images"].shape) == ((2, 20, 3, 8, 8), (3, 3, 8, 8))
     np.testing.assert_allclose(scores[:2], first["scores"], rtol=0, atol=1e-4)
@@ -546,8 +542,8 @@ def test_three_images_are_told_apart_by_an_index(pictures, call, tmp_path):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "saves" / "quickstart"
     assert load_file(folder / "model.safetensors")["unet.class_embedding.weight"].shape[0] == 3
-    assert len(files.read_rows(folder / "metrics.csv")) == 9
-    arrays = files.read_arrays(folder / "samples.npz")
+    assert len(atomic_files.read_rows(folder / "metrics.csv")) == 9
+    arrays = atomic_files.read_arrays(folder / "samples.npz")
     assert arrays["samples"].shape == (3, 3, 8, 8)
     text = Page(folder / "report.html").text
     assert "3 images of 8 x 8 x 3" in text
@@ -556,7 +552,7 @@ def test_three_images_are_told_apart_by_an_index(pictures, call, tmp_path):
         (tmp_path / path).unlink()  # the folder has its own copy
     again = call("sample", folder)
     assert again.returncode == 0, again.stderr
-    repeated = files.read_arrays(folder / "samples.npz")
+    repeated = atomic_files.read_arrays(folder / "samples.npz")
     np.testing.assert_array_equal(repeated["samples"], arrays["samples"])
 
 
@@ -576,7 +572,7 @@ def test_unusual_shapes_run_through(call, tmp_path, changes, shape):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "saves" / "quickstart"
     assert sorted(tree(folder)) == sorted(SHIPPED)
-    samples = files.read_arrays(folder / "samples.npz")["samples"]
+    samples = atomic_files.read_arrays(folder / "samples.npz")["samples"]
     assert samples.shape == (1, *shape)
     assert np.isfinite(samples).all()
 
@@ -586,7 +582,7 @@ def test_a_constant_image_runs_through_with_a_score_of_zero(call, tmp_path):
     done = call("run", "--config", "quickstart", *files_config(["grey.png"]))
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "saves" / "quickstart"
-    scores = files.read_arrays(folder / "scores.npz")["scores"]
+    scores = atomic_files.read_arrays(folder / "scores.npz")["scores"]
     assert np.abs(scores).max() < 1e-12
     assert sorted(tree(folder)) == sorted(SHIPPED)
 
@@ -622,7 +618,7 @@ def baseline(trained_baseline, tmp_path):
 
 
 def samples_of(folder):
-    return files.read_arrays(folder / "samples.npz")
+    return atomic_files.read_arrays(folder / "samples.npz")
 
 
 def test_a_baseline_leaves_a_run_folder_without_a_solve(trained_baseline):
@@ -635,7 +631,7 @@ def test_a_baseline_leaves_a_run_folder_without_a_solve(trained_baseline):
     assert arrays["truth"].tolist() == [0]
     described = json.loads(str(arrays["description"]))
     assert (described["method"], described["prior"], described["prior_std"]) == ("ddpm", "unit", 1)
-    assert configuration.load(str(folder / "config.yml")).method == "ddpm"
+    assert loading.load(str(folder / "config.yml")).method == "ddpm"
 
 
 def test_the_report_of_a_baseline_names_method_prior_and_evaluations(trained_baseline):
@@ -645,14 +641,14 @@ def test_the_report_of_a_baseline_names_method_prior_and_evaluations(trained_bas
     assert "prior unit: N(0, 1² I); DDPM; 10 NFE; seed 0" in page.text
     assert "Fokker-Planck" not in page.text
     assert page.tags.count("img") == 3
-    last = files.read_rows(folder / "metrics.csv")[-1]
+    last = atomic_files.read_rows(folder / "metrics.csv")[-1]
     assert f"{last['ssim_minmax']:.4f}" in page.text
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF-")
 
 
 def test_every_prior_that_is_profiled_has_its_metrics_and_samples(trained_baseline):
     folder = trained_baseline / "saves" / "base"
-    rows = files.read_rows(folder / "metrics.csv")
+    rows = atomic_files.read_rows(folder / "metrics.csv")
     matched = [f"matched_{name}" for name in (*METRICS, "nfe")]
     assert list(rows[0]) == ["step", "training_seconds", "loss", *METRICS, "nfe", *matched]
     assert all(np.isfinite(row[name]) for row in rows for name in matched)
@@ -722,7 +718,7 @@ def test_a_baseline_whose_loss_is_not_finite_leaves_what_reproduces_it(baseline,
     options = ("--overwrite", "--set", "training.lr=1e30", "--set", "training.warmup=off")
     done = call("run", "--config", "base.yml", *options)
     assert_mistake(done, "the loss is", "training.lr", "divergence.npz", code=3)
-    dump = files.read_arrays(baseline / "divergence.npz")
+    dump = atomic_files.read_arrays(baseline / "divergence.npz")
     assert dump["x"].shape == dump["z"].shape == (4, 3, 8, 8)
     assert dump["t"].max() < 10
     assert "model.safetensors" not in tree(baseline)
@@ -744,7 +740,7 @@ def test_the_closed_form_runs_without_a_model(call, tmp_path):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "saves" / "quickstart"
     assert sorted(tree(folder)) == CLOSED_FILES
-    (row,) = files.read_rows(folder / "metrics.csv")
+    (row,) = atomic_files.read_rows(folder / "metrics.csv")
     assert (row["step"], row["training_seconds"], row["nfe"]) == (0, 0, 5)
     arrays = samples_of(folder)
     np.testing.assert_allclose(arrays["samples"], arrays["images"], rtol=0, atol=1e-5)
@@ -779,7 +775,7 @@ def test_the_samples_of_the_closed_form_are_compared_with_the_image_they_are_nea
     distance = np.abs(arrays["samples"][:, None] - arrays["images"][None]).max(axis=(2, 3, 4))
     assert arrays["truth"].tolist() == distance.argmin(axis=1).tolist()
     expected = np.mean((arrays["samples"].clip(0, 1) - arrays["images"][arrays["truth"]]) ** 2)
-    (row,) = files.read_rows(folder / "metrics.csv")
+    (row,) = atomic_files.read_rows(folder / "metrics.csv")
     assert row["mse_clipped"] == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
@@ -830,7 +826,7 @@ def test_configs_are_listed_one_a_line(tmp_path):
     done = process(tmp_path, "configs")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == list(configuration.bundled())
+    assert [line.split()[0] for line in lines] == list(loading.bundled())
     assert all(len(line.split()) > 2 for line in lines)  # a title beside each name
 
 
@@ -938,7 +934,7 @@ def test_overwriting_replaces_a_run_and_leaves_foreign_files(copied, call):
     assert sorted(after) == sorted([*SHIPPED, "notes.txt"])
     assert after["notes.txt"] == before["notes.txt"]
     assert after["model.safetensors"] != before["model.safetensors"]
-    assert len(files.read_rows(copied / "metrics.csv")) == 1
+    assert len(atomic_files.read_rows(copied / "metrics.csv")) == 1
 
 
 @pytest.mark.parametrize("mistake", ["empty image", "unknown device"])
@@ -993,7 +989,7 @@ def other_json(path):
 
 
 def other_arrays(path):
-    files.write_arrays(path, {"other": np.zeros(3)})
+    atomic_files.write_arrays(path, {"other": np.zeros(3)})
 
 
 @pytest.mark.parametrize(
@@ -1053,7 +1049,7 @@ def test_a_seed_that_is_none_is_refused_before_anything_is_sampled(copied, call)
 def test_weights_of_another_network_are_refused(copied, call):
     values = yaml.safe_load((copied / "config.yml").read_text())
     values["model"]["ch"] = 12
-    files.write_yaml(copied / "config.yml", yaml.safe_dump(values))
+    loading.write_document(copied / "config.yml", yaml.safe_dump(values))
     assert_mistake(call("sample", copied), "model.safetensors", "config.yml")
 
 
@@ -1067,7 +1063,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_reproduces_it(ca
     left = set(tree(folder))
     assert {"config.yml", "divergence.npz", "scores.npz"} <= left
     assert left.isdisjoint({"model.safetensors", "state.json", "samples.npz", "report.html"})
-    dump = files.read_arrays(folder / "divergence.npz")
+    dump = atomic_files.read_arrays(folder / "divergence.npz")
     assert dump["x"].shape == dump["z"].shape == (4, 3, 8, 8)
     assert dump["t"].shape == (4,)
     assert max(float(np.abs(dump[name]).max()) for name in dump if "weights/" in name) > 1e20

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from score_embedding import configuration, precomputation
+from score_embedding.config import loading
 from score_embedding.errors import ConfigError, DataError
-from score_embedding.methods import closed_form
-from score_embedding.methods import score_embedding as method
-from score_embedding.methods.closed_form import posterior_mean, score_of
-from score_embedding.methods.score_embedding import ScoreMatching, draw_times
+from score_embedding.methods import embedded as method
+from score_embedding.methods import exact as closed_form
+from score_embedding.methods import precomputation
+from score_embedding.methods.embedded import ScoreMatching, draw_times
+from score_embedding.methods.exact import posterior_mean, score_of
 from score_embedding.sde import VarianceExploding
 
 EPS = 1e-3
@@ -25,7 +26,7 @@ def config_of(sample=None, **sections):
         "sample": sample or {},
         **sections,
     }
-    return configuration.validate(values, "test")
+    return loading.validate(values, "test")
 
 
 def std_of(sigma, t):

@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import test_cli
+from score_embedding import atomic_files
 from score_embedding import comparison as comparisons
-from score_embedding import files, trained
 from score_embedding.comparison import spec
+from score_embedding.methods import model as trained
 from test_cli import ENV, sets, tree
 
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
@@ -76,7 +77,7 @@ def names(methods=METHODS, seeds=SEEDS):
 
 
 def metrics_of(folder, name):
-    return files.read_rows(folder / "runs" / name / "metrics.csv")
+    return atomic_files.read_rows(folder / "runs" / name / "metrics.csv")
 
 
 def csv_rows(folder):
@@ -241,7 +242,7 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_the_same_noise(compare
     jobs = {job.path.name: job for job in spec.jobs(spec.read(compared.folder), compared.folder)}
     weights, starts = {}, {}
     for name in names():
-        arrays = files.read_arrays(compared.folder / "runs" / name / "samples.npz")
+        arrays = atomic_files.read_arrays(compared.folder / "runs" / name / "samples.npz")
         starts[name] = arrays["path"][0]
         built = trained.build_network(jobs[name].config, 1, torch.device("cpu"))
         weights[name] = torch.cat([p.flatten() for p in built.parameters()])
@@ -283,7 +284,7 @@ def write_metrics(folder, name, *rows):
         }
         for k, (seconds, ssim) in enumerate(rows, start=1)
     ]
-    files.write_rows(folder / "runs" / name / "metrics.csv", list(lines[0]), lines)
+    atomic_files.write_rows(folder / "runs" / name / "metrics.csv", list(lines[0]), lines)
     state = folder / "runs" / name / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"step": len(rows)}))
 

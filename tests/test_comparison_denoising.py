@@ -14,11 +14,15 @@ import torch
 from PIL import Image
 
 import test_cli
-from score_embedding import classical, crops, data, files, held_out
+from score_embedding import atomic_files
 from score_embedding import comparison as comparisons
 from score_embedding.comparison import spec
+from score_embedding.config.sections import DataLoader
+from score_embedding.data import crops
+from score_embedding.data import datasets as data
 from score_embedding.errors import ConfigError
-from score_embedding.sections import DataLoader
+from score_embedding.evaluation import held_out
+from score_embedding.restoration import rivals
 from test_cli import assert_mistake, tree
 from test_comparison import csv_rows, json_of, tables_of
 from test_comparison_runs import stamps
@@ -53,7 +57,7 @@ TINY = {
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """What needs seconds for its first picture is left out, and one thread is enough."""
-    monkeypatch.setattr(classical, "available", lambda: ["wavelets", "total_variation"])
+    monkeypatch.setattr(rivals, "available", lambda: ["wavelets", "total_variation"])
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -96,7 +100,7 @@ def folder(call, tmp_path, tmp_path_factory):
 
 
 def metrics_of(folder, method, seed):
-    return files.read_rows(folder / "runs" / f"{method}_seed{seed}" / "metrics.csv")
+    return atomic_files.read_rows(folder / "runs" / f"{method}_seed{seed}" / "metrics.csv")
 
 
 # What is left
@@ -161,14 +165,14 @@ def test_each_run_is_a_row_with_what_its_own_folder_says(folder):
 
 
 def test_the_classical_ones_have_seen_the_same_noise_and_are_measured_alike(folder):
-    arrays = files.read_arrays(folder / "runs" / "plain_seed2" / "denoised.npz")
+    arrays = atomic_files.read_arrays(folder / "runs" / "plain_seed2" / "denoised.npz")
     values = {entry["method"]: entry for entry in json_of(folder)["classical"]}
     rows = {row["method"]: row for row in tables_of(folder)[0][2]}
     for name in ("wavelets", "total_variation"):
         for k, level in enumerate(LEVELS):
             found = []
             for i in range(2):
-                answer = classical.denoise(name, torch.from_numpy(arrays[f"noisy_{i}"][k]), level)
+                answer = rivals.denoise(name, torch.from_numpy(arrays[f"noisy_{i}"][k]), level)
                 mse = np.mean((answer.clamp(0, 1).numpy() - arrays[f"photograph_{i}"]) ** 2)
                 found.append(-10 * np.log10(mse))
             assert values[name][f"psnr_{level:g}"] == pytest.approx(np.mean(found), abs=1e-4)
@@ -190,7 +194,7 @@ def write_metrics(folder, method, seed, *rows, steps=100):
         for k, (seconds, *psnr) in enumerate(rows, start=1)
     ]
     run = folder / "runs" / f"{method}_seed{seed}"
-    files.write_rows(run / "metrics.csv", list(lines[0]), lines)
+    atomic_files.write_rows(run / "metrics.csv", list(lines[0]), lines)
     if trained:
         state = run / "state.json"
         state.write_text(json.dumps(json.loads(state.read_text()) | {"step": len(rows)}))
@@ -399,13 +403,13 @@ def training_picture(channels, side=64):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", [name for name in classical.DENOISERS if name != "bm3d"])
+@pytest.mark.parametrize("name", [name for name in rivals.DENOISERS if name != "bm3d"])
 def test_a_classical_denoiser_gains_at_every_level_that_it_is_tuned_for(name, channels):
     picture = training_picture(channels)
-    for level, least in zip(classical.LEVELS, (2.0, 3.5, 5.0, 6.0), strict=True):
+    for level, least in zip(rivals.LEVELS, (2.0, 3.5, 5.0, 6.0), strict=True):
         noisy = held_out.with_noise(picture, level, 0)
         before = noisy.clone()
-        answer = classical.denoise(name, noisy, level)
+        answer = rivals.denoise(name, noisy, level)
         assert torch.equal(noisy, before)
         assert (answer.shape, answer.dtype, answer.device) == (
             *(noisy.shape, noisy.dtype, noisy.device),
@@ -419,38 +423,38 @@ def test_bm3d_gains_where_it_is_installed():
     picture = training_picture(1, 32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        answer = classical.denoise("bm3d", held_out.with_noise(picture, 0.25, 0), 0.25)
+        answer = rivals.denoise("bm3d", held_out.with_noise(picture, 0.25, 0), 0.25)
     assert answer.shape == picture.shape
     assert float(((answer.clamp(0, 1) - picture) ** 2).mean()) < 0.25**2 / 4
 
 
 def test_without_bm3d_it_is_not_offered_and_the_error_says_what_to_install(monkeypatch):
     monkeypatch.undo()  # of `fast`
-    monkeypatch.setattr(classical.importlib.util, "find_spec", lambda _: None)
-    assert classical.available() == ["wavelets", "total_variation", "non_local_means"]
+    monkeypatch.setattr(rivals.importlib.util, "find_spec", lambda _: None)
+    assert rivals.available() == ["wavelets", "total_variation", "non_local_means"]
     monkeypatch.setitem(sys.modules, "bm3d", None)
     with pytest.raises(ConfigError, match=r"pip install bm3d; free for non-commercial use only"):
-        classical.denoise("bm3d", torch.zeros(1, 16, 16), 0.1)
+        rivals.denoise("bm3d", torch.zeros(1, 16, 16), 0.1)
     with pytest.raises(ConfigError, match=r"median: no classical denoiser; .* wavelets"):
-        classical.denoise("median", torch.zeros(1, 16, 16), 0.1)
+        rivals.denoise("median", torch.zeros(1, 16, 16), 0.1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 19), (16, 7)])
-@pytest.mark.parametrize("name", [name for name in classical.DENOISERS if name != "bm3d"])
+@pytest.mark.parametrize("name", [name for name in rivals.DENOISERS if name != "bm3d"])
 def test_a_picture_smaller_than_a_patch_keeps_its_shape(name, size, generator):
     noisy = torch.rand(3, *size, generator=generator)
-    answer = classical.denoise(name, noisy, 0.2)
+    answer = rivals.denoise(name, noisy, 0.2)
     assert answer.shape == noisy.shape
     assert torch.isfinite(answer).all()
 
 
 @pytest.mark.parametrize("name", ["wavelets", "total_variation", "non_local_means"])
 def test_other_multiples_are_no_better_on_one_picture_of_the_search(name):
-    tuned = classical.DENOISERS[name][1]
-    for level, multiple in list(zip(classical.LEVELS, tuned, strict=True))[::2]:
+    tuned = rivals.DENOISERS[name][1]
+    for level, multiple in list(zip(rivals.LEVELS, tuned, strict=True))[::2]:
         near = [multiple - 0.3, multiple, multiple + 0.3]
         gives = [
-            classical.best_multiples(name, [training_picture(3)], [level], [each])[0][1]
+            rivals.best_multiples(name, [training_picture(3)], [level], [each])[0][1]
             for each in near
         ]
         assert gives[1] > max(gives) - 0.2
@@ -463,8 +467,8 @@ def test_a_strength_between_two_levels_lies_between_theirs(monkeypatch):
         seen.append(multiple)
         return noisy
 
-    monkeypatch.setitem(classical.DENOISERS, "x", (note, (0.6, 0.8, 1.0, 1.2)))
+    monkeypatch.setitem(rivals.DENOISERS, "x", (note, (0.6, 0.8, 1.0, 1.2)))
     picture = torch.rand(1, 16, 16)
     for level in (0.001, 0.05, (0.05 * 0.125) ** 0.5, 0.5, 3.0):
-        assert torch.equal(classical.denoise("x", picture, level), picture)
+        assert torch.equal(rivals.denoise("x", picture, level), picture)
     assert seen == pytest.approx([0.6, 0.6, 0.7, 1.2, 1.2])

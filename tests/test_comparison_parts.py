@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from score_embedding import configuration
 from score_embedding.comparison import spec, tables
 from score_embedding.comparison.summary import FINAL, Quartiles, Summary, quartiles, ratio
-from score_embedding.content import Table
+from score_embedding.config import loading
 from score_embedding.errors import ConfigError
+from score_embedding.report.content import Table
 
 OWN = ("lr", "grad_clip", "ema", "warmup")
 
@@ -56,7 +56,7 @@ def changes(config, base):
     ],
 )
 def test_a_control_changes_these_keys_and_no_other(base, method, expected):
-    assert changes(configs_of(base, method)[method], configuration.load(base)) == expected
+    assert changes(configs_of(base, method)[method], loading.load(base)) == expected
 
 
 @pytest.mark.parametrize("kind", ["ddpm", "ddim"])
@@ -71,9 +71,9 @@ def test_a_control_changes_these_keys_and_no_other(base, method, expected):
     ],
 )
 def test_a_baseline_has_the_images_network_and_steps_of_the_config(base, published, plain, kind):
-    base = configuration.load(base)
+    base = loading.load(base)
     baseline = configs_of(base.name, kind + plain)[kind + plain]
-    published = configuration.load(f"{published}_{kind}")
+    published = loading.load(f"{published}_{kind}")
     assert baseline.method == kind
     assert baseline.data_loader == base.data_loader
     assert baseline.misc == base.misc
@@ -112,15 +112,15 @@ def test_an_override_holds_for_all_methods_or_for_the_one_that_it_names():
 
 
 def test_a_config_of_its_own_is_a_method_where_its_images_are_the_same(tmp_path):
-    other = configuration.load("quickstart", ["training.lr=0.25", "data_loader.batch_size=3"])
+    other = loading.load("quickstart", ["training.lr=0.25", "data_loader.batch_size=3"])
     path = tmp_path / "mine.yml"
-    path.write_text(configuration.dump(other), encoding="utf-8")
+    path.write_text(loading.dump(other), encoding="utf-8")
     found = configs_of("quickstart", "none", str(path))
     assert list(found) == ["none", "mine"]
     assert found["mine"] == other
     for key, value in (("image", "coffee"), ("image_size", "16"), ("seed", "3")):
-        changed = configuration.load("quickstart", [f"data_loader.{key}={value}"])
-        path.write_text(configuration.dump(changed), encoding="utf-8")
+        changed = loading.load("quickstart", [f"data_loader.{key}={value}"])
+        path.write_text(loading.dump(changed), encoding="utf-8")
         with pytest.raises(ConfigError, match=r"mine\.yml: its images are not those of quickstart"):
             configs_of("quickstart", str(path))
 

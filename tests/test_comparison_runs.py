@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 import test_comparison
-from score_embedding import configuration
 from score_embedding.comparison import spec
+from score_embedding.config import loading
 from test_cli import assert_mistake, empty, null, sets, tree
 from test_comparison import (
     MADE,
@@ -305,7 +305,7 @@ def test_what_cannot_be_run_on_these_images_is_refused_before_anything_is_create
 
 
 def test_two_methods_of_one_name_are_refused(call, tmp_path):
-    text = configuration.find("quickstart").read_text(encoding="utf-8")
+    text = loading.find("quickstart").read_text(encoding="utf-8")
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "own.yml").write_text(text)

@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
-from score_embedding import configuration
-from score_embedding.config import BaselineConfig, Config
+from score_embedding.config import loading
+from score_embedding.config.schema import BaselineConfig, Config
 from score_embedding.errors import ConfigError
 
 # REFERENCE.md, section 2: images, size, data, seed, batch, sigma, N, tolerance, epochs, lr, clip,
@@ -101,7 +101,7 @@ def load(tmp_path):
     def load(text, *overrides):
         path = tmp_path / "mine.yml"
         path.write_text(text, encoding="utf-8")
-        return configuration.load(str(path), list(overrides))
+        return loading.load(str(path), list(overrides))
 
     return load
 
@@ -118,7 +118,7 @@ def refusal(load):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_config_holds_the_published_values(name):
-    c = configuration.load(name)
+    c = loading.load(name)
     assert c.name == name
     assert PUBLISHED[name] == (
         c.data_loader.num_images,
@@ -135,7 +135,7 @@ def test_a_published_config_holds_the_published_values(name):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_config_holds_the_common_values(name):
-    c = configuration.load(name)
+    c = loading.load(name)
     assert c.data_loader.image_size[0] == c.data_loader.image_size[1]
     assert (c.data_loader.channels, c.model.in_channels, c.model.out_channels) == (3, 3, 3)
     assert (c.diffusion.dh, c.misc.eps, c.model.dropout) == (1, 1e-3, 0.1)
@@ -147,7 +147,7 @@ def test_a_published_config_holds_the_common_values(name):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_config_holds_the_published_values(name):
-    c = configuration.load(name)
+    c = loading.load(name)
     assert isinstance(c, BaselineConfig)
     assert (c.name, c.sample_method) == (name, name.split("_")[1])
     assert BASELINES[name] == (
@@ -163,7 +163,7 @@ def test_a_baseline_config_holds_the_published_values(name):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_config_holds_the_common_values(name):
-    c = configuration.load(name)
+    c = loading.load(name)
     assert c.data_loader.image_size[0] == c.data_loader.image_size[1]
     assert (c.data_loader.channels, c.model.in_channels, c.model.out_channels) == (3, 3, 3)
     assert (c.data_loader.batch_size, c.diffusion.num_timesteps) == (20, 1000)
@@ -174,14 +174,14 @@ def test_a_baseline_config_holds_the_common_values(name):
 
 
 def test_every_bundled_config_loads_under_its_own_name():
-    names = configuration.bundled()
+    names = loading.bundled()
     assert set(PUBLISHED) | set(BASELINES) | {"quickstart"} <= set(names)
-    assert [configuration.load(name).name for name in names] == list(names)
+    assert [loading.load(name).name for name in names] == list(names)
 
 
 @pytest.mark.parametrize("spelling", ["cifar1", "cifar1.yml", "cifar1.yaml"])
 def test_a_bundled_config_is_found_with_or_without_its_ending(spelling):
-    assert configuration.load(spelling) == configuration.load("cifar1")
+    assert loading.load(spelling) == loading.load("cifar1")
 
 
 def test_a_file_in_the_official_layout_loads(load):
@@ -219,7 +219,7 @@ def test_false_switches_averaging_and_warm_up_off(load):
     text = OFFICIAL_BASELINE.replace("ema: 0.9999", "ema: False")
     c = load(text.replace("warmup: 700", "warmup: False"))
     assert (c.training.ema, c.training.warmup) == (None, None)
-    assert load(configuration.dump(c)) == c
+    assert load(loading.dump(c)) == c
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_the_method_decides_what_kind_of_config_it_is(method, kind, load):
     assert type(c) is kind
     assert c.method == ("score_embedding" if method == "null" else method)
     assert c.tells_index is (method != "closed_form")
-    assert load(configuration.dump(c)) == c
+    assert load(loading.dump(c)) == c
     not_told = load(SHORT + f"sample_method: {method}\nmodel: {{image_index: false}}\n")
     assert not_told.tells_index is False
     elsewhere = "held_out: {image: [china], shrink: 2, crop: 32}\n"
@@ -285,10 +285,10 @@ def test_as_many_steps_as_the_chain_has_are_taken(load):
     assert load(SHORT_BASELINE, "sample.steps=1000").sample.steps == 1000
 
 
-@pytest.mark.parametrize("name", sorted(configuration.bundled()))
+@pytest.mark.parametrize("name", sorted(loading.bundled()))
 def test_a_dumped_config_loads_as_the_same(name, load):
-    c = configuration.load(name)
-    assert load(configuration.dump(c)) == c
+    c = loading.load(name)
+    assert load(loading.dump(c)) == c
 
 
 @pytest.mark.parametrize(
@@ -306,9 +306,9 @@ def test_a_dumped_config_loads_as_the_same(name, load):
     ],
 )
 def test_a_dump_keeps_every_override(overrides, load):
-    c = configuration.load("cifar1", overrides)
-    assert c != configuration.load("cifar1")
-    assert load(configuration.dump(c)) == c
+    c = loading.load("cifar1", overrides)
+    assert c != loading.load("cifar1")
+    assert load(loading.dump(c)) == c
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_a_key_that_is_no_text_is_refused(line, refusal):
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(override, told):
     with pytest.raises(ConfigError) as caught:
-        configuration.load("cifar1", [override])
+        loading.load("cifar1", [override])
     assert [part for part in told if part not in str(caught.value)] == []
 
 
@@ -446,7 +446,7 @@ NUMBERS = [f"{section}.{key}" for section, keys in SECTIONS.items() for key in k
 @pytest.mark.parametrize("key", NUMBERS)
 def test_true_is_not_a_number(key):
     with pytest.raises(ConfigError) as caught:
-        configuration.load("cifar1", [f"{key}=true"])
+        loading.load("cifar1", [f"{key}=true"])
     # the value itself is refused: not 1, and no mere misfit with another key
     assert f"  {key}" in str(caught.value)
     assert "true" in str(caught.value).lower()
@@ -458,7 +458,7 @@ OFF = [f"training.{key}" for key in ("grad_clip", "target_ssim", "ema", "warmup"
 @pytest.mark.parametrize("key", [key for key in NUMBERS if key not in OFF])
 def test_false_is_a_number_nowhere_else_than_where_it_means_off(key):
     with pytest.raises(ConfigError) as caught:
-        configuration.load("cifar1", [f"{key}=false"])
+        loading.load("cifar1", [f"{key}=false"])
     assert f"  {key}" in str(caught.value)
 
 
@@ -469,12 +469,12 @@ def test_false_is_a_number_nowhere_else_than_where_it_means_off(key):
 def test_a_size_that_the_network_cannot_take_names_those_it_can(size, ch_mult, multiple):
     size_and_levels = [f"data_loader.image_size={size}", f"model.ch_mult={ch_mult}"]
     with pytest.raises(ConfigError, match=f"image_size: .* multiples of {multiple}, such as"):
-        configuration.load("cifar1", size_and_levels)
+        loading.load("cifar1", size_and_levels)
 
 
 @pytest.mark.parametrize("size", ["8", "16", "[32, 48]", "[24, 8]"])
 def test_multiples_of_the_halvings_are_taken(size):
-    h_w = configuration.load("cifar1", [f"data_loader.image_size={size}"]).data_loader.image_size
+    h_w = loading.load("cifar1", [f"data_loader.image_size={size}"]).data_loader.image_size
     value = yaml.safe_load(size)
     assert list(h_w) == (value if isinstance(value, list) else [value, value])
 
@@ -482,7 +482,7 @@ def test_multiples_of_the_halvings_are_taken(size):
 @pytest.mark.parametrize("key", ["model.in_channels", "model.out_channels"])
 def test_channels_of_data_and_model_must_match(key):
     with pytest.raises(ConfigError, match=rf"{key}: 1 .*data_loader\.channels: 3"):
-        configuration.load("cifar1", [f"{key}=1"])
+        loading.load("cifar1", [f"{key}=1"])
 
 
 @pytest.mark.parametrize(
@@ -492,13 +492,13 @@ def test_channels_of_data_and_model_must_match(key):
 def test_a_name_that_is_no_folder_name_is_refused(name):
     values = yaml.safe_load(SHORT) | {"name": name}
     with pytest.raises(ConfigError) as caught:
-        configuration.validate(values, source="test")
+        loading.validate(values, source="test")
     assert f"name: {name!r} is not allowed" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["cifar1_seed9", "a", "7", "v1.2-b", "x" * 100])
 def test_plain_names_are_taken(name):
-    assert configuration.validate(yaml.safe_load(SHORT) | {"name": name}, "test").name == name
+    assert loading.validate(yaml.safe_load(SHORT) | {"name": name}, "test").name == name
 
 
 @pytest.mark.parametrize(
@@ -507,15 +507,15 @@ def test_plain_names_are_taken(name):
 )
 def test_an_unknown_config_gets_the_nearest_name(given, nearest):
     with pytest.raises(ConfigError, match=f"did you mean '{nearest}'") as caught:
-        configuration.load(given)
+        loading.load(given)
     assert repr(given) in str(caught.value)
-    assert all(name in str(caught.value) for name in configuration.bundled())
+    assert all(name in str(caught.value) for name in loading.bundled())
 
 
 @pytest.mark.parametrize("given", ["", ".", "zzzzzzzz", "a\0b", "no/such/file.yml", "a" * 300])
 def test_a_config_that_is_nowhere_is_refused(given):
     with pytest.raises(ConfigError, match="no bundled config"):
-        configuration.load(given)
+        loading.load(given)
 
 
 @pytest.mark.parametrize(
@@ -538,7 +538,7 @@ def test_a_file_that_is_no_config_is_named(content, tmp_path):
     path = tmp_path / "notes.yml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        configuration.load(str(path))
+        loading.load(str(path))
     assert str(path) in str(caught.value)
 
 
@@ -563,6 +563,6 @@ def test_python_tags_are_refused_and_not_run(tag, by_override, refusal, tmp_path
 
 
 def test_a_config_cannot_be_changed_afterwards():
-    c = configuration.load("cifar1")
+    c = loading.load("cifar1")
     with pytest.raises(ValueError, match="frozen"):
         c.training.epochs = 3

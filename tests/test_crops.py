@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from score_embedding import configuration, crops, data
+from score_embedding.config import loading
+from score_embedding.config.sections import DataLoader, HeldOut
+from score_embedding.data import crops
+from score_embedding.data import datasets as data
 from score_embedding.errors import ConfigError, DataError
-from score_embedding.sections import DataLoader, HeldOut
 
 
 def numbered(h, w, first):
@@ -184,14 +186,14 @@ def test_what_is_trained_on_is_not_held_out_under_another_name(pale, tmp_path, m
 )
 def test_a_config_that_cannot_be_is_refused(change, said):
     with pytest.raises(ConfigError, match="photographs") as refused:
-        configuration.load("photographs", change)
+        loading.load("photographs", change)
     assert said in str(refused.value)
 
 
 def test_a_residual_model_starts_from_its_own_noise_unless_told_otherwise():
-    assert configuration.load("photographs").sample.prior == "matched"
+    assert loading.load("photographs").sample.prior == "matched"
     for change in (["sample.prior=unit"], ["diffusion.embedding=input"]):
-        assert configuration.load("photographs", change).sample.prior == "unit"
-    steps = configuration.load("photographs", ["sample.steps=3"])
+        assert loading.load("photographs", change).sample.prior == "unit"
+    steps = loading.load("photographs", ["sample.steps=3"])
     assert (steps.sample.prior, steps.sample.steps) == ("matched", 3)
-    assert configuration.load("quickstart").sample.prior == "unit"
+    assert loading.load("quickstart").sample.prior == "unit"

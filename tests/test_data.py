@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from score_embedding import load_images
-from score_embedding.data import data_folder, load_dataset
+from score_embedding.config.sections import DataLoader
+from score_embedding.data.datasets import data_folder, load_dataset
 from score_embedding.errors import DataError
-from score_embedding.sections import DataLoader
 
 CELEB = Path(__file__).parents[2] / "shared" / "data" / "celeb_data.pkl"
 H, W = 6, 9

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from score_embedding import configuration
+from score_embedding.config import loading
 from score_embedding.errors import DivergenceError
 from score_embedding.methods import ddpm
-from score_embedding.methods.objective import Batch
-from score_embedding.sampling import SNAPSHOTS, generator_of
+from score_embedding.methods.base import Batch
+from score_embedding.methods.samplers import SNAPSHOTS, generator_of
 
 BETAS = (1e-4, 0.02, 1000)
 EIGHT = (0.01, 0.3, 8)  # as many steps as a path keeps: it holds every state
@@ -27,7 +27,7 @@ def config_of(method, betas=BETAS, batch_size=20, seed=3, **sample):
         "training": {"seed": seed},
         "sample": sample,
     }
-    return configuration.validate(values, "test")
+    return loading.validate(values, "test")
 
 
 def products(betas):

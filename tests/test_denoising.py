@@ -16,11 +16,20 @@ from skimage.restoration import denoise_tv_chambolle, denoise_wavelet
 from skimage.transform import rescale
 from sklearn.datasets import load_sample_images
 
-from score_embedding import configuration, learnt, pipeline, scores, tiles
-from score_embedding.denoising import denoise, denoiser, estimate_sigma, inpaint, to_tensor
+from score_embedding import densities, pipeline
+from score_embedding.config import loading
+from score_embedding.densities import Density
+from score_embedding.densities.mixture import GaussianMixture
 from score_embedding.errors import DataError, RunFolderError
-from score_embedding.scores import Density
-from score_embedding.scores.mixture import GaussianMixture
+from score_embedding.methods import tiles
+from score_embedding.restoration import adaptive
+from score_embedding.restoration.denoising import (
+    denoise,
+    denoiser,
+    estimate_sigma,
+    inpaint,
+    to_tensor,
+)
 
 RNG = np.random.default_rng
 LEVELS = [0.05, 0.1, 0.25]
@@ -66,7 +75,7 @@ def rivals(name, s):
 def white(channels):
     """The least density there is, for what does not depend on the model."""
     generator = torch.Generator().manual_seed(1)
-    return scores.fit("white", [torch.rand(channels, 9, 9, generator=generator)])
+    return densities.fit("white", [torch.rand(channels, 9, 9, generator=generator)])
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +87,9 @@ def runs(tmp_path_factory):
     own = ["diffusion.embedding=input", "sample_method=closed_form"]
     out = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("score_embedding.report.write", lambda _: None)
+        patch.setattr("score_embedding.report.render.write", lambda _: None)
         for name, changes in (("residual", []), ("own", own)):
-            config = configuration.load("photographs", tiny + changes)
+            config = loading.load("photographs", tiny + changes)
             pipeline.run(config, out / name, torch.device("cpu"), profile=False)
     return out
 
@@ -217,7 +226,7 @@ def test_a_run_folders_mean_is_refined_by_the_photograph(runs):
     truth, x = picture("china"), to_tensor(noisy("china", 0.1))
     known = denoiser(runs / "residual", x, 0.1)
     found = denoise(noisy("china", 0.1), 0.1, runs / "residual")
-    refined = learnt.refined(known)(x, 0.1).clamp(0, 1).permute(1, 2, 0).numpy()
+    refined = adaptive.refined(known)(x, 0.1).clamp(0, 1).permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(found, refined)
     assert psnr(truth, found) > psnr(truth, known(x, 0.1).permute(1, 2, 0).numpy()) + 0.3
 

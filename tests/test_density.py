@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import gaussian_kde
 
-from score_embedding.density import log_density
+from score_embedding.fokker_planck.pixel_density import log_density
 
 METHODS = ["exact", "binned"]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from score_embedding.fokker_planck import AffineDrift, solve
-from score_embedding.fokker_planck.drift import field_at, positions
+from score_embedding.fokker_planck.operators.drift import field_at, positions
+from score_embedding.fokker_planck.solve import AffineDrift, solve
 from score_embedding.sde import VarianceExploding, VariancePreserving
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from score_embedding.embedding import embed
+from score_embedding.fokker_planck.embedding import embed
 from score_embedding.sde import VarianceExploding
 
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from score_embedding import fid, files, run_folder
+from score_embedding import atomic_files
 from score_embedding.errors import DataError
+from score_embedding.evaluation import frechet
+from score_embedding.runs import folder as run_folder
 from test_cli import assert_mistake, call  # noqa: F401 - call is a fixture
 
 # Scripting is deprecated in torch; files made with it are what FID networks come as.
@@ -55,7 +57,7 @@ def run_of(tmp_path):
         (folder / "config.yml").write_text("name: a\ndata_loader: {dataset: cifar}\n...\n")
         images = np.random.default_rng(0).random((n, channels, 8, 8), dtype=np.float32)
         arrays = {"images": images, "samples": 0.9 * images}
-        files.write_arrays(folder / run_folder.SAMPLES, arrays)
+        atomic_files.write_arrays(folder / run_folder.SAMPLES, arrays)
         return folder
 
     return make
@@ -68,62 +70,62 @@ def test_the_distance_is_that_of_the_matrix_square_root():
     C = [np.cov(x, rowvar=False) for x in (first, second)]
     gap = first.mean(axis=0) - second.mean(axis=0)
     expected = gap @ gap + np.trace(C[0] + C[1] - 2 * sqrtm(C[0] @ C[1]).real)
-    assert fid.distance(first, second) == pytest.approx(expected, rel=1e-9)
+    assert frechet.distance(first, second) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_distance_of_one_dimensional_gaussians_is_the_closed_form():
     first = np.random.default_rng(2).normal(size=(300, 1))
     second = 3 + 2 * first
     gap, spread = second.mean() - first.mean(), second.std(ddof=1) - first.std(ddof=1)
-    assert fid.distance(first, second) == pytest.approx(gap**2 + spread**2, rel=1e-9)
+    assert frechet.distance(first, second) == pytest.approx(gap**2 + spread**2, rel=1e-9)
 
 
 def test_a_set_has_no_distance_to_itself():
     x = np.random.default_rng(3).normal(size=(100, 5))
-    assert fid.distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet.distance(x, x) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("module", [Features(), AsNvidia()])
 def test_the_distance_of_a_run_is_that_of_the_features_of_its_8_bit_images(module, weights, run_of):
-    folder = run_of(fid.MINIMUM)
-    arrays = files.read_arrays(folder / run_folder.SAMPLES)
+    folder = run_of(frechet.MINIMUM)
+    arrays = atomic_files.read_arrays(folder / run_folder.SAMPLES)
     quarters = []
     for name in ("images", "samples"):
         x = np.round(arrays[name].clip(0, 1) * 255) / 255
         quarters.append(x.reshape(-1, 3, 2, 4, 2, 4).mean(axis=(3, 5)).reshape(-1, 12))
-    value = fid.of_run(folder, weights(module), CPU)
-    assert value == pytest.approx(fid.distance(*quarters), rel=1e-4)
+    value = frechet.of_run(folder, weights(module), CPU)
+    assert value == pytest.approx(frechet.distance(*quarters), rel=1e-4)
     assert value > 0.01
 
 
 def test_too_few_images_are_refused_with_the_reason(weights, run_of):
     with pytest.raises(DataError, match="FID of 3 images is refused, 2048 are the least") as caught:
-        fid.of_run(run_of(3), weights(Features()), CPU)
+        frechet.of_run(run_of(3), weights(Features()), CPU)
     assert "singular" in str(caught.value)
 
 
 def test_one_image_fewer_than_the_least_is_refused(weights, run_of):
     with pytest.raises(DataError, match="2047 images is refused"):
-        fid.of_run(run_of(fid.MINIMUM - 1), weights(Features()), CPU)
+        frechet.of_run(run_of(frechet.MINIMUM - 1), weights(Features()), CPU)
 
 
 def test_grey_images_are_refused(weights, run_of):
     with pytest.raises(DataError, match="colour"):
-        fid.of_run(run_of(fid.MINIMUM, channels=1), weights(Features()), CPU)
+        frechet.of_run(run_of(frechet.MINIMUM, channels=1), weights(Features()), CPU)
 
 
 def test_a_file_that_is_missing_or_no_network_is_named(run_of, tmp_path):
-    folder = run_of(fid.MINIMUM)
+    folder = run_of(frechet.MINIMUM)
     with pytest.raises(DataError, match=r"none\.pt: no such file"):
-        fid.of_run(folder, tmp_path / "none.pt", CPU)
+        frechet.of_run(folder, tmp_path / "none.pt", CPU)
     (tmp_path / "text.pt").write_text("weights")
     with pytest.raises(DataError, match=r"text\.pt: not a TorchScript network"):
-        fid.of_run(folder, tmp_path / "text.pt", CPU)
+        frechet.of_run(folder, tmp_path / "text.pt", CPU)
 
 
 def test_a_network_that_gives_no_features_is_named(weights, run_of):
     with pytest.raises(DataError, match="not \\(b, d\\) features"):
-        fid.of_run(run_of(fid.MINIMUM), weights(Wrong()), CPU)
+        frechet.of_run(run_of(frechet.MINIMUM), weights(Wrong()), CPU)
 
 
 def test_the_command_refuses_a_usual_run_without_a_traceback(run_of, call):  # noqa: F811

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scipy.integrate import quad, solve_ivp
 from scipy.sparse.linalg import expm_multiply
 
-from score_embedding.density import log_density
 from score_embedding.errors import ConvergenceError
-from score_embedding.fokker_planck import implicit, solve
+from score_embedding.fokker_planck.pixel_density import log_density
+from score_embedding.fokker_planck.schemes import implicit
+from score_embedding.fokker_planck.solve import solve
 from score_embedding.sde import VarianceExploding
 
 SCHEMES = ["spectral", "implicit"]

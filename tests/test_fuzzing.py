@@ -27,28 +27,21 @@ from PIL import Image, features
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
-from score_embedding import (
-    checkpoint,
-    configuration,
-    figures,
-    pipeline,
-    report,
-    trained,
-    training_state,
-)
-from score_embedding.checkpoint import Checkpoints
-from score_embedding.data import load_dataset, load_images
-from score_embedding.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    RunFolderError,
-)
-from score_embedding.methods import score_embedding
-from score_embedding.precomputation import precompute
-from score_embedding.run_folder import RunFolder
-from score_embedding.sections import DataLoader
-from score_embedding.training import train
+from score_embedding import pipeline
+from score_embedding.config import loading
+from score_embedding.config.sections import DataLoader
+from score_embedding.data.datasets import load_dataset, load_images
+from score_embedding.errors import CheckpointError, ConfigError, DataError, RunFolderError
+from score_embedding.methods import embedded
+from score_embedding.methods import model as trained
+from score_embedding.methods.precomputation import precompute
+from score_embedding.report import figures
+from score_embedding.report import render as report
+from score_embedding.runs.folder import RunFolder
+from score_embedding.training import checkpoints
+from score_embedding.training import state as training_state
+from score_embedding.training.checkpoints import Checkpoints
+from score_embedding.training.loop import train
 from test_pickles import in_child
 from test_training import network_for, tiny_config
 
@@ -193,7 +186,7 @@ def walked(value, walk):
 
 # Configs
 
-CONFIGS = {name: path.read_text(encoding="utf-8") for name, path in configuration.bundled().items()}
+CONFIGS = {name: path.read_text(encoding="utf-8") for name, path in loading.bundled().items()}
 SYNTAX = (
     *("&a ", "*a", "<<: *a", "- ", "? ", ": ", "{", "}", "[", "]", "|", ">", "'", '"', "#", "%"),
     *("\t", "\n", "\r", "\0", "\x85", "\u2028", "\ufeff", "---\n", "...\n", "!!", "!!set ", "!x "),
@@ -207,13 +200,13 @@ SYNTAX = (
 def assert_config(path, *overrides, names=()):
     """Read, and then the same when it was dumped, or refused by name."""
     try:
-        config = configuration.load(str(path), list(overrides))
+        config = loading.load(str(path), list(overrides))
     except ConfigError as error:
         one_message(error, path, *names)
     else:
         copied = path.with_name("dumped.yml")
-        copied.write_text(configuration.dump(config), encoding="utf-8")
-        assert configuration.load(str(copied)) == config
+        copied.write_text(loading.dump(config), encoding="utf-8")
+        assert loading.load(str(copied)) == config
 
 
 LINES = ("delete", "duplicate", "swap", "cut", "insert", "indent", "value", "bytes")
@@ -304,9 +297,7 @@ VALUES = st.recursive(
 
 def test_any_value_at_any_key_of_a_config_is_read_or_refused_by_name(tmp_path, record_property):
     path = tmp_path / "mine.yml"
-    wholes = [
-        configuration.load(name).model_dump(mode="json") for name in ("quickstart", "celeb1_ddim")
-    ]
+    wholes = [loading.load(name).model_dump(mode="json") for name in ("quickstart", "celeb1_ddim")]
 
     def case(whole, changes):
         for walk in changes:
@@ -600,7 +591,7 @@ def run_config(photographs, tmp_path_factory):
     options = tiny_config(epochs=3, ema=0.9).model_dump(mode="json")
     options["data_loader"] |= {"dataset": "files", "path": [str(folder / "a.png")], "image_size": 8}
     options["sample"] = {"solver": "heun", "steps": 2}
-    return configuration.validate(options, "test")
+    return loading.validate(options, "test")
 
 
 @pytest.fixture(scope="module")
@@ -624,7 +615,7 @@ def training(photographs, tmp_path_factory):
     config = tiny_config(epochs=3, ema=0.9)
     folder = RunFolder(tmp_path_factory.mktemp("training"))
     images = photographs(8, 8, 1).float()
-    objective = score_embedding.objective(
+    objective = embedded.objective(
         precompute(images, config.diffusion, config.misc).embedded, config
     )
     train(network_for(config), objective, config, {"solve": 1.0}, None, Checkpoints(folder, 1e-9))
@@ -636,11 +627,11 @@ def reseal(values, content):
     """Values with both checksums made right, as somebody could who knows how."""
     if not isinstance(values, dict):
         return values
-    own = checkpoint.OWN_DIGEST
+    own = checkpoints.OWN_DIGEST
     values = {key: value for key, value in values.items() if key != own}
     if "sha256" in values:
-        values["sha256"] = checkpoint.hashlib.sha256(content).hexdigest()
-    return {**values, own: checkpoint.digest(values)}
+        values["sha256"] = checkpoints.hashlib.sha256(content).hexdigest()
+    return {**values, own: checkpoints.digest(values)}
 
 
 DTYPES = (torch.float16, torch.float64, torch.int32, torch.uint8, torch.bool, torch.complex64)
@@ -717,7 +708,7 @@ def test_a_damaged_model_is_loaded_whole_or_not_at_all(copied, run_config, recor
         (copied / name).write_bytes(damaged(whole[name], changes))
         same = (copied / name).read_bytes() == whole[name]
         try:
-            checkpoint.load(folder, network)
+            checkpoints.load(folder, network)
         except CheckpointError as error:
             one_message(error, copied)
             assert not same
@@ -745,7 +736,7 @@ def test_a_forged_model_is_loaded_whole_or_not_at_all(copied, run_config, record
         (copied / "model.safetensors").write_bytes(tensors)
         (copied / "state.json").write_text(json.dumps(numbers))
         try:
-            state = checkpoint.load(folder, network)
+            state = checkpoints.load(folder, network)
         except CheckpointError as error:
             one_message(error, copied)
             after = network.state_dict()

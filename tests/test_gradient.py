@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from score_embedding.fokker_planck import gradient, score
+from score_embedding.fokker_planck.solve import gradient, score
 
 BOUNDARIES = ["reflect", "zero"]
 

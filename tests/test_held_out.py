@@ -8,10 +8,11 @@ import torch
 from scipy import integrate, stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from score_embedding import configuration, held_out
+from score_embedding.config import loading
 from score_embedding.errors import DivergenceError
+from score_embedding.evaluation import held_out
+from score_embedding.methods.model import Trained
 from score_embedding.sde import VarianceExploding
-from score_embedding.trained import Trained
 from test_residual import config_of
 
 # Measuring
@@ -110,7 +111,7 @@ def test_a_perfect_network_takes_all_of_the_noise_out(method, size, photographs,
     if method != "score_embedding":
         values = {**config.model_dump(), "sample_method": method, "diffusion": {}, "sample": {}}
         del values["image_density"]
-        config = configuration.validate(values, "test")
+        config = loading.validate(values, "test")
     image = photographs(*size, 1)[0].float()
     network = Exact(image, score if method == "score_embedding" else noise)
     s = torch.tensor([0.02, 0.1, 0.5, 1.3])

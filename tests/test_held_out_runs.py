@@ -14,8 +14,9 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from score_embedding import configuration, files, scores
+from score_embedding import atomic_files, densities
 from score_embedding.comparison import spec
+from score_embedding.config import loading
 from test_cli import ENV, Page, assert_mistake, call, process, tree  # noqa: F401 - call is a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
@@ -47,7 +48,7 @@ def asked(*changes):
 
 def results(folder):
     """What a run has denoised, without the seconds."""
-    arrays = files.read_arrays(folder / "denoised.npz")
+    arrays = atomic_files.read_arrays(folder / "denoised.npz")
     description = json.loads(str(arrays.pop("description")))
     del description["seconds"]
     return description, arrays
@@ -86,7 +87,7 @@ def test_a_run_leaves_its_files_and_a_report_of_denoising(ran):
             stored = description["psnr"][i][j], description["ssim"][i][j]
             assert stored == pytest.approx((psnr, ssim), rel=1e-5)
             assert f"{psnr:.2f} / {ssim:.3f}" in text
-    rows = files.read_rows(ran / "metrics.csv")
+    rows = atomic_files.read_rows(ran / "metrics.csv")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(set(COLUMNS) < set(row) for row in rows)  # --profile: after each step
     assert rows[-1]["psnr_0.5"] == pytest.approx(np.mean([p[1] for p in description["psnr"]]))
@@ -127,7 +128,7 @@ def test_the_density_alone_needs_no_weights_and_meets_the_same_noise(ran, call, 
     assert of_alone["psnr"] != description["psnr"]
     for name in ("photograph_0", "photograph_1", "noisy_0", "noisy_1"):
         assert np.array_equal(arrays[name], others[name])
-    density = scores.load(alone / "density.safetensors")
+    density = densities.load(alone / "density.safetensors")
     for i in range(2):
         expected = density.denoise(others[f"noisy_{i}"], torch.tensor([0.1, 0.5]))
         np.testing.assert_allclose(others[f"denoised_{i}"], expected, rtol=0, atol=1e-6)
@@ -138,7 +139,7 @@ def test_a_run_out_of_time_before_its_first_step_answers_as_the_density(call, tm
     folder = tmp_path / "saves" / "photographs"
     assert json.loads((folder / "state.json").read_text())["step"] == 0
     _, arrays = results(folder)
-    density = scores.load(folder / "density.safetensors")
+    density = densities.load(folder / "density.safetensors")
     expected = density.denoise(arrays["noisy_1"], torch.tensor([0.1, 0.5]))
     np.testing.assert_allclose(arrays["denoised_1"], expected, rtol=0, atol=1e-6)
     assert done.returncode == 0, done.stderr
@@ -154,12 +155,12 @@ def test_without_held_out_a_residual_run_samples(change, call, tmp_path):  # noq
     assert sorted(tree(folder)) == sorted(
         [*ALWAYS, *DENSITY, *weights, "samples.npz", "sample.png"]
     )
-    samples = files.read_arrays(folder / "samples.npz")
+    samples = atomic_files.read_arrays(folder / "samples.npz")
     assert samples["samples"].shape == samples["images"].shape == (4, 3, 16, 16)
-    assert files.read_rows(folder / "metrics.csv")[-1]["nfe"] == 4
+    assert atomic_files.read_rows(folder / "metrics.csv")[-1]["nfe"] == 4
     assert "prior matched" in Page(folder / "report.html").text
     assert call("sample", folder, "--set", "sample.steps=3").returncode == 0
-    again = files.read_arrays(folder / "samples.npz")
+    again = atomic_files.read_arrays(folder / "samples.npz")
     assert np.array_equal(again["images"], samples["images"])
     assert not np.array_equal(again["samples"], samples["samples"])
 
@@ -167,7 +168,7 @@ def test_without_held_out_a_residual_run_samples(change, call, tmp_path):  # noq
 @pytest.mark.parametrize(("method", "kind"), [("ddpm_plain", "ddpm"), ("input", "score_embedding")])
 def test_other_methods_denoise_the_same(method, kind, ran, call, tmp_path):  # noqa: F811
     comparison = spec.build("photographs", [method], [0], None, TINY)
-    (tmp_path / "own.yml").write_text(configuration.dump(comparison.configs[method]))
+    (tmp_path / "own.yml").write_text(loading.dump(comparison.configs[method]))
     done = call("run", "--config", "own.yml", "--folder-ext", "x")
     assert done.returncode == 0, done.stderr
     description, arrays = results(next((tmp_path / "saves").iterdir()))
@@ -195,7 +196,8 @@ def test_a_run_killed_and_gone_on_with_ends_as_if_it_had_not_been(call, tmp_path
     for name in ("config.yml", "model.safetensors", *DENSITY):
         assert first[name] == second[name]
     losses = [
-        [row["loss"] for row in files.read_rows(path / "metrics.csv")] for path in (killed, whole)
+        [row["loss"] for row in atomic_files.read_rows(path / "metrics.csv")]
+        for path in (killed, whole)
     ]
     assert len(losses[0]) == 32
     assert losses[0] == losses[1]

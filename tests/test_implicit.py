@@ -9,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from score_embedding.density import log_density
 from score_embedding.errors import ConvergenceError
-from score_embedding.fokker_planck import AffineDrift, implicit, linear, solve
+from score_embedding.fokker_planck.operators import linear
+from score_embedding.fokker_planck.pixel_density import log_density
+from score_embedding.fokker_planck.schemes import implicit
+from score_embedding.fokker_planck.solve import AffineDrift, solve
 from score_embedding.sde import VarianceExploding, VariancePreserving
 
 BROWNIAN = VarianceExploding(1.0)  # diffusion time is time

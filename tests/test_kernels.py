@@ -7,13 +7,14 @@ import scipy.special
 import torch
 from scipy.integrate import solve_ivp
 
-from score_embedding.fokker_planck import AffineDrift, kernels
-from score_embedding.fokker_planck.kernels import (
+from score_embedding.fokker_planck.operators import kernels
+from score_embedding.fokker_planck.operators.kernels import (
     affine_kernel,
     basis,
     heat_kernel,
     precise_heat_kernel,
 )
+from score_embedding.fokker_planck.solve import AffineDrift
 from score_embedding.sde import VarianceExploding, VariancePreserving
 
 CPU = torch.device("cpu")

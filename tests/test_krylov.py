@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from score_embedding.density import log_density
 from score_embedding.errors import ConvergenceError
-from score_embedding.fokker_planck import implicit, krylov, solve
-from score_embedding.fokker_planck.krylov import projected
-from score_embedding.fokker_planck.linear import HeatStep, System, norm
+from score_embedding.fokker_planck.operators.linear import HeatStep, System, norm
+from score_embedding.fokker_planck.pixel_density import log_density
+from score_embedding.fokker_planck.schemes import implicit, krylov
+from score_embedding.fokker_planck.schemes.krylov import projected
+from score_embedding.fokker_planck.solve import solve
 from score_embedding.sde import VarianceExploding
 
 BOUNDARIES = ["reflect", "zero"]

@@ -8,8 +8,9 @@ import torch
 from scipy.ndimage import zoom
 from sklearn.datasets import load_sample_images
 
-from score_embedding import denoise, denoising, held_out, learnt, metrics
-from score_embedding.scores import neighbourhoods
+from score_embedding import denoise
+from score_embedding.evaluation import held_out, metrics
+from score_embedding.restoration import adaptive, denoising, neighbourhoods
 
 
 @functools.cache
@@ -22,7 +23,7 @@ def photograph():
 @functools.cache
 def psnr(s, adapt, halve, times):
     y = held_out.with_noise(photograph(), s, 0)
-    known = learnt.denoiser(denoising.bundled(3), y, s, adapt, halve, times)
+    known = adaptive.denoiser(denoising.bundled(3), y, s, adapt, halve, times)
     return metrics.clipped(known(y, s), photograph())[0]
 
 
@@ -44,7 +45,7 @@ def test_the_neighbourhoods_help(s):
 def test_halving_averages_two_by_two_and_doubling_keeps_what_is_smooth(size):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(3, *size, generator=generator)
-    small = learnt._halved(noise)
+    small = adaptive._halved(noise)
     h, w = size[0] // 2, size[1] // 2
     for i, j in ((0, 0), (h - 1, w - 1)):
         own = noise[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean(dim=(1, 2))
@@ -54,7 +55,7 @@ def test_halving_averages_two_by_two_and_doubling_keeps_what_is_smooth(size):
     assert abs(np.mean(flat[:, 1:] * flat[:, :-1])) < 0.1  # neighbours stay independent
     down, right = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
     smooth = (0.01 * down + 0.02 * right)[None]
-    back = learnt._doubled(learnt._halved(smooth), smooth)
+    back = adaptive._doubled(adaptive._halved(smooth), smooth)
     assert back.shape == smooth.shape
     inside = (slice(None), slice(8, 2 * h - 8), slice(8, 2 * w - 8))
     torch.testing.assert_close(back[inside], smooth[inside], rtol=0, atol=1e-4)
@@ -62,8 +63,8 @@ def test_halving_averages_two_by_two_and_doubling_keeps_what_is_smooth(size):
 
 def test_without_its_parts_it_is_the_mixture():
     y, mixture = held_out.with_noise(photograph(), 0.2, 0), denoising.bundled(3)
-    found = learnt.denoiser(mixture, y, 0.2, adapt=False, halve=False, times=0)(y, 0.2)
-    expected = type(mixture)(mixture.kind, mixture.model, learnt.STRIDE).denoise(y[None], 0.2)[0]
+    found = adaptive.denoiser(mixture, y, 0.2, adapt=False, halve=False, times=0)(y, 0.2)
+    expected = type(mixture)(mixture.kind, mixture.model, adaptive.STRIDE).denoise(y[None], 0.2)[0]
     assert torch.equal(found, expected)
 
 
@@ -71,7 +72,7 @@ def test_without_its_parts_it_is_the_mixture():
 @pytest.mark.parametrize("c", [1, 3])
 def test_small_and_odd_sizes(size, c):
     y = 0.5 + 0.1 * torch.randn(c, *size, generator=torch.Generator().manual_seed(0))
-    answer = learnt.denoiser(denoising.bundled(c), y, 0.1)(y, 0.1)
+    answer = adaptive.denoiser(denoising.bundled(c), y, 0.1)(y, 0.1)
     assert answer.shape == y.shape
     assert torch.isfinite(answer).all()
     assert float((answer - 0.5).square().mean()) <= float((y - 0.5).square().mean())
@@ -92,7 +93,7 @@ def test_a_page_of_black_and_white_with_next_to_no_noise(s, channels, white):
 def test_the_neighbourhoods_are_those_of_both_sizes(monkeypatch):
     seen = recorded(monkeypatch)
     y = torch.rand(1, 140, 130)
-    learnt.denoiser(denoising.bundled(1), y, 0.2)(y, 0.2)
+    adaptive.denoiser(denoising.bundled(1), y, 0.2)(y, 0.2)
     assert seen == [((70, 65), 0.1), ((140, 130), 0.2), ((140, 130), 0.2)]
 
 
@@ -115,7 +116,7 @@ def test_any_denoiser_is_asked_about_smaller_sizes_while_there_is_something_to_s
         return x
 
     y = torch.rand(1, *size)
-    answer = learnt.refined(estimate)(y, 0.4)
+    answer = adaptive.refined(estimate)(y, 0.4)
     levels = [0.4 / 2**k for k in range(len(halves), 0, -1)]
     assert seen == [*zip(halves, levels, strict=True), (size, 0.4), (size, 0.4)]
     assert asked == [(size, 0.4), *zip(halves[::-1], levels[::-1], strict=True)]
@@ -126,7 +127,7 @@ def test_smaller_sizes_help_any_denoiser_where_there_is_much_noise():
     y = held_out.with_noise(photograph(), 0.5, 0)
     bundled = denoising.denoiser("bundled", y, 0.5)
     found = [
-        metrics.clipped(learnt.refined(bundled, halvings)(y, 0.5), photograph())[0]
+        metrics.clipped(adaptive.refined(bundled, halvings)(y, 0.5), photograph())[0]
         for halvings in (0, 1, 2)
     ]
     assert found[0] + 0.3 < found[1] < found[2]

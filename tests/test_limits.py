@@ -6,9 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from score_embedding import configuration, limits
+from score_embedding.config import loading
 from score_embedding.errors import LimitError
-from score_embedding.network import ScoreNetwork
+from score_embedding.methods.network import ScoreNetwork
+from score_embedding.runs import resources
 from test_cli import assert_mistake, call, sets  # noqa: F401 - call is a fixture
 
 CPU = torch.device("cpu")
@@ -16,11 +17,11 @@ GIB = 2**30
 
 
 def config_of(*overrides, name="quickstart"):
-    return configuration.load(name, ["model.attention_resolutions=[]", *overrides])
+    return loading.load(name, ["model.attention_resolutions=[]", *overrides])
 
 
 def cost_of(config, num_images=1):
-    return limits.cost_of(
+    return resources.cost_of(
         config.model, config.data_loader.image_size, config.data_loader.batch_size, num_images
     )
 
@@ -94,10 +95,10 @@ def test_an_evaluation_of_more_images_takes_in_proportion_more():
 )
 def test_what_does_not_fit_is_refused_with_the_figures(overrides, n, part, tmp_path):
     config = config_of(*overrides)
-    needed = limits.need(config, n)
+    needed = resources.need(config, n)
     assert max(needed.memory, key=needed.memory.get) == part
     with pytest.raises(LimitError) as refused:
-        limits.check(config, n, CPU, tmp_path)
+        resources.check(config, n, CPU, tmp_path)
     total, largest = (
         f"{size / GIB:,.0f} GiB" for size in (sum(needed.memory.values()), needed.memory[part])
     )
@@ -108,17 +109,17 @@ def test_what_does_not_fit_is_refused_with_the_figures(overrides, n, part, tmp_p
 
 def test_a_full_disk_is_told_before_the_run(tmp_path, monkeypatch):
     config = config_of()
-    total = sum(limits.need(config, 1).disk.values())
-    monkeypatch.setattr(limits, "free_disk", lambda _: total - 1)
+    total = sum(resources.need(config, 1).disk.values())
+    monkeypatch.setattr(resources, "free_disk", lambda _: total - 1)
     with pytest.raises(LimitError, match=r"MiB of disk \("):
-        limits.check(config, 1, CPU, tmp_path)
-    monkeypatch.setattr(limits, "free_disk", lambda _: total)
-    limits.check(config, 1, CPU, tmp_path)
+        resources.check(config, 1, CPU, tmp_path)
+    monkeypatch.setattr(resources, "free_disk", lambda _: total)
+    resources.check(config, 1, CPU, tmp_path)
 
 
 def test_runs_at_a_time_share_the_memory_and_all_fill_the_disk():
-    small, large = (limits.need(config_of(f"model.ch={ch}"), 1) for ch in (8, 64))
-    both = limits.together([small, large], at_a_time=2)
+    small, large = (resources.need(config_of(f"model.ch={ch}"), 1) for ch in (8, 64))
+    both = resources.together([small, large], at_a_time=2)
     assert both.memory == {part: 2 * size for part, size in large.memory.items()}
     finished = [sum(n.disk.values()) - n.disk["checkpoints"] for n in (small, large)]
     assert both.disk["finished runs"] == sum(finished)
@@ -126,20 +127,20 @@ def test_runs_at_a_time_share_the_memory_and_all_fill_the_disk():
 
 
 def test_a_network_far_too_slow_is_warned_of_with_time_and_remedy(tmp_path, caplog):
-    config = configuration.load("cifar1", ["training.epochs=100000"])
+    config = loading.load("cifar1", ["training.epochs=100000"])
     with caplog.at_level(logging.WARNING):
-        limits.check(config, 1, CPU, tmp_path)
+        resources.check(config, 1, CPU, tmp_path)
     assert "cifar1: training is expected to take about" in caplog.text
     assert "days on cpu (ch 128); the bundled config quickstart takes minutes" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        limits.check(configuration.load("quickstart"), 1, CPU, tmp_path)
+        resources.check(loading.load("quickstart"), 1, CPU, tmp_path)
     assert caplog.text == ""
 
 
 def test_expected_seconds_grow_with_the_steps():
     short, long = (
-        limits.expected_seconds(configuration.load("cifar1", [f"training.epochs={epochs}"]), 1, CPU)
+        resources.expected_seconds(loading.load("cifar1", [f"training.epochs={epochs}"]), 1, CPU)
         for epochs in (300, 3000)
     )
     assert long == pytest.approx(10 * short)
@@ -154,7 +155,7 @@ def test_the_memory_of_a_container_is_its_own(limit, free, tmp_path):
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         (tmp_path / "memory.current").write_text("3000\n")
         (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 400\n")
-    assert limits._free_in_group(tmp_path) == free
+    assert resources._free_in_group(tmp_path) == free
 
 
 def test_nothing_is_created_by_what_is_refused(call, tmp_path):  # noqa: F811

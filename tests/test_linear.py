@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from score_embedding.fokker_planck import linear
-from score_embedding.fokker_planck.linear import (
+from score_embedding.fokker_planck.operators import linear
+from score_embedding.fokker_planck.operators.linear import (
     HeatStep,
     System,
     conjugate_residuals,

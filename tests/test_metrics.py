@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from score_embedding import metrics
+from score_embedding.evaluation import metrics
 
 
 def test_the_metrics_are_those_of_scikit_image(photographs, generator):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from score_embedding.scores import neighbourhoods
-from score_embedding.scores.neighbourhoods import refined
+from score_embedding.restoration import neighbourhoods
+from score_embedding.restoration.neighbourhoods import refined
 
 SIDE, TILE, REACH = 5, 16, 6
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from score_embedding import configuration
-from score_embedding.network import TimeProjection, build
-from score_embedding.sections import Model
+from score_embedding.config import loading
+from score_embedding.config.sections import Model
+from score_embedding.methods.network import TimeProjection, build
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ def score(network, size, channels=3, n=2, index=None):
 
 
 def test_the_published_network_has_35_million_parameters():
-    network = build(configuration.load("cifar1").model, (32, 32), 1, 1.0, 0, CPU)
+    network = build(loading.load("cifar1").model, (32, 32), 1, 1.0, 0, CPU)
     assert 35e6 < network.num_parameters < 36e6
     assert network.num_parameters == sum(weight.numel() for weight in network.parameters())
 

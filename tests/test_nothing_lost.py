@@ -19,9 +19,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from score_embedding import checkpoint, files, run_folder
-from score_embedding.checkpoint import Checkpoints
-from score_embedding.run_folder import RunFolder
+from score_embedding import atomic_files
+from score_embedding.runs import folder as run_folder
+from score_embedding.runs.folder import RunFolder
+from score_embedding.training import checkpoints as checkpoint
+from score_embedding.training.checkpoints import Checkpoints
 from test_cli import (  # noqa: F401 - call, copied and finished are fixtures
     ENV,
     assert_mistake,
@@ -121,7 +123,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call
             full_when=f"[ ! -e disk/{newest} ]",  # it has gone on by two checkpoints
         )
     assert_mistake(done, "cannot be written", "what was whole before still is")
-    assert not list(folder.glob(f".*{files.PARTIAL}"))
+    assert not list(folder.glob(f".*{atomic_files.PARTIAL}"))
     checkpoints = Checkpoints(RunFolder(folder), 1.0)
     assert 1 <= len(checkpoints.steps()) <= 2
     for step in checkpoints.steps():  # each of them is whole
@@ -253,7 +255,7 @@ def test_a_run_that_goes_on_elsewhere_says_so(call, tmp_path):  # noqa: F811
     interrupt(tmp_path, folder, *asked)
     path = folder / "environment.json"
     values = json.loads(path.read_text())
-    files.write_json(path, {**values, "threads": values["threads"] + 1})
+    atomic_files.write_json(path, {**values, "threads": values["threads"] + 1})
     done = call("run", *asked, "--resume")
     assert done.returncode == 0
     assert "changed since the run began: threads" in done.stderr
@@ -266,12 +268,12 @@ def test_the_same_run_twice_is_the_same_to_the_bit(tmp_path):
     one, two = (tmp_path / "saves" / f"quickstart_{name}" for name in ("one", "two"))
     for name in ("model.safetensors", "config.yml", "environment.json"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
-    samples = [files.read_arrays(folder / "samples.npz")["samples"] for folder in (one, two)]
+    samples = [atomic_files.read_arrays(folder / "samples.npz")["samples"] for folder in (one, two)]
     assert samples[0].tobytes() == samples[1].tobytes()
 
 
 def test_partial_files_of_a_killed_process_go_with_the_next_run(copied, call):  # noqa: F811
-    left = copied / f".checkpoint_00000013.safetensors{files.PARTIAL}"
+    left = copied / f".checkpoint_00000013.safetensors{atomic_files.PARTIAL}"
     left.write_bytes(b"x")
     assert (
         call(

@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 
-from score_embedding import photograph
 from score_embedding.errors import DataError, DivergenceError, RunFolderError
-from score_embedding.photograph import Photograph, format_of, output_path
+from score_embedding.restoration import photograph
+from score_embedding.restoration.photograph import Photograph, format_of, output_path
 
 H, W = 6, 9
 LOSSLESS_16 = ["png", "tif"]

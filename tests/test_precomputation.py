@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from score_embedding import precomputation
-from score_embedding.density import log_density
-from score_embedding.embedding import embed
+from score_embedding.config.sections import Diffusion, Misc
 from score_embedding.errors import DataError
-from score_embedding.fokker_planck import AffineDrift, score, solve
-from score_embedding.precomputation import (
+from score_embedding.fokker_planck.embedding import embed
+from score_embedding.fokker_planck.pixel_density import log_density
+from score_embedding.fokker_planck.solve import AffineDrift, score, solve
+from score_embedding.methods import precomputation
+from score_embedding.methods.precomputation import (
     EmbeddedImages,
     check,
     fits_in_memory,
@@ -19,7 +20,6 @@ from score_embedding.precomputation import (
     write_scores,
 )
 from score_embedding.sde import VarianceExploding
-from score_embedding.sections import Diffusion, Misc
 
 EPS = 1e-3
 CPU = torch.device("cpu")

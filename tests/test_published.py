@@ -6,9 +6,10 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from score_embedding.density import log_density
 from score_embedding.errors import ConvergenceError
-from score_embedding.fokker_planck import AffineDrift, published, solve
+from score_embedding.fokker_planck.pixel_density import log_density
+from score_embedding.fokker_planck.schemes import published
+from score_embedding.fokker_planck.solve import AffineDrift, solve
 from score_embedding.sde import VarianceExploding
 
 BROWNIAN = VarianceExploding(1.0)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from score_embedding import configuration
+from score_embedding.config import loading
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def test_the_library_example_of_closed_form_scores_runs(tmp_path, monkeypatch):
 def test_the_keys_it_names_are_keys_of_the_config():
     sections = "data_loader|diffusion|image_density|training|model|sample|misc"
     keys = set(re.findall(rf"`((?:{sections})\.\w+)`", README)) - {"model.safetensors"}
-    known = configuration.load("quickstart").model_dump()
+    known = loading.load("quickstart").model_dump()
     assert len(keys) > 8
     assert all(key.split(".")[1] in known[key.split(".")[0]] for key in keys)
 

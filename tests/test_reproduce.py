@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import test_cli
-from score_embedding import configuration, files, reproduce
-from score_embedding.reproduce import Claim, judge
+from score_embedding import atomic_files
+from score_embedding.comparison import claims as reproduction
+from score_embedding.comparison.claims import Claim, judge
+from score_embedding.config import loading
 from test_cli import assert_mistake, tree
 from test_comparison_parts import summary
 
@@ -49,7 +51,7 @@ TINY = {
 
 def test_the_claims_are_those_of_the_papers():
     found = {}
-    for claim in reproduce.CLAIMS:
+    for claim in reproduction.CLAIMS:
         key = (claim.case, claim.year, claim.target, claim.baseline)
         assert key not in found
         found[key] = (claim.seconds, claim.baseline_seconds)
@@ -66,26 +68,26 @@ def test_the_ratio_of_a_claim_is_the_time_of_the_baseline_over_ours():
     assert Claim("x", 2024, 0.99, 26.98, "ddpm", 139.63).ratio == pytest.approx(5.1753, abs=1e-4)
 
 
-@pytest.mark.parametrize("case", reproduce.CASES)
+@pytest.mark.parametrize("case", reproduction.CASES)
 def test_full_scale_is_the_published_configs_and_small_scale_changes_little(case):
-    full = reproduce.comparison_of(case, "full", [9, 42], [])
-    small = reproduce.comparison_of(case, "small", [9], [])
+    full = reproduction.comparison_of(case, "full", [9, 42], [])
+    small = reproduction.comparison_of(case, "small", [9], [])
     targets = sorted({target for name, _, target in PUBLISHED if name == case})
     assert (full.seeds, list(full.targets)) == ((9, 42), targets)
-    assert full.configs.keys() == reproduce.CASES[case].keys()
-    for method, name in reproduce.CASES[case].items():
-        published = configuration.load(name)
+    assert full.configs.keys() == reproduction.CASES[case].keys()
+    for method, name in reproduction.CASES[case].items():
+        published = loading.load(name)
         assert full.configs[method] == published
         assert published.method == method
         changes = ["model.ch=16", "training.epochs=20", "misc.profile_freq=1"]
         changes += ["sample.steps=50"] if method != "score_embedding" else []
-        assert small.configs[method] == configuration.load(name, changes)
+        assert small.configs[method] == loading.load(name, changes)
 
 
 def test_every_claim_has_its_case_and_its_baseline():
-    for claim in reproduce.CLAIMS:
-        assert claim.baseline is None or claim.baseline in reproduce.CASES[claim.case]
-        targets = reproduce.comparison_of(claim.case, "full", [9], []).targets
+    for claim in reproduction.CLAIMS:
+        assert claim.baseline is None or claim.baseline in reproduction.CASES[claim.case]
+        targets = reproduction.comparison_of(claim.case, "full", [9], []).targets
         assert claim.target in targets
 
 
@@ -118,7 +120,7 @@ def test_a_ratio_of_half_the_published_one_is_enough(ours, theirs, sign, value, 
     assert (finding.sign, finding.verdict) == (sign, expected)
     assert finding.ratio == pytest.approx(value)
     assert (finding.seconds, finding.baseline_seconds) == (ours, theirs)
-    assert reproduce.TOLERANCE == 2
+    assert reproduction.TOLERANCE == 2
 
 
 @pytest.mark.parametrize("theirs", [80.0, math.inf])
@@ -170,7 +172,7 @@ def test_the_table_of_claims_shows_published_and_own_seconds_and_the_verdict():
         verdict(12.34, 1.0, other),
     ]
     name, published = "cifar1 0.95 (2024), ddpm / ours", "60.0 / 10.0 s = 6.0"
-    table = reproduce.claims_table(findings, "full")
+    table = reproduction.claims_table(findings, "full")
     assert table.rows == [
         (name, published, "80.0 s / 4.0 s = 20.00", "reproduced"),
         (name, published, "not reached / 4.0 s > 25.00", "reproduced"),
@@ -178,9 +180,9 @@ def test_the_table_of_claims_shows_published_and_own_seconds_and_the_verdict():
         (name, published, "-", "not run here"),
         ("inet3 0.95 (2024)", "111.9 s", "12.3 s", "reproduced"),
     ]
-    assert reproduce.counts(findings) == dict(zip(VERDICTS, (3, 1, 1), strict=True))
+    assert reproduction.counts(findings) == dict(zip(VERDICTS, (3, 1, 1), strict=True))
     assert "SMALL SCALE" not in table.note
-    assert "say nothing" in reproduce.claims_table(findings, "small").note
+    assert "say nothing" in reproduction.claims_table(findings, "small").note
 
 
 # The whole command
@@ -224,7 +226,7 @@ def write_metrics(folder, *rows):
         }
         for k, (seconds, ssim) in enumerate(rows, start=1)
     ]
-    files.write_rows(folder / "metrics.csv", list(lines[0]), lines)
+    atomic_files.write_rows(folder / "metrics.csv", list(lines[0]), lines)
     state = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps(state | {"step": len(lines)}))
 
@@ -254,7 +256,7 @@ def test_claims_that_can_be_run_here_are_judged_and_the_others_are_not_run(call,
     assert "1 image of 8 x 8 x 3 (celeb); U-Net ch 8" in described
     runs = folder / "celeb1" / "runs"
     assert sorted(os.listdir(runs)) == ["ddpm_seed9", "score_embedding_seed9"]
-    assert files.read_rows(runs / "ddpm_seed9" / "metrics.csv")[-1]["nfe"] == 50
+    assert atomic_files.read_rows(runs / "ddpm_seed9" / "metrics.csv")[-1]["nfe"] == 50
 
     # The same runs, had they got that far: 0.90 in 90 and 100 s, 0.95 in 100 and 600, 0.99 in 110
     write_metrics(runs / "score_embedding_seed9", (90, 0.9), (100, 0.95), (110, 0.99))

@@ -11,10 +11,12 @@ import torch
 from scipy import integrate, stats
 from scipy.fft import dctn, idctn
 
-from score_embedding import configuration, scores, training
+from score_embedding import densities
+from score_embedding.config import loading
 from score_embedding.methods import residual
+from score_embedding.methods.model import Trained, build_network
 from score_embedding.methods.residual import Precomputed
-from score_embedding.trained import Trained, build_network
+from score_embedding.training import loop as training
 
 
 def config_of(kind="white", **sections):
@@ -27,7 +29,7 @@ def config_of(kind="white", **sections):
     }
     for name, changes in sections.items():
         values[name] = {**values.get(name, {}), **changes} if isinstance(changes, dict) else changes
-    return configuration.validate(values, "test")
+    return loading.validate(values, "test")
 
 
 GREY = {"data_loader": {"channels": 1}, "model": {"in_channels": 1, "out_channels": 1}}
@@ -49,7 +51,7 @@ def white():
 
 def by_hand(levels=(0.1, 1.0, 10.0), spread=(0.05, 0.2, 0.3)):
     """A white density of variance 1/4, with a table of c_out of its own."""
-    density = scores.fit("white", torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1))
+    density = densities.fit("white", torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1))
     return Precomputed(density, 0.5, 0.5, torch.tensor(levels), torch.tensor(spread)[:, None])
 
 

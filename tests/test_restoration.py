@@ -15,7 +15,12 @@ import torch
 from PIL import Image
 from PIL.ExifTags import Base
 
-from score_embedding import configuration, figures, limits, photograph, pipeline, run_folder
+from score_embedding import pipeline
+from score_embedding.config import loading
+from score_embedding.report import figures
+from score_embedding.restoration import photograph
+from score_embedding.runs import folder as run_folder
+from score_embedding.runs import resources
 from test_cli import assert_mistake, call, process, tree  # noqa: F401 - call is a fixture
 
 H, W = 24, 33
@@ -91,7 +96,7 @@ def run(tmp_path_factory):
     tiny = ["model.ch=8", "model.ch_mult=[1,2]", "training.epochs=1", "held_out=null"]
     tiny += ["image_density.arrays=300", "image_density.components=2"]
     tiny += ["data_loader.image_size=16", "data_loader.num_images=4"]
-    config = configuration.load("photographs", tiny)
+    config = loading.load("photographs", tiny)
     folder = run_folder.create(tmp_path_factory.mktemp("run"), config)
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     pipeline.train_model(folder, images, config, torch.device("cpu"), profile=False)
@@ -279,7 +284,7 @@ def test_two_spellings_of_one_file_are_one(call, before, tmp_path):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_photograph_that_memory_does_not_hold(call, before, tmp_path, monkeypatch, command):
-    monkeypatch.setattr(limits, "free_memory", lambda _: 1000)
+    monkeypatch.setattr(resources, "free_memory", lambda _: 1000)
     assert_mistake(call(*command), "photo.png: needs about ", "0.000954 MiB are free")
     assert tree(tmp_path) == before
 

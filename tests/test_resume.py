@@ -12,18 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from score_embedding import configuration, files, recovery, run_folder
-from score_embedding.checkpoint import Checkpoints
-from score_embedding.errors import (
-    CheckpointError,
-    DivergenceError,
-    Interrupted,
-    RunFolderError,
-)
-from score_embedding.methods import ddpm, score_embedding
-from score_embedding.precomputation import precompute
-from score_embedding.run_folder import RunFolder
-from score_embedding.training import NotFiniteError, train
+from score_embedding import atomic_files
+from score_embedding.config import loading
+from score_embedding.errors import CheckpointError, DivergenceError, Interrupted, RunFolderError
+from score_embedding.methods import ddpm, embedded
+from score_embedding.methods.precomputation import precompute
+from score_embedding.runs import folder as run_folder
+from score_embedding.runs.folder import RunFolder
+from score_embedding.training import recovery
+from score_embedding.training.checkpoints import Checkpoints
+from score_embedding.training.loop import NotFiniteError, train
 from test_cli import ENV, assert_mistake, call, sets, tree  # noqa: F401 - call is a fixture
 from test_training import network_for, tiny_config
 
@@ -61,10 +59,10 @@ def setting(photographs):
         images = photographs(8, 8, 2).float()
         if method == "score_embedding":
             states = precompute(images, config.diffusion, config.misc).embedded
-            return config, score_embedding.objective(states, config)
+            return config, embedded.objective(states, config)
         values = config.model_dump(exclude={"image_density"})
         values |= {"sample_method": "ddpm", "sample": {}, "diffusion": {}}
-        config = configuration.validate(values, "test")
+        config = loading.validate(values, "test")
         return config, ddpm.objective(images, config)
 
     return make
@@ -327,7 +325,7 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(call, tmp_pat
     assert sorted(name for name in first) == sorted(name for name in second if name != ".lock")
     for name in ("model.safetensors", "config.yml"):
         assert first[name] == second[name]
-    rows = [files.read_rows(path / "metrics.csv") for path in (whole, killed)]
+    rows = [atomic_files.read_rows(path / "metrics.csv") for path in (whole, killed)]
     for one, other in zip(*rows, strict=True):
         assert {k: v for k, v in one.items() if k != "training_seconds"} == {
             k: v for k, v in other.items() if k != "training_seconds"

@@ -7,18 +7,20 @@ import sys
 import numpy as np
 import pytest
 
-from score_embedding import configuration, files, run_folder
+from score_embedding import atomic_files
+from score_embedding.config import loading
 from score_embedding.errors import ConfigError, RunFolderError
+from score_embedding.runs import folder as run_folder
 
 
 @pytest.fixture
 def config():
-    return configuration.load("quickstart")
+    return loading.load("quickstart")
 
 
 def test_a_file_appears_whole_and_only_on_success(tmp_path):
     path = tmp_path / "file.txt"
-    with files.replacing(path) as partial:
+    with atomic_files.replacing(path) as partial:
         partial.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"
@@ -28,7 +30,7 @@ def test_a_file_appears_whole_and_only_on_success(tmp_path):
 def test_a_writer_that_raises_leaves_the_old_file_whole_and_no_partial(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RunFolderError, match="disk full"), files.replacing(path) as partial:  # noqa: PT012
+    with pytest.raises(RunFolderError, match="disk full"), atomic_files.replacing(path) as partial:  # noqa: PT012
         partial.write_text("ne")
         raise OSError("disk full")
     assert path.read_text() == "old"
@@ -48,17 +50,17 @@ def test_a_writer_that_is_killed_leaves_the_old_file_whole_and_the_next_one_succ
     )
     killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert files.read_json(path) == {"kept": True}
-    files.write_json(path, {"kept": False})
-    assert files.read_json(path) == {"kept": False}
+    assert atomic_files.read_json(path) == {"kept": True}
+    atomic_files.write_json(path, {"kept": False})
+    assert atomic_files.read_json(path) == {"kept": False}
     assert os.listdir(tmp_path) == ["file.json"]
 
 
 def test_arrays_come_back_to_the_bit(tmp_path, photographs):
     images = photographs(8, 6).numpy()
     arrays = {"images": images, "small": images.astype(np.float32), "text": np.array('{"a": 1}')}
-    files.write_arrays(tmp_path / "a.npz", arrays)
-    read = files.read_arrays(tmp_path / "a.npz")
+    atomic_files.write_arrays(tmp_path / "a.npz", arrays)
+    read = atomic_files.read_arrays(tmp_path / "a.npz")
     assert list(read) == list(arrays)
     for name, array in arrays.items():
         assert read[name].dtype == array.dtype
@@ -67,15 +69,15 @@ def test_arrays_come_back_to_the_bit(tmp_path, photographs):
 
 def test_rows_come_back_to_the_bit_and_empty_cells_are_left_out(tmp_path):
     rows = [{"step": 1, "loss": 0.1 + 0.2}, {"step": 2, "loss": 1e-300, "ssim": 1 / 3}]
-    files.write_rows(tmp_path / "m.csv", ["step", "loss", "ssim"], rows)
+    atomic_files.write_rows(tmp_path / "m.csv", ["step", "loss", "ssim"], rows)
     assert (tmp_path / "m.csv").read_text().splitlines()[0] == "step,loss,ssim"
-    assert files.read_rows(tmp_path / "m.csv") == rows
+    assert atomic_files.read_rows(tmp_path / "m.csv") == rows
 
 
 def test_json_comes_back(tmp_path):
     values = {"a": 1, "b": [0.1, None], "c": {"d": "σ²"}}
-    files.write_json(tmp_path / "v.json", values)
-    assert files.read_json(tmp_path / "v.json") == values
+    atomic_files.write_json(tmp_path / "v.json", values)
+    assert atomic_files.read_json(tmp_path / "v.json") == values
 
 
 class Trap:
@@ -100,7 +102,7 @@ def test_no_pickle_is_opened(tmp_path, kind):
         else:
             pickle.dump(Trap(sprung), file)
     with pytest.raises(RunFolderError, match=r"scores\.npz: truncated or damaged"):
-        files.read_arrays(path)
+        atomic_files.read_arrays(path)
     assert not sprung.exists()
     if kind == "npz":  # the trap is a working one
         np.load(path, allow_pickle=True)["images"]
@@ -110,32 +112,32 @@ def test_no_pickle_is_opened(tmp_path, kind):
 @pytest.mark.parametrize("keep", [0, 10, 200, -30])
 def test_truncated_arrays_are_named(tmp_path, keep):
     path = tmp_path / "scores.npz"
-    files.write_arrays(path, {"images": np.arange(100.0)})
+    atomic_files.write_arrays(path, {"images": np.arange(100.0)})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(RunFolderError, match=r"scores\.npz: truncated or damaged"):
-        files.read_arrays(path)
+        atomic_files.read_arrays(path)
 
 
 def test_a_flipped_bit_in_an_array_is_found(tmp_path):
     path = tmp_path / "scores.npz"
-    files.write_arrays(path, {"images": np.arange(1000.0)})
+    atomic_files.write_arrays(path, {"images": np.arange(1000.0)})
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(RunFolderError, match=r"scores\.npz"):
-        files.read_arrays(path)
+        atomic_files.read_arrays(path)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"step": 3', b"\xff\xfe{}", b"[1, 2]", b"null"])
 def test_damaged_json_is_named(tmp_path, content):
     (tmp_path / "state.json").write_bytes(content)
     with pytest.raises(RunFolderError, match=r"state\.json"):
-        files.read_json(tmp_path / "state.json")
+        atomic_files.read_json(tmp_path / "state.json")
 
 
 def test_missing_json_is_named(tmp_path):
     with pytest.raises(RunFolderError, match=r"timing\.json"):
-        files.read_json(tmp_path / "timing.json")
+        atomic_files.read_json(tmp_path / "timing.json")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_missing_json_is_named(tmp_path):
 def test_a_damaged_table_is_named(tmp_path, content):
     (tmp_path / "metrics.csv").write_bytes(content)
     with pytest.raises(RunFolderError, match=r"metrics\.csv"):
-        files.read_rows(tmp_path / "metrics.csv")
+        atomic_files.read_rows(tmp_path / "metrics.csv")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_a_new_folder_holds_its_config_and_an_overwritten_one_keeps_only_foreign
         (path / name).write_text("earlier")
     run_folder.create(path, config)
     assert sorted(os.listdir(path)) == [run_folder.CONFIG, "notes.txt"]
-    assert configuration.load(str(path / run_folder.CONFIG)) == config
+    assert loading.load(str(path / run_folder.CONFIG)) == config
     assert (path / "notes.txt").read_text() == "earlier"
 
 
@@ -207,7 +209,7 @@ def test_a_file_or_foreign_folder_in_the_way_is_refused(tmp_path, config, overwr
 
 
 def test_a_run_is_refused_by_whose_it_is_and_overwrite_lets_it_go(tmp_path, config):
-    other = configuration.load("quickstart", ["training.epochs=1"])
+    other = loading.load("quickstart", ["training.epochs=1"])
     run_folder.create(tmp_path, config)
     with pytest.raises(RunFolderError, match="of this config that did not finish; --resume goes"):
         run_folder.check_free(tmp_path, config, overwrite=False)

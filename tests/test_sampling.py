@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from score_embedding.config.sections import Sample
 from score_embedding.errors import DivergenceError
-from score_embedding.sampling import (
+from score_embedding.methods.samplers import (
     SNAPSHOTS,
     Samples,
     denoised,
@@ -18,7 +19,6 @@ from score_embedding.sampling import (
     start_std,
 )
 from score_embedding.sde import VarianceExploding
-from score_embedding.sections import Sample
 
 EPS, MU, S0 = 1e-3, 0.4, 0.3
 SAMPLERS = [rk45, heun]

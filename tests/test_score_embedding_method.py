@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from score_embedding.methods.objective import Batch
-from score_embedding.methods.score_embedding import ScoreMatching, draw_times
+from score_embedding.methods.base import Batch
+from score_embedding.methods.embedded import ScoreMatching, draw_times
 from score_embedding.sde import VarianceExploding
 
 EPS = 1e-3

@@ -11,12 +11,12 @@ import torch
 from scipy.interpolate import RegularGridInterpolator
 from scipy.stats import multivariate_normal, norm
 
-from score_embedding.fokker_planck import solve
-from score_embedding.scores import empirical, fitting, mixture, stationary, windows
-from score_embedding.scores.density import Density
-from score_embedding.scores.empirical import Empirical
-from score_embedding.scores.mixture import GaussianMixture
-from score_embedding.scores.stationary import Stationary
+from score_embedding.densities import empirical, fitting, mixture, stationary, windows
+from score_embedding.densities.density import Density
+from score_embedding.densities.empirical import Empirical
+from score_embedding.densities.mixture import GaussianMixture
+from score_embedding.densities.stationary import Stationary
+from score_embedding.fokker_planck.solve import solve
 from score_embedding.sde import VarianceExploding
 
 LEVELS = [0.05, 0.3, 2.0]

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from score_embedding.data.image_files import LUMA
+from score_embedding.densities import fit, fitting, load, mixture, save
+from score_embedding.densities.density import SIDE
+from score_embedding.densities.mixture import GaussianMixture
 from score_embedding.errors import CheckpointError
-from score_embedding.image_files import LUMA
-from score_embedding.scores import fit, fitting, load, mixture, save
-from score_embedding.scores.density import SIDE
-from score_embedding.scores.mixture import GaussianMixture
 
 KINDS = list(SIDE)
 # Noise level, and decibels gained on a picture of another kind, a little less than measured:

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import expm_multiply
 
-from score_embedding.density import log_density
-from score_embedding.fokker_planck import AffineDrift, kernels, solve, spectral
+from score_embedding.fokker_planck.operators import kernels
+from score_embedding.fokker_planck.pixel_density import log_density
+from score_embedding.fokker_planck.schemes import spectral
+from score_embedding.fokker_planck.solve import AffineDrift, solve
 from score_embedding.sde import VarianceExploding, VariancePreserving
 
 BOUNDARIES = ["reflect", "zero"]

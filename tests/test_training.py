@@ -4,13 +4,13 @@ import time
 import pytest
 import torch
 
-from score_embedding import configuration
+from score_embedding.config import loading
 from score_embedding.methods import ddpm
-from score_embedding.methods import score_embedding as method
-from score_embedding.network import build
-from score_embedding.precomputation import precompute
-from score_embedding.training import NotFiniteError, train
-from score_embedding.training_state import ema_decay, lr_factor
+from score_embedding.methods import embedded as method
+from score_embedding.methods.network import build
+from score_embedding.methods.precomputation import precompute
+from score_embedding.training.loop import NotFiniteError, train
+from score_embedding.training.state import ema_decay, lr_factor
 
 
 def tiny_config(**training):
@@ -22,7 +22,7 @@ def tiny_config(**training):
         "model": {"ch": 8, "ch_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": [4]},
         "misc": {"profile_freq": 1e-6},
     }
-    return configuration.validate(values, "test")
+    return loading.validate(values, "test")
 
 
 def network_for(config, size=8, images=1):
@@ -37,7 +37,7 @@ def tiny_baseline(sample_method="ddpm", **training):
         "sample": {},
     }
     del values["image_density"]  # a baseline embeds none
-    return configuration.validate(values, "test")
+    return loading.validate(values, "test")
 
 
 def objective(embedded):

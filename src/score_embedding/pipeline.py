@@ -12,34 +12,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from score_embedding import (
-    artifacts,
-    checkpoint,
-    content,
-    environment,
-    evaluation,
-    files,
-    held_out,
-    interruption,
-    limits,
-    metrics,
-    precomputation,
-    report,
-    run_folder,
-)
-from score_embedding.checkpoint import Checkpoints
-from score_embedding.config import AnyConfig, BaselineConfig, Config
-from score_embedding.data import check_apart, load_dataset, load_held_out, load_photographs
+from score_embedding import atomic_files
+from score_embedding.config.schema import AnyConfig, BaselineConfig, Config
+from score_embedding.config.sections import DiscreteSample, Sample
+from score_embedding.data.datasets import check_apart, load_dataset, load_held_out, load_photographs
 from score_embedding.errors import DivergenceError
-from score_embedding.methods import ddpm, residual, score_embedding
-from score_embedding.methods.objective import Objective
-from score_embedding.network import ScoreNetwork
-from score_embedding.precomputation import EmbeddedImages, Precomputed
-from score_embedding.run_folder import RunFolder
-from score_embedding.sections import DiscreteSample, Sample
-from score_embedding.trained import Trained, build_network, load
-from score_embedding.training import train
-from score_embedding.training_state import History
+from score_embedding.evaluation import held_out, metrics
+from score_embedding.evaluation import samples as evaluation
+from score_embedding.methods import ddpm, precomputation, residual
+from score_embedding.methods import embedded as score_embedding
+from score_embedding.methods.base import Objective
+from score_embedding.methods.model import Trained, build_network, load
+from score_embedding.methods.network import ScoreNetwork
+from score_embedding.methods.precomputation import EmbeddedImages, Precomputed
+from score_embedding.report import content
+from score_embedding.report import render as report
+from score_embedding.runs import artifacts, environment, resources
+from score_embedding.runs import folder as run_folder
+from score_embedding.runs.folder import RunFolder
+from score_embedding.training import checkpoints as checkpoint
+from score_embedding.training import signals
+from score_embedding.training.checkpoints import Checkpoints
+from score_embedding.training.loop import train
+from score_embedding.training.state import History
 
 log = logging.getLogger(__name__)
 
@@ -80,18 +75,18 @@ def run(
         run_folder.check_free(path, config, overwrite)
     images = load_dataset(config.data_loader)
     check(images, config)
-    limits.check(config, len(images), device, path)
+    resources.check(config, len(images), device, path)
     with (
         run_folder.locked(path),
-        interruption.handled(),
-        interruption.advising("what was done is kept, --resume goes on"),
+        signals.handled(),
+        signals.advising("what was done is kept, --resume goes on"),
     ):
         folder = RunFolder(path) if resume else run_folder.create(path, config)
         description = environment.describe(device, config.training.seed, images)
         if resume and folder.has(run_folder.ENVIRONMENT):
-            before = files.read_json(folder / run_folder.ENVIRONMENT)
+            before = atomic_files.read_json(folder / run_folder.ENVIRONMENT)
             environment.check_same(before, description, path)
-        files.write_json(folder / run_folder.ENVIRONMENT, description)
+        atomic_files.write_json(folder / run_folder.ENVIRONMENT, description)
 
         trained, history, seconds = train_model(folder, images, config, device, profile)
         with dumping_divergence(folder, trained.network):
@@ -101,7 +96,7 @@ def run(
         artifacts.write_metrics(folder, history)
 
         seconds["total"] = time.perf_counter() - started
-        files.write_json(folder / run_folder.TIMING, seconds)
+        atomic_files.write_json(folder / run_folder.TIMING, seconds)
         report.write(folder)
         run_folder.remove_checkpoints(path)
 
@@ -238,7 +233,7 @@ def solve(config: Config, path: Path, device: torch.device) -> None:
     """
     diffusion, misc = config.diffusion, config.misc
     images = load_dataset(config.data_loader).to(environment.with_float64(device))
-    limits.check_fits("solve", limits.need_of_solve(config, len(images)), device, path)
+    resources.check_fits("solve", resources.need_of_solve(config, len(images)), device, path)
     many = not precomputation.fits_in_memory(images, diffusion)
     precomputed = precomputation.precompute(
         images[: precomputation.SHOWN] if many else images, diffusion, misc
@@ -246,7 +241,7 @@ def solve(config: Config, path: Path, device: torch.device) -> None:
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
     if many:
-        with files.replacing(folder / run_folder.ALL_SCORES) as partial:
+        with atomic_files.replacing(folder / run_folder.ALL_SCORES) as partial:
             diagnostics = precomputation.write_scores(images, diffusion, misc, partial)
         precomputed = dataclasses.replace(precomputed, diagnostics=diagnostics)
     log.info("%s", precomputed.diagnostics.summary())

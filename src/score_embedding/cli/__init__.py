@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from score_embedding import interruption, progress
+from score_embedding import progress
 from score_embedding.cli import comparisons, photographs, runs
 from score_embedding.errors import Interrupted, ScoreEmbeddingError
+from score_embedding.training import signals
 
 app = typer.Typer(
     add_completion=False,
@@ -35,7 +36,7 @@ _errors = Console(stderr=True, soft_wrap=True)
 def main() -> None:
     """Entry point: a user's mistake is one message and an exit status, never a traceback."""
     try:
-        with interruption.handled():
+        with signals.handled():
             app([argument for argument in sys.argv[1:] if argument != "--debug"])  # see _say
     except ScoreEmbeddingError as error:
         _say(str(error))

@@ -78,8 +78,8 @@ def compare(
         folder = out or Path("saves") / f"compare_{comparison.name}"
 
     from score_embedding import comparison as comparisons
-    from score_embedding import environment
     from score_embedding.comparison import tables
+    from score_embedding.runs import environment
 
     result = comparisons.compare(
         comparison,
@@ -116,9 +116,9 @@ def reproduce(
     The exit status is 0 only when every claim was run and reproduced. Runs that are there already
     are kept.
     """
-    from score_embedding import environment
-    from score_embedding import reproduce as reproduction
+    from score_embedding.comparison import claims as reproduction
     from score_embedding.comparison import tables
+    from score_embedding.runs import environment
 
     folder = out or Path("saves") / f"reproduce_{scale}"
     findings = reproduction.reproduce(
@@ -158,9 +158,9 @@ def _parameters(given: list[str] | None) -> dict[str, Any] | None:
     """key=value options as a dictionary, the values as YAML reads them."""
     if not given:
         return None
-    from score_embedding import configuration
+    from score_embedding.config import loading
 
     values: dict[str, Any] = {}
     for text in given:
-        configuration.change(values, text, option="--slurm")
+        loading.change(values, text, option="--slurm")
     return values

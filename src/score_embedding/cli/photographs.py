@@ -49,7 +49,8 @@ def denoise(
     if mode not in ("mean", "sample"):
         raise DataError(f"--mode {mode}: mean or sample is needed")
 
-    from score_embedding import environment, restoration
+    from score_embedding.restoration import files as restoration
+    from score_embedding.runs import environment
 
     chosen = environment.select_device(device)
     if model != "bundled":  # what is learnt takes float64 where there is little noise
@@ -77,7 +78,8 @@ def inpaint(
     if model == "fit":
         raise DataError("--model fit: would learn from what is missing; bundled does not")
 
-    from score_embedding import environment, restoration
+    from score_embedding.restoration import files as restoration
+    from score_embedding.runs import environment
 
     written = restoration.inpaint(
         photo, mask, model, environment.select_device(device), out, overwrite

@@ -36,12 +36,13 @@ def run(
     Score embedding pre-computes the score and embeds it first; a config with sample_method ddpm or
     ddim trains a baseline, closed_form needs no training.
     """
-    from score_embedding import configuration, run_folder
+    from score_embedding.config import loading
+    from score_embedding.runs import folder as run_folder
 
     changes = list(overrides or [])
     if seed is not None:
         changes.append(f"training.seed={seed}")
-    settings = configuration.load(config, changes)
+    settings = loading.load(config, changes)
     path = out / run_folder.name_of(settings, seed is not None, folder_ext)
     if no_train + overwrite + resume > 1:
         raise ConfigError("--no-train, --overwrite and --resume: only one of them can be given")
@@ -52,7 +53,8 @@ def run(
     else:
         run_folder.check_free(path, settings, overwrite)
 
-    from score_embedding import environment, pipeline
+    from score_embedding import pipeline
+    from score_embedding.runs import environment
 
     selected = environment.select_device(device)
     if no_train:
@@ -90,7 +92,8 @@ def solve(
     diffusion section: --set diffusion.sigma=2, for one. Of more images than fit into memory the
     scores go to scores.npy, which numpy.load(..., mmap_mode="r") opens.
     """
-    from score_embedding import configuration, run_folder
+    from score_embedding.config import loading
+    from score_embedding.runs import folder as run_folder
 
     given = {
         "scheme": scheme,
@@ -100,7 +103,7 @@ def solve(
     }
     changes = [f"diffusion.{key}={value}" for key, value in given.items() if value is not None]
     changes += overrides or []
-    settings = configuration.for_images([str(path) for path in images], size, changes)
+    settings = loading.for_images([str(path) for path in images], size, changes)
     run_folder.check_place(out)
     if (out / run_folder.CONFIG).exists():
         raise RunFolderError(f"{out}: a run folder; give another place with --out")
@@ -110,7 +113,8 @@ def solve(
             f"writes elsewhere"
         )
 
-    from score_embedding import environment, pipeline
+    from score_embedding import pipeline
+    from score_embedding.runs import environment
 
     pipeline.solve(settings, out, environment.select_device(device))
     everything = out / run_folder.ALL_SCORES
@@ -133,7 +137,8 @@ def sample(
 
     Everything comes from the folder; --set sample.prior=matched, for one, changes how to sample.
     """
-    from score_embedding import configuration, run_folder
+    from score_embedding.config import loading
+    from score_embedding.runs import folder as run_folder
 
     changes = list(overrides or [])
     stray = [change for change in changes if not change.startswith("sample.")]
@@ -142,9 +147,10 @@ def sample(
     if seed is not None:
         changes.append(f"training.seed={seed}")
     run_folder.open_existing(folder)
-    settings = configuration.load(str(folder / run_folder.CONFIG), changes)
+    settings = loading.load(str(folder / run_folder.CONFIG), changes)
 
-    from score_embedding import environment, pipeline
+    from score_embedding import pipeline
+    from score_embedding.runs import environment
 
     selected = environment.select_device(device)
     pipeline.sample_again(folder, selected, settings.sample, settings.training.seed)
@@ -156,8 +162,8 @@ def sample(
 
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")]) -> None:
     """Make report.pdf and report.html of a run folder anew."""
-    from score_embedding import report as reports
-    from score_embedding import run_folder
+    from score_embedding.report import render as reports
+    from score_embedding.runs import folder as run_folder
 
     reports.write(run_folder.RunFolder(folder))
     typer.echo(f"report: {folder / run_folder.HTML} and {run_folder.PDF} beside it")
@@ -171,8 +177,8 @@ def fid(
     device: Device = "auto",
 ) -> None:
     """Fréchet inception distance of a run's samples; refused below 2048 images."""
-    from score_embedding import environment
-    from score_embedding import fid as distances
+    from score_embedding.evaluation import frechet as distances
+    from score_embedding.runs import environment
 
     value = distances.of_run(folder, weights, environment.select_device(device))
     typer.echo(f"FID {value:.3f} ({weights.name})")
@@ -180,8 +186,8 @@ def fid(
 
 def configs() -> None:
     """List the bundled configs."""
-    from score_embedding import configuration
+    from score_embedding.config import loading
 
-    for name, path in configuration.bundled().items():
+    for name, path in loading.bundled().items():
         title = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         typer.echo(f"{name:<22}{title}")

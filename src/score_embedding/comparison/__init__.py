@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from matplotlib.figure import Figure
 
-from score_embedding import figures, files, interruption, limits, pipeline, run_folder
+from score_embedding import atomic_files, pipeline
 from score_embedding.comparison import (
     denoising,
     denoising_tables,
@@ -30,10 +30,14 @@ from score_embedding.comparison import (
 from score_embedding.comparison.description import describe
 from score_embedding.comparison.spec import Comparison, Job
 from score_embedding.comparison.summary import Summary, outcomes, summarise
-from score_embedding.content import Table
-from score_embedding.data import load_dataset
+from score_embedding.config.sections import HeldOut
+from score_embedding.data.datasets import load_dataset
 from score_embedding.errors import RunFolderError
-from score_embedding.sections import HeldOut
+from score_embedding.report import figures
+from score_embedding.report.content import Table
+from score_embedding.runs import folder as run_folder
+from score_embedding.runs import resources
+from score_embedding.training import signals
 
 log = logging.getLogger(__name__)
 
@@ -95,13 +99,13 @@ def compare(
         for job in pending:
             pipeline.check(images, job.config)
         if slurm is None:
-            needs = [limits.need(job.config, len(images)) for job in pending]
-            together = limits.together(needs, processes)
-            limits.check_fits(comparison.name, together, device, folder)
+            needs = [resources.need(job.config, len(images)) for job in pending]
+            together = resources.together(needs, processes)
+            resources.check_fits(comparison.name, together, device, folder)
     folder.mkdir(parents=True, exist_ok=True)
     spec.write(comparison, folder)
     log.info("%d runs, %d of them there already", len(jobs), len(jobs) - len(pending))
-    with interruption.handled(), interruption.advising("the same command goes on"):
+    with signals.handled(), signals.advising("the same command goes on"):
         failures = execution.execute(pending, device, processes, slurm)
     return collect(comparison, folder, failures)
 
@@ -226,9 +230,9 @@ def _write(comparison: Comparison, folder: Path, made: _Made, result: Result) ->
         LATEX: "\n".join(map(tables.latex, result.tables)),
     }
     for name, text in texts.items():
-        files.write_text(folder / name, text)
+        atomic_files.write_text(folder / name, text)
     columns = list(dict.fromkeys(key for record in made.records for key in record))
-    files.write_rows(folder / CSV, columns, made.records)
+    atomic_files.write_rows(folder / CSV, columns, made.records)
     values = {
         "comparison": comparison.name,
         "description": result.description,
@@ -236,11 +240,11 @@ def _write(comparison: Comparison, folder: Path, made: _Made, result: Result) ->
         "summaries": [dataclasses.asdict(summary) for summary in result.summaries],
         "missing": result.missing,
     }
-    files.write_json(folder / JSON, finite(values))
+    atomic_files.write_json(folder / JSON, finite(values))
     if not made.records:
         return
     for name, draw in made.pictures.items():
-        with files.replacing(folder / name) as partial:
+        with atomic_files.replacing(folder / name) as partial:
             figures.save(draw(), partial)
 
 

@@ -16,17 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from score_embedding import artifacts, classical, files, held_out, metrics, run_folder
+from score_embedding import atomic_files
 from score_embedding.comparison.spec import Job
-from score_embedding.comparison.summary import (
-    Outcome,
-    Summary,
-    last_row,
-    quartiles,
-    summarise,
-)
+from score_embedding.comparison.summary import Outcome, Summary, last_row, quartiles, summarise
 from score_embedding.errors import DivergenceError
-from score_embedding.held_out import Measured
+from score_embedding.evaluation import held_out, metrics
+from score_embedding.evaluation.held_out import Measured
+from score_embedding.restoration import rivals as classical
+from score_embedding.runs import artifacts
+from score_embedding.runs import folder as run_folder
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +92,7 @@ def course(job: Job, levels: tuple[float, ...]) -> Course:
     folder, config = run_folder.open_existing(job.path, needs)
     rows, columns = artifacts.read_metrics(folder), held_out.columns(levels)
     last_row(folder, rows, columns)
-    arrays = files.read_arrays(folder / run_folder.DENOISED, "description")
+    arrays = atomic_files.read_arrays(folder / run_folder.DENOISED, "description")
     description = json.loads(str(arrays["description"]))
     return Course(
         job.method,
@@ -107,7 +105,7 @@ def course(job: Job, levels: tuple[float, ...]) -> Course:
 def rivals(job: Job, levels: tuple[float, ...]) -> tuple[list[Rival], dict[str, str]]:
     """The classical denoisers on the photographs of a finished run, with the same noise; and why
     one of them is missing."""
-    arrays = files.read_arrays(job.path / run_folder.DENOISED, "description")
+    arrays = atomic_files.read_arrays(job.path / run_folder.DENOISED, "description")
     names = json.loads(str(arrays["description"]))["names"]
     photographs = {
         name: torch.from_numpy(arrays[f"photograph_{i}"]) for i, name in enumerate(names)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-from score_embedding import files, run_folder
+from score_embedding import atomic_files
 from score_embedding.comparison.spec import Comparison, Job
-from score_embedding.config import BaselineConfig, Config
-from score_embedding.sections import HeldOut
+from score_embedding.config.schema import BaselineConfig, Config
+from score_embedding.config.sections import HeldOut
+from score_embedding.runs import folder as run_folder
 
 
 def describe(comparison: Comparison, done: list[Job]) -> str:
@@ -36,14 +37,14 @@ def _number_of_images(done: list[Job]) -> int:
     """How many images the first finished run was trained on; 0 where none is finished."""
     if not done:
         return 0
-    return len(files.read_arrays(done[0].path / run_folder.SAMPLES, "images")["images"])
+    return len(atomic_files.read_arrays(done[0].path / run_folder.SAMPLES, "images")["images"])
 
 
 def _held_out(options: HeldOut, done: list[Job]) -> list[str]:
     """Which photographs noise is taken out of, of which size, and how much noise."""
     names = [*(options.image or []), *(options.path or [])]
     if done:
-        arrays = files.read_arrays(done[0].path / run_folder.DENOISED, "description")
+        arrays = atomic_files.read_arrays(done[0].path / run_folder.DENOISED, "description")
         names = json.loads(str(arrays["description"]))["names"]
         sizes = [arrays[f"photograph_{i}"].shape[1:] for i in range(len(names))]
         names = [f"{name} {h} x {w}" for name, (h, w) in zip(names, sizes, strict=True)]
@@ -71,7 +72,7 @@ def _machines(done: list[Job]) -> list[str]:
     """Processor and threads of the runs; of unlike ones, times are not comparable."""
     kinds = set()
     for job in done:
-        described = files.read_json(
+        described = atomic_files.read_json(
             job.path / run_folder.ENVIRONMENT, "processor", "device", "threads"
         )
         threads = f", {described['threads']} thread(s)" if described["device"] == "cpu" else ""

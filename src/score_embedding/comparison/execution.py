@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from score_embedding import network as networks
-from score_embedding import pipeline, run_folder
+from score_embedding import pipeline
 from score_embedding.comparison.spec import Job
-from score_embedding.config import AnyConfig
+from score_embedding.config.schema import AnyConfig
+from score_embedding.config.sections import Model
 from score_embedding.errors import ConfigError, RunFolderError, ScoreEmbeddingError
-from score_embedding.sections import Model
+from score_embedding.methods import network as networks
+from score_embedding.runs import folder as run_folder
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from score_embedding import figures, files, run_folder
+from score_embedding import atomic_files
 from score_embedding.comparison import denoising
 from score_embedding.comparison.denoising import Course, Rival
 from score_embedding.comparison.spec import Comparison, Job
 from score_embedding.comparison.summary import Outcome
 from score_embedding.comparison.tables import PRIOR_NAMES
+from score_embedding.report import figures
+from score_embedding.runs import folder as run_folder
 
 _DASHES = (":", "-.", (0, (8, 3)), (0, (3, 1, 1, 1, 1, 1)))
 _SHEET_COLUMNS = 6
@@ -69,7 +71,7 @@ def sample_sheet(jobs: list[Job], comparison: Comparison, caption: str) -> Figur
     samples = {}
     for job in jobs:
         if job.method not in samples:
-            samples[job.method] = files.read_arrays(
+            samples[job.method] = atomic_files.read_arrays(
                 job.path / run_folder.SAMPLES, "samples", "images", "description"
             )
     images = next(iter(samples.values()))["images"]
@@ -160,7 +162,7 @@ def denoised_sheet(
         job = next((job for job in jobs if job.method == method), None)
         if job is None:
             continue
-        arrays = files.read_arrays(job.path / run_folder.DENOISED, "description")
+        arrays = atomic_files.read_arrays(job.path / run_folder.DENOISED, "description")
         description = json.loads(str(arrays["description"]))
         if not shown:
             name, level = description["names"][0], comparison.held_out.levels[k]

@@ -14,10 +14,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import StrictFloat, StrictInt, ValidationError
 
-from score_embedding import configuration, files
-from score_embedding.config import BASELINES, AnyConfig
+from score_embedding.config import loading
+from score_embedding.config.schema import BASELINES, AnyConfig
+from score_embedding.config.sections import DataLoader, DensityKind, HeldOut, Section
 from score_embedding.errors import ConfigError, RunFolderError
-from score_embedding.sections import DataLoader, DensityKind, HeldOut, Section
 
 SPEC = "comparison.yml"
 RUNS = "runs"
@@ -159,7 +159,7 @@ def jobs(comparison: Comparison, folder: Path) -> list[Job]:
             values["name"] = name
             values["training"] |= {"seed": seed, "target_ssim": None}
             values["misc"]["profile_priors"] = PRIORS
-            with_seed = configuration.validate(values, source=f"method {method}")
+            with_seed = loading.validate(values, source=f"method {method}")
             listed.append(Job(method, with_seed, folder / RUNS / name))
     return listed
 
@@ -191,10 +191,10 @@ def build(
         raise ConfigError(f"--methods: {', '.join(methods)}: every name is needed only once")
     own = {override: _method_of(override, methods) for override in overrides}
     shared = [override for override in overrides if own[override] is None]
-    base = configuration.read(configuration.find(config))
+    base = loading.read(loading.find(config))
     for override in shared:
-        configuration.change(base, override)
-    images = configuration.validate(base, source=config)
+        loading.change(base, override)
+    images = loading.validate(base, source=config)
     if task == "denoising" and images.held_out is None:
         raise ConfigError(
             f"{config}: --task denoising needs a section held_out, photographs that are not "
@@ -208,8 +208,8 @@ def build(
         values = _values(method, base)
         for override in overrides:
             if own[override] == method:
-                configuration.change(values, override.removeprefix(f"{_label(method)}."))
-        configs[_label(method)] = configuration.validate(values, source=f"method {method}")
+                loading.change(values, override.removeprefix(f"{_label(method)}."))
+        configs[_label(method)] = loading.validate(values, source=f"method {method}")
         if _pictures(configs[_label(method)].data_loader) != _pictures(images.data_loader):
             raise ConfigError(f"method {method}: its images are not those of {config}")
     sought = TARGETS if targets is None else tuple(sorted(targets))
@@ -226,7 +226,7 @@ def write(comparison: Comparison, folder: Path) -> None:
             method: config.model_dump(mode="json") for method, config in comparison.configs.items()
         },
     }
-    files.write_yaml(folder / SPEC, yaml.safe_dump(values, sort_keys=False))
+    loading.write_document(folder / SPEC, yaml.safe_dump(values, sort_keys=False))
 
 
 def read(folder: Path) -> Comparison:
@@ -234,9 +234,9 @@ def read(folder: Path) -> Comparison:
     if not (folder / SPEC).is_file():
         raise RunFolderError(f"{folder}: no comparison (no {SPEC} in it)")
     try:
-        values = _File.model_validate(files.read_yaml(folder / SPEC))
+        values = _File.model_validate(loading.read_document(folder / SPEC))
         configs = {
-            method: configuration.validate(config, source=method)
+            method: loading.validate(config, source=method)
             for method, config in values.methods.items()
         }
         return Comparison(values.name, configs, tuple(values.seeds), tuple(values.targets))
@@ -249,13 +249,13 @@ def _values(method: str, base: dict[Any, Any]) -> dict[Any, Any]:
     if method in CONTROLS:
         values = copy.deepcopy(base)
         for override in CONTROLS[method]:
-            configuration.change(values, override)
+            loading.change(values, override)
         return values
     kind = method.removesuffix(PLAIN)
     if kind in BASELINES:
         return _baseline(kind, base, plain=method.endswith(PLAIN))
     try:
-        return configuration.read(configuration.find(method))
+        return loading.read(loading.find(method))
     except ConfigError as error:
         raise ConfigError(f"--methods: {', '.join(METHODS)}, or a config: {error}") from None
 
@@ -263,9 +263,9 @@ def _values(method: str, base: dict[Any, Any]) -> dict[Any, Any]:
 def _baseline(kind: str, base: dict[Any, Any], plain: bool) -> dict[Any, Any]:
     """A baseline on the config's images and network: diffusion as published for this config, or
     for cifar1, training as published or (plain) as the config trains."""
-    bundled = configuration.bundled()
+    bundled = loading.bundled()
     case = str(base.get("name")).partition("_")[0]  # cifar3 of cifar3_conditional
-    published = configuration.read(bundled.get(f"{case}_{kind}", bundled[f"cifar1_{kind}"]))
+    published = loading.read(bundled.get(f"{case}_{kind}", bundled[f"cifar1_{kind}"]))
     training = base.get("training", {})
     own = training if plain else published["training"]
     return {
@@ -290,10 +290,10 @@ def _part(section: dict[Any, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 
 def _default_methods(config: str, overrides: list[str]) -> list[str]:
     """Those for denoising where the config, with its overrides, has held_out."""
-    base = configuration.read(configuration.find(config))
+    base = loading.read(loading.find(config))
     for override in overrides:
         if _method_of(override, list(METHODS)) is None:
-            configuration.change(base, override)
+            loading.change(base, override)
     return list(DENOISING_METHODS if base.get("held_out") else DEFAULT_METHODS)
 
 

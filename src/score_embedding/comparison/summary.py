@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from score_embedding import artifacts, metrics, run_folder
 from score_embedding.comparison.spec import PRIORS, Comparison, Job
-from score_embedding.config import BaselineConfig
+from score_embedding.config.schema import BaselineConfig
 from score_embedding.errors import RunFolderError
-from score_embedding.run_folder import RunFolder
+from score_embedding.evaluation import metrics
+from score_embedding.runs import artifacts
+from score_embedding.runs import folder as run_folder
+from score_embedding.runs.folder import RunFolder
 
 FINAL = ("ssim_minmax", "psnr_minmax", "mse_minmax", "ssim_clipped", "nfe")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from score_embedding.fokker_planck.differences import Boundary
-from score_embedding.fokker_planck.drift import Drift
+from score_embedding.fokker_planck.operators.differences import Boundary
+from score_embedding.fokker_planck.operators.drift import Drift
 from score_embedding.sde import SDE
 
 

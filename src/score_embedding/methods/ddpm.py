@@ -17,12 +17,13 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from score_embedding import progress, sampling
-from score_embedding.config import BaselineConfig
+from score_embedding import progress
+from score_embedding.config.schema import BaselineConfig
+from score_embedding.config.sections import NoiseSchedule
 from score_embedding.errors import DivergenceError
-from score_embedding.methods.objective import Batch, Network
-from score_embedding.sampling import Samples
-from score_embedding.sections import NoiseSchedule
+from score_embedding.methods import samplers
+from score_embedding.methods.base import Batch, Network
+from score_embedding.methods.samplers import Samples
 
 Scheduler: TypeAlias = DDPMScheduler | DDIMScheduler
 SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}
@@ -70,8 +71,8 @@ def sample(network: Network, images: Tensor, config: BaselineConfig) -> Samples:
     scheduler, steps = scheduler_of(config), steps_of(config)
     scheduler.set_timesteps(steps)
     options, seed = config.sample, config.training.seed
-    x = sampling.start(to_symmetric(images), start_std(config), seed, options.image_weight)
-    generators = [sampling.generator_of(seed, i, stream=1) for i in range(len(images))]
+    x = samplers.start(to_symmetric(images), start_std(config), seed, options.image_weight)
+    generators = [samplers.generator_of(seed, i, stream=1) for i in range(len(images))]
     index = torch.arange(len(images), device=images.device)
     states = [x]
     with torch.no_grad(), progress.stage(f"sampling ({config.method.upper()})", steps) as stage:
@@ -83,7 +84,7 @@ def sample(network: Network, images: Tensor, config: BaselineConfig) -> Samples:
             states.append(x)
             stage.update()
     times = torch.tensor([*(scheduler.timesteps + 1).tolist(), 0]) / config.diffusion.num_timesteps
-    kept = torch.linspace(0, steps, sampling.SNAPSHOTS).round().long()
+    kept = torch.linspace(0, steps, samplers.SNAPSHOTS).round().long()
     path = from_symmetric(torch.stack([states[i] for i in kept]))
     return Samples(path[-1], path, times[kept].double(), steps)
 

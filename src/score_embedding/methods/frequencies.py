@@ -3,12 +3,10 @@ size."""
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
-from score_embedding.fokker_planck.kernels import basis
+from score_embedding.dct import dct
 
 _MOST = 8
 
@@ -16,17 +14,6 @@ _MOST = 8
 def count(h: int, w: int) -> int:
     """How many rings are told apart in images of h x w pixels; none of them is empty."""
     return max(1, min(_MOST, min(h, w) // 2))
-
-
-def dct(x: Tensor) -> Tensor:
-    """The orthonormal DCT-II of the last two axes."""
-    C_h, C_w = _bases(x)
-    return C_h @ x @ C_w.T
-
-
-def inverse_dct(x: Tensor) -> Tensor:
-    C_h, C_w = _bases(x)
-    return C_h.T @ x @ C_w
 
 
 def at_frequencies(values: Tensor, h: int, w: int) -> Tensor:
@@ -52,14 +39,3 @@ def _place(h: int, w: int, rings: int) -> Tensor:
     """Radius of each frequency of an h x w DCT in rings, from 0 up to below `rings`."""
     down, right = (torch.arange(side, dtype=torch.float64) / side for side in (h, w))
     return ((down[:, None] ** 2 + right**2) / 2).sqrt() * rings
-
-
-def _bases(x: Tensor) -> tuple[Tensor, Tensor]:
-    h, w = x.shape[-2:]
-    return _basis(h, x.dtype, x.device), _basis(w, x.dtype, x.device)
-
-
-@cache
-def _basis(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return basis(size, "reflect", torch.device("cpu"))[0].to(device, dtype)

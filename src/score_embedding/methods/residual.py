@@ -22,14 +22,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from score_embedding import crops, sampling
-from score_embedding.config import Config
-from score_embedding.methods import frequencies
-from score_embedding.methods.objective import Batch, Network
-from score_embedding.network import ScoreNetwork
-from score_embedding.sampling import Samples
-from score_embedding.scores import Density, fit
-from score_embedding.scores.fitting import FLOOR
+from score_embedding.config.schema import Config
+from score_embedding.data import crops
+from score_embedding.dct import dct, inverse_dct
+from score_embedding.densities import Density, fit
+from score_embedding.densities.fitting import FLOOR
+from score_embedding.methods import frequencies, samplers
+from score_embedding.methods.base import Batch, Network
+from score_embedding.methods.network import ScoreNetwork
+from score_embedding.methods.samplers import Samples
 from score_embedding.sde import VarianceExploding
 
 _LEVELS = 9  # noise levels at which c_out is measured, even in their logarithm
@@ -73,7 +74,7 @@ class Precomputed:
         c_out = self.c_out(s, *x.shape[-2:])
         if c_out.shape[-2:] == (1, 1):
             return c_out**power * x
-        return frequencies.inverse_dct(c_out**power * frequencies.dct(x))
+        return inverse_dct(c_out**power * dct(x))
 
     def denoise(self, network: Network | None, x: Tensor, s: Tensor) -> Tensor:
         """D(x, s) of images x (b, c, h, w) at noise levels s (b,); without a network D_pre."""
@@ -203,4 +204,4 @@ def sample(
         s = sde.std(t).to(x)
         return (precomputed.denoise(network, x, s) - x) / s[:, None, None, None] ** 2
 
-    return sampling.draw(score, images, sde, config.sample, config.misc.eps, config.training.seed)
+    return samplers.draw(score, images, sde, config.sample, config.misc.eps, config.training.seed)

@@ -1,0 +1,18 @@
+from .data.datasets import load_images as load_images
+from .densities import Density as Density
+from .densities import fit as fit
+from .fokker_planck.embedding import embed as embed
+from .fokker_planck.operators.differences import gradient as gradient
+from .fokker_planck.operators.differences import score as score
+from .fokker_planck.operators.drift import AffineDrift as AffineDrift
+from .fokker_planck.pixel_density import log_density as log_density
+from .fokker_planck.solution import Solution as Solution
+from .fokker_planck.solve import solve as solve
+from .methods.samplers import heun as heun
+from .methods.samplers import rk45 as rk45
+from .restoration.denoising import denoise as denoise
+from .restoration.denoising import inpaint as inpaint
+from .sde import VarianceExploding as VarianceExploding
+from .sde import VariancePreserving as VariancePreserving
+
+__version__: str

@@ -1,0 +1,226 @@
+"""Finding, loading, overriding, validating and dumping configs, with errors a user can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from score_embedding import atomic_files
+from score_embedding.config.schema import BASELINES, AnyConfig, BaselineConfig, Config
+from score_embedding.errors import ConfigError
+
+Kind = TypeVar("Kind", Config, BaselineConfig)
+
+_END = "...\n"  # of a YAML document that is whole
+# The order of a file; what says how to read the rest comes first.
+ORDER = (
+    *("name", "sample_method", "data_loader", "diffusion", "image_density"),
+    *("training", "model", "sample", "misc", "held_out"),
+)
+
+
+def load(name_or_path: str, overrides: list[str] | None = None) -> AnyConfig:
+    """The validated config of a bundled name or a YAML file, with `section.key=value` overrides.
+
+    Raises
+    ------
+    ConfigError : no such config, no YAML, or keys and values that are not allowed; all of them are
+        named at once.
+    """
+    path = find(name_or_path)
+    values = read(path)
+    for override in overrides or []:
+        change(values, override)
+    return validate(values, source=f"{path} with --set" if overrides else str(path))
+
+
+def read(path: Path) -> dict[Any, Any]:
+    """The mapping in a YAML file, not validated. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable: {error}") from error
+    return mapping(text, source=str(path))
+
+
+def mapping(text: str, source: str) -> dict[Any, Any]:
+    """The mapping in a YAML text, not validated. Raises ConfigError, which names `source`."""
+    try:
+        values = _parsed(text)
+    except ValueError as error:
+        raise ConfigError(f"{source}: not readable as YAML: {error!s:.500}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: a config is a mapping of sections, such as data_loader:")
+    return values
+
+
+def for_images(paths: list[str], size: int, overrides: list[str]) -> Config:
+    """The default config over image files, for commands that need no more. Raises ConfigError."""
+    values: dict[Any, Any] = {
+        "name": "images",
+        "data_loader": {"dataset": "files", "path": paths, "image_size": size},
+        "model": {"ch_mult": [1]},  # no network is built: any size will do
+    }
+    for override in overrides:
+        change(values, override)
+    return _validated(Config, values, source="command line")
+
+
+def validate(values: dict[Any, Any], source: str) -> AnyConfig:
+    """The config of a mapping; `source` names it in errors. Raises ConfigError."""
+    method = values.get("sample_method")
+    allowed = (*BASELINES, "closed_form")
+    if method is not None and method not in allowed:
+        raise ConfigError(
+            f"{source}:\n  sample_method: {_shown(method)} is not allowed; allowed: "
+            f"{', '.join(allowed)}{_nearest(method, allowed)}"
+        )
+    if method in BASELINES:
+        return _validated(BaselineConfig, values, source)
+    return _validated(Config, values, source)
+
+
+def _validated(kind: type[Kind], values: dict[Any, Any], source: str) -> Kind:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(e, kind)}" for e in error.errors())
+        raise ConfigError(f"{source}:\n{problems}") from None
+
+
+def dump(config: AnyConfig) -> str:
+    """The resolved config as YAML, every key with its value; `load` reads it back unchanged."""
+    values = config.model_dump(mode="json")
+    return yaml.safe_dump({key: values[key] for key in ORDER if key in values}, sort_keys=False)
+
+
+def bundled() -> dict[str, Path]:
+    """The configs that come with the package, by name."""
+    folder = Path(str(resources.files("score_embedding") / "config" / "bundled"))
+    return {path.stem: path for path in sorted(folder.glob("*.yml"))}
+
+
+def find(name_or_path: str) -> Path:
+    """An existing file, else the bundled config of that name (with or without .yml)."""
+    path = Path(name_or_path)
+    with contextlib.suppress(OSError):  # a name too long for the file system, for one
+        if path.is_file():
+            return path
+    names = bundled()
+    stem = name_or_path.removesuffix(".yml").removesuffix(".yaml")
+    if stem in names:
+        return names[stem]
+    raise ConfigError(
+        f"config {name_or_path!r}: no such file and no bundled config of that name; "
+        f"bundled: {', '.join(names)}{_nearest(Path(stem).name, names)}"
+    )
+
+
+def change(values: dict[Any, Any], override: str, option: str = "--set") -> None:
+    """Set one key, `section.key=value`, of a config not validated yet. Raises ConfigError."""
+    expected = "section.key=value" if option == "--set" else "key=value"
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"{option} {override!r}: expected {expected}")
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{option} {override!r}: {section} is not a section")
+    try:
+        values[last] = _parsed(text)
+    except ValueError:
+        raise ConfigError(f"{option} {override!r}: {text!r} is not a YAML value") from None
+
+
+def write_document(path: Path, text: str) -> None:
+    """A YAML document, and the mark of its end."""
+    atomic_files.write_text(path, text + _END)
+
+
+def read_document(path: Path) -> dict[Any, Any]:
+    """The mapping of a document of `write_document`, not validated. Raises ConfigError where it is
+    damaged, cut at the end of a line for one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable: {error}") from None
+    if not text.endswith(_END):
+        raise ConfigError(f"{path}: cut short, its end is missing")
+    return mapping(text, source=str(path))
+
+
+def _explain(error: Any, kind: type[AnyConfig]) -> str:
+    """One line for one of pydantic's errors: path, what was given, what is allowed."""
+    location = [str(part) for part in error["loc"]]
+    path, given = ".".join(location), error["input"]
+    match error["type"]:
+        case "extra_forbidden":
+            allowed = _keys_at(location[:-1], kind)
+            hint = _nearest(location[-1], allowed)
+            if kind is Config and location[-1] in ("beta_min", "beta_max"):
+                hint = "; it is a baseline's, with sample_method: ddpm or ddim at the top level"
+            return f"{path}: unknown key; allowed: {', '.join(allowed)}{hint}"
+        case "missing":
+            return f"{path}: missing, and has no default"
+        case "literal_error":
+            expected = error["ctx"]["expected"]
+            allowed = [part.strip("' ") for part in expected.replace(" or ", ",").split(",")]
+            return (
+                f"{path}: {_shown(given)} is not allowed; allowed: {expected}"
+                f"{_nearest(given, allowed)}"
+            )
+        case "value_error":
+            reason = str(error["ctx"]["error"])
+            return f"{path}: {reason}" if path else reason
+        case "string_pattern_mismatch":
+            return f"{path}: {_shown(given)} is not allowed; letters, digits, '_', '-' and '.' are"
+        case _:
+            return f"{path}: {_shown(given)} is not allowed: {error['msg']}"
+
+
+def _shown(value: Any) -> str:
+    """What was given, in a length that a line can hold."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"this {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]} ..."
+
+
+def _keys_at(location: list[str], kind: type[AnyConfig]) -> list[str]:
+    section: Any = kind
+    for part in location:
+        section = section.model_fields[part].annotation
+        sections = [each for each in get_args(section) if hasattr(each, "model_fields")]
+        section = sections[0] if sections else section  # of one that may be missing
+    return list(section.model_fields)
+
+
+def _nearest(given: Any, allowed: Any) -> str:
+    matches = difflib.get_close_matches(_shown(given).strip("'"), list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _parsed(text: str) -> Any:
+    """A YAML document. Raises ValueError."""
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # damaged YAML can raise nearly anything
+        raise ValueError(str(error)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no aliases: aliases of aliases make a few lines into more values than
+    any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read; write the value out")
+        return super().compose_node(parent, index)

@@ -1,0 +1,134 @@
+"""The YAML config of a run: its sections, and what must fit between them, checked before any work.
+
+A file in the official layout is a valid config as it stands.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from score_embedding.config.sections import (
+    DataLoader,
+    Diffusion,
+    DiscreteSample,
+    HeldOut,
+    ImageDensity,
+    Misc,
+    Model,
+    Name,
+    NoiseSchedule,
+    Sample,
+    Section,
+    Training,
+)
+
+BASELINES = ("ddpm", "ddim")
+
+
+class Run(Section):
+    """What every run has. `name` is also the run folder's."""
+
+    name: Name
+    data_loader: DataLoader
+    training: Training = Training()
+    model: Model = Model()
+    misc: Misc = Misc()
+    held_out: HeldOut | None = None  # ours: measure denoising of these instead of samples
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Run:
+        if self.held_out and self.training.target_ssim is not None:
+            raise ValueError("training.target_ssim: samples are not measured with held_out")
+        channels = self.data_loader.channels
+        for key in ("in_channels", "out_channels"):
+            if getattr(self.model, key) != channels:
+                raise ValueError(
+                    f"model.{key}: {getattr(self.model, key)} does not fit "
+                    f"data_loader.channels: {channels}; set both to the same number"
+                )
+        divisor = 2 ** (len(self.model.ch_mult) - 1)
+        if any(side % divisor for side in self.data_loader.image_size):
+            size = "x".join(map(str, self.data_loader.image_size))
+            raise ValueError(
+                f"data_loader.image_size: {size} does not fit the network, which halves the image "
+                f"{len(self.model.ch_mult) - 1} times (model.ch_mult): "
+                f"sides must be multiples of {divisor}, such as {divisor * 2} or {divisor * 4}"
+            )
+        return self
+
+    @property
+    def tells_index(self) -> bool:
+        """Whether the network is told which of the images is meant, if the method tells it at all:
+        measured on other photographs there is nothing to tell."""
+        return self.model.image_index and self.held_out is None
+
+
+class Config(Run):
+    """Score embedding, or (sample_method closed_form) the exact score of the images, untrained."""
+
+    diffusion: Diffusion = Diffusion()
+    sample: Sample = Sample()
+    sample_method: Literal["closed_form"] | None = None
+    image_density: ImageDensity = ImageDensity()  # ours, for diffusion.embedding residual
+
+    @model_validator(mode="before")
+    @classmethod
+    def _matched_prior(cls, values: Any) -> Any:
+        """A residual model is made for its SDE's own noise: sample.prior matched, if not given."""
+        if not isinstance(values, dict) or not isinstance(values.get("diffusion"), dict):
+            return values
+        sample = values.get("sample", {})
+        if values["diffusion"].get("embedding") == "residual" and isinstance(sample, dict):
+            return {**values, "sample": {"prior": "matched", **sample}}
+        return values
+
+    @model_validator(mode="after")
+    def _images_alone_denoise_only_themselves(self) -> Config:
+        if self.held_out and self.sample_method == "closed_form" and not self.residual:
+            raise ValueError(
+                "held_out: the exact score of the images knows no others; set "
+                "diffusion.embedding: residual for that of image_density"
+            )
+        return self
+
+    @property
+    def residual(self) -> bool:
+        """Whether a closed-form denoiser is embedded as the network's skip path."""
+        return self.diffusion.embedding == "residual"
+
+    @property
+    def method(self) -> str:
+        return self.sample_method or ("residual" if self.residual else "score_embedding")
+
+    @property
+    def tells_index(self) -> bool:
+        """Whether the method is told which of the images a sample is meant to be."""
+        return super().tells_index and self.method == "score_embedding"
+
+
+class BaselineConfig(Run):
+    """A baseline: DDPM or DDIM."""
+
+    residual: ClassVar[bool] = False
+
+    diffusion: NoiseSchedule = NoiseSchedule()
+    sample: DiscreteSample = DiscreteSample()
+    sample_method: Literal["ddpm", "ddim"]
+
+    @property
+    def method(self) -> str:
+        return self.sample_method
+
+    @model_validator(mode="after")
+    def _baseline_knows_it(self) -> BaselineConfig:
+        if self.training.target != "noise":
+            raise ValueError(f"training.target: {self.sample_method} knows only noise")
+        steps, T = self.sample.steps, self.diffusion.num_timesteps
+        if steps is not None and T % steps:
+            raise ValueError(f"sample.steps: {steps} does not divide diffusion.num_timesteps: {T}")
+        return self
+
+
+AnyConfig = Config | BaselineConfig

@@ -1,0 +1,1 @@
+"""Images and data sets: from files, folders, arrays and archives to tensors."""

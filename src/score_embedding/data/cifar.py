@@ -1,0 +1,92 @@
+"""CIFAR-10 in its published Python format: from a folder, an archive, or the network."""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+from numpy.typing import NDArray
+
+from score_embedding import progress
+from score_embedding.data import pickles
+from score_embedding.errors import DataError
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+SHA256 = "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+ARCHIVE = "cifar-10-python.tar.gz"
+FOLDER = "cifar-10-batches-py"
+BATCHES = [f"data_batch_{i}" for i in range(1, 6)]  # the training split, in file order
+DOG = 5
+
+
+def fetch(folder: Path, url: str = URL, known_hash: str = SHA256) -> Path:
+    """The archive in `folder`, downloaded when it is not there, its checksum verified.
+
+    Raises
+    ------
+    DataError : no network, or a file that does not have the checksum.
+    """
+    try:
+        with progress.stage("downloading CIFAR-10", total=0) as bar:
+            downloader = pooch.HTTPDownloader(progressbar=bar)
+            path = pooch.retrieve(url, known_hash, ARCHIVE, folder, downloader=downloader)
+    except Exception as error:  # requests, urllib3, OSError and ValueError (checksum) alike
+        raise DataError(
+            f"CIFAR-10 is not on disk and could not be downloaded from {url} ({error}); "
+            f"put {ARCHIVE} or the folder {FOLDER} into {folder}, or name it with "
+            f"--set data_loader.path=PATH"
+        ) from error
+    return Path(path)
+
+
+def find(folders: list[Path]) -> Path | None:
+    """The first folder or archive of CIFAR-10 at or in one of `folders`."""
+    for folder in folders:
+        for candidate in (folder, folder / FOLDER, folder / ARCHIVE):
+            if (candidate / BATCHES[0]).is_file() or (
+                candidate.is_file() and candidate.name.endswith((".tar.gz", ".tgz", ".tar"))
+            ):
+                return candidate
+    return None
+
+
+def dogs(source: Path, num_images: int, seed: int) -> list[NDArray[np.uint8]]:
+    """`num_images` dogs of the training split, uint8 (32, 32, 3), drawn without replacement by
+    numpy's RandomState(seed): the images the official configs name.
+
+    Raises
+    ------
+    DataError : a batch is missing, damaged, or the split holds too few dogs.
+    """
+    batches = [_batch(source, name) for name in BATCHES]
+    images = np.concatenate([images[labels == DOG] for images, labels in batches])
+    if num_images > len(images):
+        raise DataError(f"{source}: {len(images)} dogs, {num_images} asked for (num_images)")
+    chosen = np.random.RandomState(seed).choice(len(images), num_images, replace=False)
+    return [images[i] for i in chosen]
+
+
+def _batch(source: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    where = f"{source}/{name}"
+    try:
+        if source.is_dir():
+            content = (source / name).read_bytes()
+        else:
+            with tarfile.open(source) as archive:
+                member = archive.extractfile(f"{FOLDER}/{name}")
+                content = member.read() if member else b""
+    except (OSError, KeyError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise DataError(f"{where}: not readable as a batch of CIFAR-10 ({error})") from error
+    batch = pickles.read(content, where, encoding="bytes")
+    try:
+        images = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
+        labels = np.asarray(batch[b"labels"])
+        if labels.shape != (len(images),):
+            raise ValueError(f"{len(images)} images, labels of shape {labels.shape}")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: not a batch of CIFAR-10 ({error!r})") from error
+    return images.transpose(0, 2, 3, 1), labels

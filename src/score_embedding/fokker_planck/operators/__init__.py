@@ -1,0 +1,1 @@
+"""Discrete operators on the grid: differences, drift, heat kernels, linear systems."""

@@ -1,0 +1,88 @@
+"""The tables of everything that a config chooses by name: one line for each kind.
+
+A line names the module that has the kind, and what a config must know of it. Modules are imported
+only when a kind is used, so that a config is validated without loading torch. docs/extending.md
+shows what each module must define.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The module that has a kind, and one line on what it is."""
+
+    module: str
+    summary: str = ""
+
+    def load(self) -> ModuleType:
+        """The module, imported."""
+        return import_module(self.module)
+
+
+@dataclass(frozen=True)
+class DensityKind(Kind):
+    """A density of images. `side`: pixels along a side of the square arrays that it is fitted to,
+    where the config gives none; `largest`: the largest such side that it can be fitted to."""
+
+    side: int = 8
+    largest: int = 32
+
+
+@dataclass(frozen=True)
+class DatasetKind(Kind):
+    """A data set. `of_files`: each image is a picture file, at its own size; `needs`: the key of
+    data_loader, path or image, that must be given."""
+
+    of_files: bool = False
+    needs: str | None = None
+
+
+_SCHEMES = "score_embedding.fokker_planck.schemes"
+_DENSITIES = "score_embedding.densities"
+_DATA = "score_embedding.data"
+_METHODS = "score_embedding.methods"
+
+# diffusion.scheme: how the Fokker-Planck equation is solved.
+SCHEMES = {
+    "spectral": Kind(f"{_SCHEMES}.spectral", "exact in time, in the cosine basis"),
+    "implicit": Kind(f"{_SCHEMES}.implicit", "the paper's semi-implicit scheme, any drift"),
+    "krylov": Kind(f"{_SCHEMES}.krylov", "implicit for many images, by Krylov projection"),
+    "published": Kind(f"{_SCHEMES}.published", "the official discretisation, for reproduction"),
+}
+
+# image_density.kind: the density of images whose posterior mean is known in closed form.
+DENSITIES = {
+    "patch_mixture": DensityKind(f"{_DENSITIES}.patch_mixture", "a mixture of Gaussians", 8),
+    "stationary": DensityKind(
+        f"{_DENSITIES}.stationary", "one Gaussian, diagonal in the DCT", 32, 512
+    ),
+    "gaussian": DensityKind(f"{_DENSITIES}.gaussian", "one Gaussian, full covariance", 16),
+    "low_rank": DensityKind(f"{_DENSITIES}.low_rank", "one Gaussian, few leading axes", 16),
+    "empirical": DensityKind(f"{_DENSITIES}.empirical", "the arrays themselves", 8),
+    "white": DensityKind(f"{_DENSITIES}.white", "one isotropic Gaussian of pixels", 1, 512),
+}
+
+# data_loader.dataset: where the images come from.
+DATASETS = {
+    "cifar": DatasetKind(f"{_DATA}.cifar", "CIFAR-10, class dog"),
+    "celeb": DatasetKind(f"{_DATA}.official", "celeb_data.pkl in the official format"),
+    "imagenet": DatasetKind(f"{_DATA}.official", "imagenet_data.pkl in the official format"),
+    "sample": DatasetKind(
+        f"{_DATA}.bundled_pictures", "pictures that installed packages bring", True, "image"
+    ),
+    "folder": DatasetKind(f"{_DATA}.files", "all image files of folders", True, "path"),
+    "files": DatasetKind(f"{_DATA}.files", "image files", True, "path"),
+}
+
+
+def named(table: Mapping[str, Kind], name: str, what: str) -> Kind:
+    """The kind of a name. Raises ValueError where the table has none, with the names it has."""
+    if name not in table:
+        raise ValueError(f"{what} must be one of {', '.join(table)}, got {name!r}")
+    return table[name]

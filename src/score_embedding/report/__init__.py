@@ -1,0 +1,1 @@
+"""The report of a run, from the files of its folder."""

@@ -1,0 +1,1 @@
+"""Denoising and inpainting of photographs, as arrays and as files."""

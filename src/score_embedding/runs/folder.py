@@ -1,0 +1,260 @@
+"""What lies in a run folder, under which name, whose it is, and who may write to it.
+
+A folder describes itself: every later command finds all it needs in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from score_embedding import atomic_files
+from score_embedding.config import loading
+from score_embedding.config.schema import AnyConfig
+from score_embedding.errors import ConfigError, RunFolderError
+
+CONFIG = "config.yml"
+WEIGHTS = "model.safetensors"
+STATE = "state.json"
+SCORES = "scores.npz"
+ALL_SCORES = "scores.npy"  # of more images than fit into memory
+DIAGNOSTICS = "diagnostics.json"
+DENSITY = "density.safetensors"
+PRECONDITIONING = "preconditioning.json"
+DENOISED = "denoised.npz"
+DENOISED_PICTURE = "denoised.png"
+SAMPLES = "samples.npz"
+SAMPLE_PICTURE = "sample.png"
+SCORES_PICTURE = "scores.png"
+METRICS = "metrics.csv"
+TIMING = "timing.json"
+ENVIRONMENT = "environment.json"
+PDF = "report.pdf"
+HTML = "report.html"
+DUMP = "divergence.npz"
+LOCK = ".lock"  # while a run is under way
+CHECKPOINTS = "checkpoint_*.*"  # of a run under way
+
+FILES = (
+    CONFIG,
+    WEIGHTS,
+    STATE,
+    SCORES,
+    DENSITY,
+    PRECONDITIONING,
+    SAMPLES,
+    SAMPLE_PICTURE,
+    DENOISED,
+    DENOISED_PICTURE,
+    SCORES_PICTURE,
+    METRICS,
+    TIMING,
+    ENVIRONMENT,
+    PDF,
+    HTML,
+    DUMP,
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder on disk."""
+
+    path: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+
+def name_of(config: AnyConfig, seed_given: bool, extension: str | None) -> str:
+    """`<name>[_seedS][_extension]`."""
+    if extension and not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", extension):
+        raise ConfigError(
+            f"--folder-ext {extension!r}: up to 100 letters, digits, '_', '-' and '.' are allowed"
+        )
+    seed = f"_seed{config.training.seed}" if seed_given else ""
+    return config.name + seed + (f"_{extension}" if extension else "")
+
+
+def check_free(path: Path, config: AnyConfig, overwrite: bool) -> None:
+    """Raise RunFolderError where a new run of `config` must not write; touch nothing."""
+    check_place(path)
+    if not path.exists():
+        return
+    content = [p.name for p in path.iterdir() if p.name != LOCK]
+    if content and CONFIG not in content:
+        raise RunFolderError(
+            f"{path}: holds files but no run; give another place with --out or --folder-ext"
+        )
+    directories = [name for name in FILES if (path / name).is_dir()]
+    if directories:
+        raise RunFolderError(f"{path / directories[0]}: a folder is in the way of a file")
+    if content and not overwrite:
+        same = holds(path, config)
+        whose = "this config" if same else "another config"
+        hints = ["--overwrite replaces it", "--folder-ext X starts a folder of its own"]
+        if same and not is_finished(path):
+            hints.insert(0, "--resume goes on with it")
+            whose += " that did not finish"
+            if DUMP in content:
+                whose += " but diverged"
+                hints.insert(0, "a smaller training.lr may help")
+        if same and WEIGHTS in content:
+            hints.append("--no-train samples from its model")
+        raise RunFolderError(f"{path}: already holds a run of {whose}; {', '.join(hints)}")
+
+
+def holds(path: Path, config: AnyConfig) -> bool:
+    """Whether the folder is of a run of exactly this config. Raises RunFolderError where its own
+    cannot be read."""
+    _, theirs = open_existing(path)
+    return loading.dump(theirs) == loading.dump(config)
+
+
+def check_place(path: Path) -> None:
+    """Raise RunFolderError where the folder `path` cannot be made or written to."""
+    for place in (path, *path.parents):
+        try:
+            place.lstat()
+        except (FileNotFoundError, NotADirectoryError):  # the latter: a file is above it
+            continue
+        except OSError as error:
+            raise RunFolderError(f"{place}: {error.strerror}") from None
+        if place.is_symlink() and not place.exists():
+            raise RunFolderError(f"{place}: a link to nowhere")
+        if not place.is_dir():
+            raise RunFolderError(f"{place}: a file is in the way of the folder {path}")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise RunFolderError(f"{place}: no permission to write there; try another --out")
+        return
+
+
+def check_own(path: Path, mark: str) -> None:
+    """Raise RunFolderError where the folder holds files, and not the one that marks it as ours."""
+    if path.exists() and not (path / mark).exists() and any(path.iterdir()):
+        raise RunFolderError(
+            f"{path}: holds other files (no {mark}); give another place with --out"
+        )
+
+
+def check_same(path: Path, config: AnyConfig) -> None:
+    """Raise RunFolderError where the folder's model was trained with other keys than `config`'s;
+    those of the sample section may differ."""
+    _, trained = open_existing(path)
+    theirs, ours = trained.model_dump(), config.model_dump()
+    differing = []
+    for section in sorted((ours.keys() | theirs.keys()) - {"name", "sample"}):
+        one, other = ours.get(section), theirs.get(section)
+        if isinstance(one, dict) and isinstance(other, dict):
+            keys = sorted(one.keys() | other.keys())
+            differing += [f"{section}.{key}" for key in keys if one.get(key) != other.get(key)]
+        elif one != other:
+            differing.append(section)
+    if differing:
+        raise RunFolderError(
+            f"{path}: its model was trained with other values of {', '.join(differing)}; give the "
+            f"same ones, or use `score-embedding sample {path}`, which takes all from the folder"
+        )
+
+
+def create(path: Path, config: AnyConfig) -> RunFolder:
+    """An empty run folder with its config. The files of an earlier run are removed, others stay."""
+    path.mkdir(parents=True, exist_ok=True)
+    # Back to front: without a report it is not finished, without a config it is somebody else's.
+    for name in reversed(FILES[1:]):
+        (path / name).unlink(missing_ok=True)
+    remove_checkpoints(path)
+    loading.write_document(path / CONFIG, loading.dump(config))
+    return RunFolder(path)
+
+
+def remove_checkpoints(path: Path) -> None:
+    """What a finished run, or one that starts anew, has no use for."""
+    for checkpoint in path.glob(CHECKPOINTS):
+        checkpoint.unlink()
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the folder's run has come to its end."""
+    return (path / PDF).is_file()  # the last file that a run writes
+
+
+def check_resumable(path: Path, config: AnyConfig) -> None:
+    """Raise RunFolderError where there is no interrupted run of `config` to go on with."""
+    if not holds(path, config):
+        raise RunFolderError(
+            f"{path}: holds a run of another config, which cannot be gone on with; --overwrite "
+            f"replaces it, --folder-ext X starts a folder of its own"
+        )
+    if is_finished(path):
+        raise RunFolderError(
+            f"{path}: its run is finished; --overwrite runs it again, --no-train samples from its "
+            f"model"
+        )
+
+
+def is_resumable(path: Path, config: AnyConfig) -> bool:
+    """Whether the folder holds an interrupted run of `config`."""
+    try:
+        check_resumable(path, config)
+    except RunFolderError:
+        return False
+    return True
+
+
+def open_existing(path: Path, needs: tuple[str, ...] = ()) -> tuple[RunFolder, AnyConfig]:
+    """A run folder and its config.
+
+    Raises
+    ------
+    RunFolderError : no run folder, or it lacks one of the files in `needs`.
+    """
+    if not (path / CONFIG).is_file():
+        raise RunFolderError(f"{path}: not a run folder (no {CONFIG} in it)")
+    check_has(path, needs)
+    try:
+        values = loading.read_document(path / CONFIG)
+        return RunFolder(path), loading.validate(values, source=str(path / CONFIG))
+    except ConfigError as error:
+        raise RunFolderError(
+            f"{error}\nThe folder's config cannot be read; --overwrite replaces the run"
+        ) from None
+
+
+def check_has(path: Path, needs: tuple[str, ...]) -> None:
+    """Raise RunFolderError where a run folder lacks one of the files in `needs`."""
+    missing = [name for name in needs if not (path / name).is_file()]
+    if missing:
+        goes_on = "did not finish: --resume goes on with it"
+        remedy = "is damaged: --overwrite makes it again" if is_finished(path) else goes_on
+        raise RunFolderError(f"{path}: lacks {', '.join(missing)}; the run {remedy}")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """The folder, made where it is missing, for this process alone; the lock goes with the process,
+    however that ends. Raises RunFolderError where another one has it."""
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunFolderError(f"{path}: another process is writing to it") from None
+    except OSError as error:
+        raise RunFolderError(f"{path / LOCK}: {error.strerror}") from None
+    try:
+        for partial in path.glob(f".*{atomic_files.PARTIAL}"):  # of a process that was killed
+            partial.unlink()
+        yield
+    finally:
+        (path / LOCK).unlink(missing_ok=True)
+        lock.release()

@@ -1,0 +1,295 @@
+"""What a run takes, told before it starts: memory, disk, and time.
+
+The network is run once without values (torch's meta device), which counts its operations and the
+bytes that are alive at once; the rest is arithmetic on shapes. benchmarks/limits.py holds what is
+told here against what runs really took.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shutil
+import time
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from score_embedding.config.schema import AnyConfig, Config
+from score_embedding.config.sections import Model
+from score_embedding.errors import LimitError
+from score_embedding.methods import precomputation, samplers, tiles
+from score_embedding.methods.network import ScoreNetwork, model_of, num_indices
+
+log = logging.getLogger(__name__)
+
+FAR_TOO_SLOW = 1800.0  # expected seconds of training that are worth a warning
+WORK_SPACE = 1.5  # peak memory of a network over its live tensors: the convolutions' own
+EFFICIENCY = 0.85  # speed of the whole network over that of its convolutions alone
+REPORTS = 8 * 2**20  # bytes of pictures and reports
+_FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of memory on the device, at the peak, and of disk, by what takes them."""
+
+    memory: dict[str, int]
+    disk: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a network: its parameters; the floating-point operations and the live bytes of a step of
+    training; the live bytes of one evaluation of all images."""
+
+    parameters: int
+    step_flops: int
+    step_bytes: int
+    evaluation_bytes: int
+
+
+def check(config: AnyConfig, num_images: int, device: torch.device, path: Path) -> None:
+    """Refuse a run that cannot fit, and warn of one that is far too slow for the device.
+
+    Raises
+    ------
+    LimitError : the run needs more memory or disk than is free; the figures are in it.
+    """
+    check_fits(config.name, need(config, num_images), device, path)
+    seconds = expected_seconds(config, num_images, device)
+    if seconds > FAR_TOO_SLOW:
+        log.warning(
+            "%s: training is expected to take about %s on %s (ch %d); the bundled config quickstart"
+            " takes minutes, and a smaller model.ch or fewer training.epochs take less",
+            config.name,
+            _duration(seconds),
+            device,
+            config.model.ch,
+        )
+
+
+def check_fits(name: str, needed: Need, device: torch.device, path: Path) -> None:
+    """Raise LimitError where the memory of the device, or the disk of `path`, has less free."""
+    for what, parts, free in (
+        (f"memory ({device})", needed.memory, free_memory(device)),
+        (f"disk ({path})", needed.disk, free_disk(path)),
+    ):
+        total = sum(parts.values())
+        if total > free:
+            listed = ", ".join(f"{part} {readable(size)}" for part, size in parts.items() if size)
+            raise LimitError(
+                f"{name}: needs about {readable(total)} of {what} ({listed}), and "
+                f"{readable(free)} are free; fewer or smaller images or times (num_timesteps), a "
+                f"smaller data_loader.batch_size or model.ch need less"
+            )
+
+
+def need(config: AnyConfig, num_images: int) -> Need:
+    """What a run of the config on so many images takes, at the most."""
+    images = num_images * _image_bytes(config)
+    fields = scores = 0
+    if isinstance(config, Config) and config.method == "score_embedding":
+        fields, scores = _fields(config, num_images)
+    samples = (samplers.SNAPSHOTS + 3) * images * (1 + len(config.misc.profile_priors))
+    disk = {"samples": samples, "reports": REPORTS}
+    if config.method == "closed_form":
+        pairs = _FLOAT * num_images**2
+        return Need({"images": 2 * images, "sampling": samples + 2 * pairs}, disk)
+    cost = _cost(config, num_images)
+    weights = _FLOAT * cost.parameters
+    state = weights * (3 if config.training.ema is None else 4)  # Adam has two moments
+    memory = {
+        "images": 2 * images,
+        "scores": fields,
+        "weights and optimiser": state + weights,
+        "training or sampling": max(
+            int(WORK_SPACE * cost.step_bytes),
+            int(WORK_SPACE * cost.evaluation_bytes) + samples,
+        ),
+        "a checkpoint on its way to the disk": 2 * state,
+    }
+    return Need(memory, {"checkpoints": 3 * state, "model": weights, "scores": scores, **disk})
+
+
+def need_of_solve(config: Config, num_images: int) -> Need:
+    """What the pre-computation alone of so many images takes, at the most."""
+    fields, scores = _fields(config, num_images)
+    images = num_images * _image_bytes(config)
+    if num_images > precomputation.SHOWN:
+        scores += images * config.diffusion.num_timesteps
+    return Need({"images": 2 * images, "scores": fields}, {"scores": scores})
+
+
+def together(needs: list[Need], at_a_time: int) -> Need:
+    """Of several runs, so many at a time: the memory of the largest, the disk of all; checkpoints
+    are gone when a run is finished."""
+    memory = max((each.memory for each in needs), key=lambda parts: sum(parts.values()))
+    checkpoints = [each.disk.get("checkpoints", 0) for each in needs]
+    disk = {
+        "checkpoints": at_a_time * max(checkpoints),
+        "finished runs": sum(sum(each.disk.values()) for each in needs) - sum(checkpoints),
+    }
+    return Need({part: at_a_time * size for part, size in memory.items()}, disk)
+
+
+def expected_seconds(config: AnyConfig, num_images: int, device: torch.device) -> float:
+    """What training is expected to take on the device, to its last epoch; 0 where that is soon."""
+    if config.method == "closed_form":
+        return 0.0
+    cost = _cost(config, num_images)
+    steps = config.training.epochs * num_images
+    if steps * cost.step_flops < 1e13:  # a few minutes anywhere
+        return 0.0
+    expected = steps * step_seconds(config, num_images, device)
+    return min(expected, config.training.seconds or expected)
+
+
+def step_seconds(config: AnyConfig, num_images: int, device: torch.device) -> float:
+    """What a step of training is expected to take on the device."""
+    data, cost = config.data_loader, _cost(config, num_images)
+    speed = convolution_speed(config.model.ch, max(data.image_size), data.batch_size, device)
+    return cost.step_flops / (EFFICIENCY * speed)
+
+
+def _cost(config: AnyConfig, num_images: int) -> Cost:
+    data = config.data_loader
+    if config.held_out:  # a tile at a time is evaluated, in images' worth of pixels
+        h, w = data.image_size
+        num_images = -(-(min(config.held_out.crop or tiles.SIDE, tiles.SIDE) ** 2) // (h * w))
+    return cost_of(model_of(config), data.image_size, data.batch_size, num_images)
+
+
+@functools.cache
+def cost_of(model: Model, size: tuple[int, int], batch_size: int, num_images: int) -> Cost:
+    """Of the model's network on images of this size, from shapes alone."""
+    with torch.device("meta"):
+        network = ScoreNetwork(model, size, num_indices(model, num_images), 1.0)
+
+    def evaluate(count: int) -> torch.Tensor:
+        x = torch.empty(count, model.in_channels, *size, device="meta")
+        index = torch.zeros(count, dtype=torch.long, device="meta")
+        answer: torch.Tensor = network(x, torch.empty(count, device="meta"), index)
+        return answer
+
+    with FlopCounterMode(display=False) as forward, _LiveBytes() as step:
+        answer = evaluate(batch_size)
+    del answer
+    with torch.no_grad(), _LiveBytes() as evaluation:
+        evaluate(num_images)
+    return Cost(
+        parameters=network.num_parameters,
+        step_flops=3 * forward.get_total_flops(),  # the gradient takes twice the forward pass
+        step_bytes=step.peak,
+        evaluation_bytes=evaluation.peak,
+    )
+
+
+@functools.cache
+def convolution_speed(ch: int, side: int, batch_size: int, device: torch.device) -> float:
+    """Floating-point operations a second of a 3x3 convolution of the network's width, forward and
+    backward: what most of the network's time is spent on."""
+    side, batch_size = min(side, 64), min(batch_size, 16)
+    x = torch.ones(batch_size, ch, side, side, device=device, requires_grad=True)
+    convolution = torch.nn.Conv2d(ch, ch, 3, padding=1, device=device)
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        convolution(x).sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    seconds()  # the first has its preparations
+    return 3 * 2 * 9 * ch**2 * batch_size * side**2 / min(seconds(), seconds())
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on the device; on the CPU, what the system and the control group of
+    this process (a container's) leave."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(int(psutil.virtual_memory().available), _free_in_group(Path("/sys/fs/cgroup")))
+
+
+def free_disk(path: Path) -> int:
+    """Bytes free where `path` is, or will be made."""
+    existing = next(
+        place for place in (path.absolute(), *path.absolute().parents) if place.exists()
+    )
+    return shutil.disk_usage(existing).free
+
+
+def _fields(config: Config, num_images: int) -> tuple[int, int]:
+    """Bytes that the fields of the pre-computation take in memory, and those of scores.npz."""
+    each = _image_bytes(config) * config.diffusion.num_timesteps
+    many = 5 * each * num_images > precomputation.IN_MEMORY
+    kept = each * (min(num_images, precomputation.SHOWN) if many else num_images)
+    rest = precomputation.IN_MEMORY if many else 0  # log-densities, and a block of all fields
+    return 8 * kept + rest, 3 * kept  # in float64 with their intermediates; three in float32
+
+
+def _image_bytes(config: AnyConfig) -> int:
+    h, w = config.data_loader.image_size
+    return _FLOAT * config.data_loader.channels * h * w
+
+
+def _free_in_group(group: Path) -> int:
+    try:
+        limit = (group / "memory.max").read_text(encoding="utf-8").strip()
+        used = int((group / "memory.current").read_text(encoding="utf-8"))
+        statistics = dict(
+            line.split()
+            for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+        )
+        return int(limit) - used + int(statistics.get("inactive_file", 0))
+    except (OSError, ValueError):  # no such group, or "max": no limit
+        return 2**63
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The largest number of bytes of tensors, made inside, that were alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._seen:
+            self._seen.add(storage)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+def readable(count: int) -> str:
+    """A number of bytes in MiB or GiB."""
+    value, unit = (count / 2**30, "GiB") if count >= 2**30 else (count / 2**20, "MiB")
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    hours = seconds / 3600
+    return f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"

@@ -1,0 +1,1 @@
+"""The training loop: its steps, its state, its checkpoints, its signals."""
