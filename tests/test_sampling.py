@@ -1,4 +1,7 @@
 import math
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -9,15 +12,17 @@ from score_embedding.errors import DivergenceError
 from score_embedding.methods.samplers import (
     SNAPSHOTS,
     Samples,
+    batches,
     denoised,
+    describe,
     draw,
     generator_of,
-    heun,
-    noise_level_times,
-    rk45,
+    in_batches,
     start,
     start_std,
 )
+from score_embedding.methods.samplers.heun import heun, noise_level_times
+from score_embedding.methods.samplers.rk45 import rk45
 from score_embedding.sde import VarianceExploding
 
 EPS, MU, S0 = 1e-3, 0.4, 0.3
@@ -256,6 +261,7 @@ def test_draw_does_what_the_sample_section_says(options, nfe, generator):
     samples = draw(GaussianScore(5.0), images, sde, options, EPS, seed=9)
     weight = 0.6 if options.type == "conditional" else None
     x = start(images, start_std(sde, options), 9, weight)
+    assert describe(options).startswith("Heun" if options.solver == "heun" else "RK45, tolerance")
     if options.solver == "heun":
         expected = heun(GaussianScore(5.0), sde, x, EPS, options.steps)
     else:
@@ -278,3 +284,102 @@ def test_denoising_ends_with_the_posterior_mean_of_the_gaussian(sigma, x1):
     assert torch.equal(after.path[:-1], before.path[:-1])
     assert torch.equal(after.path[-1], after.x)
     assert (after.nfe, score.times) == (8, [eps])
+
+
+# Many images, in batches
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "expected"),
+    [
+        (64, (32, 32), [(0, 64)]),
+        (130, (32, 32), [(0, 64), (64, 128), (128, 130)]),
+        (3, (256, 256), [(0, 1), (1, 2), (2, 3)]),
+        (2, (512, 300), [(0, 1), (1, 2)]),  # at least one at a time
+        (1, (1, 2**17), [(0, 1)]),
+        (0, (8, 8), []),
+    ],
+)
+def test_batches_are_of_a_fixed_number_of_pixels(n, size, expected):
+    assert list(batches(n, size)) == expected
+
+
+OPTIONS = Sample(solver="heun", steps=20, prior="matched", denoise=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [OPTIONS, Sample(solver="heun", steps=3, type="conditional", conditional_weight=0.6)],
+)
+def test_images_sampled_in_batches_are_those_sampled_at_once(options, generator):
+    images, sde = torch.rand(10, 3, 128, 128, generator=generator), VarianceExploding(5.0)
+    sizes = []
+
+    def part(first, last):
+        sizes.append(last - first)
+        score = GaussianScore(5.0)
+        return draw(score, images[first:last], sde, options, EPS, seed=9, first=first)
+
+    together = draw(GaussianScore(5.0), images, sde, options, EPS, seed=9)
+    divided = in_batches(part, 10, (128, 128))
+    assert sizes == [4, 4, 2]
+    assert torch.equal(divided.x, together.x)
+    assert torch.equal(divided.path, together.path)
+    assert torch.equal(divided.path_times, together.path_times)
+    assert divided.nfe == together.nfe
+
+
+def test_the_evaluations_of_batches_are_those_of_the_most_demanding_one():
+    images, sde = torch.zeros(3, 1, 256, 256), VarianceExploding(2.0)
+    images[1] = 100.0
+    options = Sample(solver="rk45", type="conditional", conditional_weight=0.9)
+    counts = []
+
+    def part(first, last):
+        score = GaussianScore(2.0)
+        samples = draw(score, images[first:last], sde, options, EPS, seed=0, first=first)
+        counts.append(samples.nfe)
+        return samples
+
+    assert in_batches(part, 3, (256, 256)).nfe == max(counts) > min(counts)
+
+
+def test_no_images_have_no_samples():
+    with pytest.raises(ValueError, match="no images"):
+        in_batches(lambda *_: None, 0, (8, 8))
+
+
+PEAK = """
+    import sys, torch
+    from score_embedding.config.sections import Sample
+    from score_embedding.methods.samplers import draw, in_batches
+    from score_embedding.sde import VarianceExploding
+
+    def peak():
+        with open("/proc/self/status") as file:
+            (line,) = [line for line in file if line.startswith("VmHWM")]
+        return 1024 * int(line.split()[1])
+
+    images, sde = torch.zeros(384, 3, 32, 32), VarianceExploding(2.0)
+    forward, back = (torch.nn.Conv2d(*ends, 3, padding=1) for ends in ((3, 64), (64, 3)))
+
+    def sample(n, solver):
+        options = Sample(solver=solver, steps=10, tolerance=0.1)
+        score = lambda x, t: -back(forward(x).relu()) / 100
+        part = lambda a, b: draw(score, images[a:b], sde, options, 1e-3, 0, a)
+        return in_batches(part, n, (32, 32))
+
+    for n in (64, 384):
+        before = peak()
+        results = [sample(n, solver) for solver in ("heun", "rk45")]
+    size = sum(samples.x.nbytes + samples.path.nbytes for samples in results)
+    print((peak() - before - size) / 2**20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory as Linux reports it")
+def test_the_memory_of_sampling_is_that_of_a_batch_and_the_results():
+    command = [sys.executable, "-c", textwrap.dedent(PEAK)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # The features of one batch of 64 take 16 MiB, those of all 384 images 96 MiB.
+    assert float(done.stdout) < 32

@@ -8,8 +8,8 @@ from .fokker_planck.operators.drift import AffineDrift as AffineDrift
 from .fokker_planck.pixel_density import log_density as log_density
 from .fokker_planck.solution import Solution as Solution
 from .fokker_planck.solve import solve as solve
-from .methods.samplers import heun as heun
-from .methods.samplers import rk45 as rk45
+from .methods.samplers.heun import heun as heun
+from .methods.samplers.rk45 import rk45 as rk45
 from .restoration.denoising import denoise as denoise
 from .restoration.denoising import inpaint as inpaint
 from .sde import VarianceExploding as VarianceExploding

@@ -47,6 +47,7 @@ _SCHEMES = "score_embedding.fokker_planck.schemes"
 _DENSITIES = "score_embedding.densities"
 _DATA = "score_embedding.data"
 _METHODS = "score_embedding.methods"
+_SAMPLERS = f"{_METHODS}.samplers"
 
 # diffusion.scheme: how the Fokker-Planck equation is solved.
 SCHEMES = {
@@ -78,6 +79,12 @@ DATASETS = {
     ),
     "folder": DatasetKind(f"{_DATA}.files", "all image files of folders", True, "path"),
     "files": DatasetKind(f"{_DATA}.files", "image files", True, "path"),
+}
+
+# sample.solver: how the probability flow is integrated.
+SAMPLERS = {
+    "rk45": Kind(f"{_SAMPLERS}.rk45", "adaptive Runge-Kutta of order 5(4), the paper's"),
+    "heun": Kind(f"{_SAMPLERS}.heun", "Heun's method, a fixed number of steps"),
 }
 
 

@@ -6,6 +6,7 @@ The keys below a line `ours` are additions to the official layout. Numbers may b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,6 +17,10 @@ from pydantic import (
     field_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
+
+from score_embedding import kinds
+from score_embedding.kinds import Kind
 
 Dataset = Literal["cifar", "celeb", "imagenet", "sample", "folder", "files"]
 Prior = Literal["unit", "matched"]  # N(0, I), the paper's, or N(0, std^2 I) of the SDE's end
@@ -33,6 +38,21 @@ def _off(value: Any) -> Any:
 
 def _height_width(value: Any) -> Any:
     return (value, value) if isinstance(value, int | str) else value
+
+
+def _one_of(table: Mapping[str, Kind]) -> BeforeValidator:
+    """A name of the table; the error is the one that pydantic has for a Literal."""
+    *others, last = (repr(name) for name in table)
+    expected = f"{', '.join(others)} or {last}" if others else last
+
+    def check(value: Any) -> Any:
+        if not (isinstance(value, str) and value in table):
+            raise PydanticCustomError(
+                "literal_error", "Input should be {expected}", {"expected": expected}
+            )
+        return value
+
+    return BeforeValidator(check)
 
 
 def _list(value: Any) -> Any:
@@ -242,7 +262,7 @@ class Sample(Start):
     """Where the probability flow starts and who integrates it."""
 
     # ours
-    solver: Literal["rk45", "heun"] = "rk45"
+    solver: Annotated[str, _one_of(kinds.SAMPLERS)] = "rk45"
     tolerance: Positive = 1e-3  # rk45: relative and absolute
     steps: Count = 10  # heun
     denoise: bool = False  # end with the posterior mean x + std(eps)^2 score
