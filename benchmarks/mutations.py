@@ -98,8 +98,8 @@ MUTATIONS = (
     Mutation(
         "score: components subtracted, not added",
         DIFFERENCES,
-        "return sum(others, start=first)",
-        "return sum(others, start=-first)",
+        "return sum(others, start=first).to",
+        "return sum(others, start=-first).to",
         ("gradient",),
     ),
     Mutation(
@@ -210,9 +210,9 @@ MUTATIONS = (
         ("fokker_planck",),
     ),
     Mutation(
-        "spectral: first entry recomputed, not m0 to the bit",
+        "spectral: first entry recomputed, not m0 bit for bit",
         SPECTRAL,
-        "log_density[:, 0] = m0  # to the bit, not to round-off",
+        "log_density[:, 0] = m0  # bit for bit, not to round-off",
         "pass",
         ("fokker_planck",),
     ),

@@ -54,18 +54,20 @@ Solver = Callable[[Tensor], Any]
 SOLVERS: dict[str, Solver] = {
     "spectral, float32": lambda m0: solve(m0.to(torch.float32), SDE, TIMES),
     "spectral, float64": lambda m0: solve(m0, SDE, TIMES),
-    "implicit, iterative": lambda m0: solve(m0, SDE, TIMES, "implicit"),
-    "implicit, direct": lambda m0: solve(m0, SDE, TIMES, "implicit", linear="direct"),
-    "krylov": lambda m0: solve(m0, SDE, TIMES, "krylov"),
-    "published": lambda m0: solve(m0, SDE, TIMES, "published"),
+    "implicit, iterative": lambda m0: solve(m0, SDE, TIMES, scheme="implicit"),
+    "implicit, direct": lambda m0: solve(m0, SDE, TIMES, scheme="implicit", linear="direct"),
+    "krylov": lambda m0: solve(m0, SDE, TIMES, scheme="krylov"),
+    "published": lambda m0: solve(m0, SDE, TIMES, scheme="published"),
 }
 
 
 def densities(n: int, size: int) -> Tensor:
     """Log-densities of n crops of photographs, (n, 3, size, size)."""
     if size == 256:  # the photographs are too small for crops of that size
-        return log_density(crops(n, 128).repeat_interleave(2, 2).repeat_interleave(2, 3), "binned")
-    return log_density(crops(n, size), "binned")
+        return log_density(
+            crops(n, 128).repeat_interleave(2, 2).repeat_interleave(2, 3), method="binned"
+        )
+    return log_density(crops(n, size), method="binned")
 
 
 # Ratios
@@ -80,7 +82,7 @@ def against_published() -> list[Row]:
         many = m0.to(torch.float32)
         seconds = in_turns(
             {
-                "published": lambda one=one: solve(one.double(), SDE, TIMES, "published"),
+                "published": lambda one=one: solve(one.double(), SDE, TIMES, scheme="published"),
                 "alone": lambda one=one: solve(one, SDE, TIMES),
                 "batch": lambda many=many: solve(many, SDE, TIMES),
             },
@@ -283,13 +285,13 @@ def errors() -> list[Row]:
             ("implicit", "implicit"),
             ("published", "published"),
         ):
-            m = solve(m0, SDE, TIMES, scheme, dh=dh).log_density[:, -1]
+            m = solve(m0, SDE, TIMES, scheme=scheme, dh=dh).log_density[:, -1]
             row[name] = float((m - exact).abs().max())
         single = solve(m0.to(torch.float32), SDE, TIMES, dh=dh).log_density[:, -1]
         row["spectral, float32"] = float((single.double() - exact).abs().max())
         for count in (80, 320):
             times = torch.linspace(1e-3, 1.0, count, dtype=torch.float64)
-            m = solve(m0, SDE, times, "implicit", dh=dh).log_density[:, -1]
+            m = solve(m0, SDE, times, scheme="implicit", dh=dh).log_density[:, -1]
             row[f"implicit, N = {count}"] = float((m - exact).abs().max())
         rows.append(row)
     return rows

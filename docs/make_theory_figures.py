@@ -36,7 +36,7 @@ def schemes():
     """log p of one channel by three schemes, over time."""
     m0, shown = photograph_density(), (0, 4, 9, 14, 19)
     fields = {
-        name: se.solve(m0, SDE, TIMES, name).log_density[0, :, 0].numpy()
+        name: se.solve(m0, SDE, TIMES, scheme=name).log_density[0, :, 0].numpy()
         for name in ("spectral", "implicit", "published")
     }
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
@@ -80,7 +80,7 @@ def orders():
         space[name] = []
         for n in sizes:
             times = torch.linspace(0, end, 2 + n**2 // 8, dtype=torch.float64)
-            m = se.solve(cosine(n, 0), brownian, times, name, dh=1 / n, tolerance=1e-10)
+            m = se.solve(cosine(n, 0), brownian, times, scheme=name, dh=1 / n, tolerance=1e-10)
             space[name].append(float((m.log_density[:, -1] - cosine(n, end)).abs().max()))
     counts = [5, 10, 20, 40, 80]
     m0 = cosine(16, 0)
@@ -88,7 +88,7 @@ def orders():
     time_errors = {"implicit": []}
     for count in counts:
         times = torch.linspace(0, end, count + 1, dtype=torch.float64)
-        m = se.solve(m0, brownian, times, "implicit", dh=1 / 16, tolerance=1e-12).log_density
+        m = se.solve(m0, brownian, times, scheme="implicit", dh=1 / 16, tolerance=1e-12).log_density
         time_errors["implicit"].append(float((m[:, -1] - fine).abs().max()))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.0), layout="constrained")
@@ -125,7 +125,7 @@ def richardson(m0, sde, end):
             m0,
             sde,
             torch.linspace(0, end, count + 1, dtype=torch.float64),
-            "implicit",
+            scheme="implicit",
             dh=1 / 16,
             tolerance=1e-12,
         ).log_density[:, -1]
@@ -166,7 +166,9 @@ def gap():
             for count, style in ((20, "-"), (160, "--")):
                 times = torch.linspace(1e-3, 1.0, count, dtype=torch.float64)
                 a, b = (
-                    se.solve(finer, SDE, times, name, dh=1 / factor, tolerance=1e-7).log_density
+                    se.solve(
+                        finer, SDE, times, scheme=name, dh=1 / factor, tolerance=1e-7
+                    ).log_density
                     for name in ("spectral", "implicit")
                 )
                 apart = (a - b).square().mean(dim=(0, 2, 3, 4)).sqrt()
@@ -193,9 +195,9 @@ def stability():
         axes = figure.subplots(1, 2, sharey=True)
         for axis, scale in zip(axes, (1, 10), strict=True):
             m0, N = scale * photograph_density(), len(TIMES)
-            solution = se.solve(m0, SDE, TIMES, "published")
+            solution = se.solve(m0, SDE, TIMES, scheme="published")
             g2 = SDE.g(TIMES) ** 2
-            largest = solution.score.abs().amax(dim=(0, 2, 3, 4))
+            largest = solution.score().abs().amax(dim=(0, 2, 3, 4))
             axis.semilogy(TIMES[1:], largest[1:], label="largest |s|")
             axis.semilogy(TIMES[1:], 2 + N / g2[1:], label="regular below 2/dh + dh/(g² dt)")
             axis.axhline(2, color="C2", label="no growth below 2/dh")

@@ -34,14 +34,14 @@ def density_along_the_line(channel, partner):
 @pytest.mark.parametrize("shape", [(1, 1, 9, 9), (2, 3, 8, 13), (1, 3, 13, 8), (1, 1, 2, 40)])
 def test_exact_is_scipys_estimate_of_random_images(shape, generator):
     images = torch.rand(shape, generator=generator, dtype=torch.float64)
-    m0 = log_density(images, "exact")
+    m0 = log_density(images, method="exact")
     expected = torch.stack([scipy_log_density(channel) for channel in images.flatten(0, 1)])
     torch.testing.assert_close(m0, expected.reshape(shape), rtol=0, atol=1e-9)
 
 
 def test_exact_is_scipys_estimate_of_photographs_in_more_than_one_block(photographs):
     images = photographs(24, 32, n=2)
-    m0 = log_density(images, "exact")
+    m0 = log_density(images, method="exact")
     for image, m in zip(images.flatten(0, 1), m0.flatten(0, 1), strict=True):
         torch.testing.assert_close(m, scipy_log_density(image), rtol=0, atol=1e-9)
 
@@ -49,45 +49,47 @@ def test_exact_is_scipys_estimate_of_photographs_in_more_than_one_block(photogra
 @pytest.mark.parametrize("size", [32, 64])
 def test_binned_is_within_its_stated_error_on_photographs(size, photographs):
     images = photographs(size, n=4 if size == 32 else 1)
-    difference = log_density(images, "binned") - log_density(images, "exact")
+    difference = log_density(images, method="binned") - log_density(images, method="exact")
     assert 0 < float(difference.abs().max()) < 0.02
     assert float(difference.mean(dim=(2, 3)).abs().max()) < 0.001
 
 
 def test_binned_serves_more_channels_than_one_chunk(photographs):
     images = photographs(16, 24)
-    m0 = log_density(images, "binned")
+    m0 = log_density(images, method="binned")
     for image, m in zip(images, m0, strict=True):
-        torch.testing.assert_close(log_density(image[None], "binned")[0], m, rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            log_density(image[None], method="binned")[0], m, rtol=0, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1e6, -1e-200])
 def test_a_constant_channel_has_log_density_zero(method, value):
-    m0 = log_density(torch.full((1, 2, 7, 5), value, dtype=torch.float64), method)
+    m0 = log_density(torch.full((1, 2, 7, 5), value, dtype=torch.float64), method=method)
     assert torch.equal(m0, torch.zeros(1, 2, 7, 5, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_constant_channel_leaves_its_neighbours_alone(method, photographs):
     image = photographs(16, n=1).clone()
-    alone = log_density(image, method)
+    alone = log_density(image, method=method)
     image[0, 1] = 0.1
-    m0 = log_density(image, method)
+    m0 = log_density(image, method=method)
     assert not m0[0, 1].any()
     torch.testing.assert_close(m0[0, [0, 2]], alone[0, [0, 2]], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_single_pixel_has_log_density_zero(method):
-    assert float(log_density(torch.tensor([[[[0.3]]]]), method)) == 0
+    assert float(log_density(torch.tensor([[[[0.3]]]]), method=method)) == 0
 
 
 @pytest.mark.parametrize(("method", "atol"), [("exact", 1e-9), ("binned", 0.02)])
 @pytest.mark.parametrize("shape", [(1, 40), (40, 1)])
 def test_a_line_of_pixels_gets_the_density_along_the_diagonal(method, atol, shape, generator):
     line = torch.rand(shape, generator=generator, dtype=torch.float64)
-    m0 = log_density(line[None, None], method)[0, 0]
+    m0 = log_density(line[None, None], method=method)[0, 0]
     torch.testing.assert_close(m0, density_along_the_line(line, line), rtol=0, atol=atol)
     along = math.sqrt(2) * line.flatten().numpy()
     expected = gaussian_kde(along, bw_method=40 ** (-1 / 6)).logpdf(along).reshape(shape)
@@ -101,7 +103,7 @@ def test_a_channel_that_is_plus_or_minus_its_transpose_has_its_pairs_on_a_line(
 ):
     channel = torch.rand(7, 7, generator=generator, dtype=torch.float64)
     channel = channel + sign * channel.T
-    m0 = log_density(channel[None, None], method)[0, 0]
+    m0 = log_density(channel[None, None], method=method)[0, 0]
     expected = density_along_the_line(channel, channel.T)
     torch.testing.assert_close(m0, expected, rtol=0, atol=atol)
 
@@ -110,7 +112,7 @@ def test_a_channel_that_is_plus_or_minus_its_transpose_has_its_pairs_on_a_line(
 @pytest.mark.parametrize(("scale", "shift"), [(255.0, 0.0), (-2.0, 1.0), (1e-4, 0.0), (1.0, 40.0)])
 def test_an_affine_change_of_scale_only_adds_a_constant(method, scale, shift, photographs):
     image = photographs(16, 12, n=1)
-    change = log_density(scale * image + shift, method) - log_density(image, method)
+    change = log_density(scale * image + shift, method=method) - log_density(image, method=method)
     expected = torch.full_like(change, -2 * math.log(abs(scale)))
     # The signs of the principal axes are arbitrary; they mirror the bins of the binned estimate.
     atol = 0.02 if method == "binned" else 1e-6
@@ -142,7 +144,7 @@ def test_the_images_are_left_unchanged(photographs):
     images = photographs(8, n=1)
     before = images.clone()
     for method in METHODS:
-        log_density(images, method)
+        log_density(images, method=method)
     assert torch.equal(images, before)
 
 
@@ -161,11 +163,11 @@ def test_another_number_of_dimensions_is_refused():
 
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="method must be"):
-        log_density(torch.rand(1, 1, 4, 4), "fast")
+        log_density(torch.rand(1, 1, 4, 4), method="fast")
 
 
 def test_binned_copes_with_one_bright_pixel_on_a_dark_large_image(generator):
     image = 1e-3 * torch.rand(1, 1, 96, 96, dtype=torch.float64, generator=generator)
     image[0, 0, 40, 30] = 1.0
-    difference = log_density(image, "binned") - log_density(image, "exact")
+    difference = log_density(image, method="binned") - log_density(image, method="exact")
     assert difference.abs().max() < 0.02

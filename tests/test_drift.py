@@ -138,7 +138,9 @@ def test_a_field_of_another_shape_or_not_finite_is_refused(drift, message):
     with pytest.raises(ValueError, match=message):
         field_at(drift, 0.0, (4, 3), 1.0, CPU)
     with pytest.raises(ValueError, match=message):
-        solve(torch.zeros(1, 1, 4, 3), VarianceExploding(2.0), TIMES, "implicit", drift=drift)
+        solve(
+            torch.zeros(1, 1, 4, 3), VarianceExploding(2.0), TIMES, scheme="implicit", drift=drift
+        )
 
 
 # --- affine drift ------------------------------------------------------------------------------
@@ -163,7 +165,13 @@ def test_affine_drifts_of_one_rate_are_equal():
 @pytest.mark.parametrize("scheme", ["spectral", "implicit"])
 def test_a_rate_that_is_not_finite_is_refused(rate, scheme):
     with pytest.raises(ValueError, match=r"NaN|finite"):
-        solve(torch.zeros(1, 1, 5), VarianceExploding(2.0), TIMES, scheme, drift=AffineDrift(rate))
+        solve(
+            torch.zeros(1, 1, 5),
+            VarianceExploding(2.0),
+            TIMES,
+            scheme=scheme,
+            drift=AffineDrift(rate),
+        )
 
 
 # --- what a scheme does not know ---------------------------------------------------------------
@@ -182,7 +190,7 @@ def test_spectral_refuses_a_drift_that_it_does_not_know(drift, boundary):
     message = "knows no drift but an AffineDrift between reflecting walls; use implicit"
     m0, sde = torch.zeros(1, 1, 4, 4), VarianceExploding(2.0)
     with pytest.raises(ValueError, match=message):
-        solve(m0, sde, TIMES, "spectral", boundary=boundary, drift=drift)
+        solve(m0, sde, TIMES, scheme="spectral", boundary=boundary, drift=drift)
 
 
 @pytest.mark.parametrize(
@@ -198,4 +206,4 @@ def test_spectral_refuses_a_drift_that_it_does_not_know(drift, boundary):
 def test_published_refuses_a_drift_a_boundary_and_other_grids(shape, arguments):
     message = r"knows only \(n, c, h, w\), no drift and no choice of boundary; use implicit"
     with pytest.raises(ValueError, match=message):
-        solve(torch.zeros(shape), VarianceExploding(2.0), TIMES, "published", **arguments)
+        solve(torch.zeros(shape), VarianceExploding(2.0), TIMES, scheme="published", **arguments)

@@ -166,7 +166,7 @@ def test_spectral_of_many_images_is_the_same_in_every_chunk(generator):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_first_entry_is_m0_to_the_bit(scheme, m0):
     for start in (m0, m0.to(torch.float32)):
-        solution = solve(start, VarianceExploding(2.0), TIMES, scheme, tolerance=1e-6)
+        solution = solve(start, VarianceExploding(2.0), TIMES, scheme=scheme, tolerance=1e-6)
         assert torch.equal(solution.log_density[:, 0], start)
         assert solution.log_density.dtype == start.dtype
         assert solution.log_density.shape == (2, 4, 3, 5, 8)
@@ -174,7 +174,7 @@ def test_the_first_entry_is_m0_to_the_bit(scheme, m0):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_one_time_only_is_m0_alone(scheme, m0):
-    solution = solve(m0, VarianceExploding(2.0), TIMES[1:2], scheme)
+    solution = solve(m0, VarianceExploding(2.0), TIMES[1:2], scheme=scheme)
     assert torch.equal(solution.log_density, m0[:, None])
     assert solution.diagnostics.iterations == []
 
@@ -183,25 +183,27 @@ def test_one_time_only_is_m0_alone(scheme, m0):
 @pytest.mark.parametrize("value", [0.0, -7.3, 1234.5])
 def test_a_constant_stays_itself(scheme, value):
     m0 = torch.full((1, 2, 4, 6), value, dtype=torch.float64)
-    m = solve(m0, VarianceExploding(5.0), TIMES, scheme).log_density
+    m = solve(m0, VarianceExploding(5.0), TIMES, scheme=scheme).log_density
     torch.testing.assert_close(m, m0[:, None].expand_as(m), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_adding_a_constant_to_m0_adds_it_to_the_solution(scheme, m0):
     sde = VarianceExploding(2.0)
-    m = solve(m0, sde, TIMES, scheme, tolerance=1e-12).log_density
-    shifted = solve(m0 + 3, sde, TIMES, scheme, tolerance=1e-12).log_density
+    m = solve(m0, sde, TIMES, scheme=scheme, tolerance=1e-12).log_density
+    shifted = solve(m0 + 3, sde, TIMES, scheme=scheme, tolerance=1e-12).log_density
     torch.testing.assert_close(shifted, m + 3, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_batch_is_its_single_channels(scheme, m0):
     sde = VarianceExploding(2.0)
-    together = solve(m0, sde, TIMES, scheme).log_density
+    together = solve(m0, sde, TIMES, scheme=scheme).log_density
     for i in range(2):
         for channel in range(3):
-            alone = solve(m0[i, channel][None, None], sde, TIMES, scheme).log_density[0, :, 0]
+            alone = solve(m0[i, channel][None, None], sde, TIMES, scheme=scheme).log_density[
+                0, :, 0
+            ]
             torch.testing.assert_close(together[i, :, channel], alone, rtol=0, atol=1e-11)
 
 
@@ -211,8 +213,8 @@ def test_a_batch_is_its_single_channels(scheme, m0):
 )
 def test_transposing_or_flipping_m0_does_the_same_to_the_solution(scheme, change, m0):
     sde = VarianceExploding(2.0)
-    m = solve(m0, sde, TIMES, scheme, tolerance=1e-12).log_density
-    changed = solve(change(m0), sde, TIMES, scheme, tolerance=1e-12).log_density
+    m = solve(m0, sde, TIMES, scheme=scheme, tolerance=1e-12).log_density
+    changed = solve(change(m0), sde, TIMES, scheme=scheme, tolerance=1e-12).log_density
     torch.testing.assert_close(changed, change(m), rtol=0, atol=1e-9)
 
 
@@ -220,7 +222,7 @@ def test_transposing_or_flipping_m0_does_the_same_to_the_solution(scheme, change
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (2, 2)])
 def test_the_smallest_grids_are_solved(scheme, shape, generator):
     m0 = torch.randn(1, 1, *shape, generator=generator, dtype=torch.float64)
-    m = solve(m0, VarianceExploding(1.5), TIMES, scheme).log_density
+    m = solve(m0, VarianceExploding(1.5), TIMES, scheme=scheme).log_density
     assert torch.isfinite(m).all()
     if shape == (1, 1):
         torch.testing.assert_close(m, m0[:, None].expand_as(m), rtol=0, atol=1e-14)
@@ -229,24 +231,31 @@ def test_the_smallest_grids_are_solved(scheme, shape, generator):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_numpy_and_tensors_agree_and_m0_is_left_unchanged(scheme, m0):
     before, sde = m0.clone(), VarianceExploding(2.0)
-    from_numpy = solve(m0.numpy(), sde, TIMES.numpy(), scheme)
-    assert torch.equal(from_numpy.log_density, solve(m0, sde, TIMES, scheme).log_density)
+    from_numpy = solve(m0.numpy(), sde, TIMES.numpy(), scheme=scheme)
+    assert torch.equal(from_numpy.log_density, solve(m0, sde, TIMES, scheme=scheme).log_density)
     assert torch.equal(from_numpy.times, TIMES)
     assert torch.equal(m0, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_half_precision_is_solved_in_float64(scheme, m0):
-    m = solve(m0.half(), VarianceExploding(2.0), TIMES, scheme).log_density
-    expected = solve(m0.half().double(), VarianceExploding(2.0), TIMES, scheme).log_density
-    torch.testing.assert_close(m, expected, rtol=0, atol=1e-12)
+def test_half_precision_is_solved_in_float32_and_returned(scheme, dtype, m0):
+    half, sde = m0.to(dtype), VarianceExploding(2.0)
+    m = solve(half, sde, TIMES, scheme=scheme).log_density
+    assert m.dtype == dtype
+    assert torch.equal(m[:, 0], half)
+    expected = solve(half.double(), sde, TIMES, scheme=scheme).log_density
+    rounding = torch.finfo(dtype).eps / 2
+    torch.testing.assert_close(m.double(), expected, rtol=1.01 * rounding, atol=1e-5)
 
 
 @pytest.mark.parametrize("dh", [1.0, 0.7])
 def test_an_implicit_step_solves_the_discrete_equation(dh, generator):
     m0 = torch.randn(1, 2, 6, 9, generator=generator, dtype=torch.float64)
     times = torch.tensor([0.1, 0.25, 0.5], dtype=torch.float64)
-    m = solve(m0, VarianceExploding(2.0), times, "implicit", dh=dh, tolerance=1e-13).log_density
+    m = solve(
+        m0, VarianceExploding(2.0), times, scheme="implicit", dh=dh, tolerance=1e-13
+    ).log_density
     for n, step in enumerate(np.diff(diffusion_times(2.0, times))):
         for before, after in zip(m[0, n].numpy(), m[0, n + 1].numpy(), strict=True):
             residual = after - before - step / 2 * right_side_by_loops(after, dh)
@@ -269,7 +278,7 @@ def test_implicit_is_first_order_in_time():
     errors, steps = [], [4, 8, 16, 32, 64]
     for count in steps:
         times = torch.linspace(0, 1, count + 1, dtype=torch.float64)
-        m = solve(m0[None, None], BROWNIAN, times, "implicit", tolerance=1e-12).log_density
+        m = solve(m0[None, None], BROWNIAN, times, scheme="implicit", tolerance=1e-12).log_density
         errors.append(float((m[0, -1, 0] - expected).abs().max()))
     assert slope(steps, errors) == pytest.approx(-1, abs=0.1)
 
@@ -283,7 +292,9 @@ def test_both_schemes_converge_to_the_heat_equation_at_second_order_in_space():
         x = (torch.arange(n, dtype=torch.float64) + 0.5) / n
         p = 1 + amplitude * math.exp(-tau / 2 * math.pi**2) * torch.cos(math.pi * x)
         by_spectral, by_implicit = (
-            solve(m0, BROWNIAN, times, scheme, dh=1 / n, tolerance=1e-11).log_density[0, -1, 0]
+            solve(m0, BROWNIAN, times, scheme=scheme, dh=1 / n, tolerance=1e-11).log_density[
+                0, -1, 0
+            ]
             for scheme in SCHEMES
         )
         expected = p.log()[:, None].expand(n, 3)
@@ -296,13 +307,13 @@ def test_both_schemes_converge_to_the_heat_equation_at_second_order_in_space():
 
 def test_diagnostics_of_implicit_hold_the_iterations_of_the_slowest_channel(m0):
     sde, tolerance = VarianceExploding(2.0), 1e-7
-    diagnostics = solve(m0, sde, TIMES, "implicit", dh=2.0, tolerance=tolerance).diagnostics
+    diagnostics = solve(m0, sde, TIMES, scheme="implicit", dh=2.0, tolerance=tolerance).diagnostics
     assert (diagnostics.scheme, diagnostics.dh, diagnostics.tolerance) == ("implicit", 2.0, 1e-7)
     assert diagnostics.iterations == [len(step) for step in diagnostics.residuals]
     assert len(diagnostics.iterations) == 3
     assert all(step[-1] <= tolerance < min(step[:-1]) for step in diagnostics.residuals)
     alone = [
-        solve(channel[None, None], sde, TIMES, "implicit", dh=2.0, tolerance=tolerance)
+        solve(channel[None, None], sde, TIMES, scheme="implicit", dh=2.0, tolerance=tolerance)
         for channel in m0.flatten(0, 1)
     ]
     slowest = np.max([solution.diagnostics.iterations for solution in alone], axis=0)
@@ -322,7 +333,7 @@ def test_an_implicit_step_too_long_for_its_density_raises_with_its_residuals(m0)
     with pytest.raises(
         ConvergenceError, match=r"channel \d, step 1.*take more time steps"
     ) as raised:
-        solve(10 * m0, VarianceExploding(5.0), TIMES[[0, -1]], "implicit")
+        solve(10 * m0, VarianceExploding(5.0), TIMES[[0, -1]], scheme="implicit")
     residuals = raised.value.residuals
     assert len(residuals) == implicit.MAX_ITERATIONS
     assert min(residuals) > 2e-8
@@ -331,7 +342,7 @@ def test_an_implicit_step_too_long_for_its_density_raises_with_its_residuals(m0)
 def test_an_implicit_step_out_of_iterations_raises_with_its_residuals(m0, monkeypatch):
     monkeypatch.setattr(implicit, "MAX_ITERATIONS", 2)
     with pytest.raises(ConvergenceError, match=r"channel 0, step 1.*after 2 iterations") as raised:
-        solve(m0, VarianceExploding(5.0), TIMES, "implicit", tolerance=1e-12)
+        solve(m0, VarianceExploding(5.0), TIMES, scheme="implicit", tolerance=1e-12)
     residuals = raised.value.residuals
     assert len(residuals) == 2
     assert min(residuals) > 1e-12

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from score_embedding.fokker_planck.solve import gradient, score
+from score_embedding.fokker_planck.operators.differences import gradient, score
 
 BOUNDARIES = ["reflect", "zero"]
 
@@ -33,10 +33,10 @@ def test_a_ramp_has_slope_one_inside_and_half_at_reflecting_walls(dh):
     ramp = dh * torch.arange(6, dtype=torch.float64)
     expected = torch.tensor([0.5, 1, 1, 1, 1, 0.5], dtype=torch.float64)
     across = torch.zeros(6, 5, dtype=torch.float64)
-    along_h, along_w = gradient(ramp[:, None].expand(6, 5), dh)
+    along_h, along_w = gradient(ramp[:, None].expand(6, 5), dh=dh)
     assert torch.equal(along_h, expected[:, None].expand(6, 5))
     assert torch.equal(along_w, across)
-    along_h, along_w = gradient(ramp.expand(5, 6), dh)
+    along_h, along_w = gradient(ramp.expand(5, 6), dh=dh)
     assert torch.equal(along_h, across.T)
     assert torch.equal(along_w, expected.expand(5, 6))
 
@@ -53,7 +53,7 @@ def test_zero_padding_takes_zero_beyond_the_edge():
 @pytest.mark.parametrize("shape", [(2, 2, 3, 4, 6), (5, 3), (1, 1, 7), (2, 1)])
 def test_gradient_and_score_are_the_loops(boundary, dh, shape, generator):
     m = torch.randn(shape, generator=generator, dtype=torch.float64)
-    along_h, along_w = gradient(m, dh, boundary)
+    along_h, along_w = gradient(m, dh=dh, boundary=boundary)
     total = score(m, dh, boundary)
     assert along_h.shape == along_w.shape == total.shape == m.shape
     fields = (x.reshape(-1, *shape[-2:]) for x in (m, along_h, along_w, total))
@@ -120,7 +120,10 @@ def difference_by_loops(m, axis, dh, boundary):
 def test_gradient_and_score_of_any_dimension_are_the_loops(boundary, dh, grid, generator):
     dims = len(grid)
     m = torch.randn(2, 3, *grid, generator=generator, dtype=torch.float64)
-    parts, total = gradient(m, dh, boundary, dims=dims), score(m, dh, boundary, dims=dims)
+    parts, total = (
+        gradient(m, dh=dh, boundary=boundary, dims=dims),
+        score(m, dh, boundary, dims=dims),
+    )
     assert len(parts) == dims
     assert all(part.shape == m.shape for part in (*parts, total))
     for image, channel in np.ndindex(2, 3):
@@ -134,7 +137,7 @@ def test_gradient_and_score_of_any_dimension_are_the_loops(boundary, dh, grid, g
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_fewer_dims_are_the_last_axes(boundary, generator):
     m = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
-    by_dims = [gradient(m, 0.5, boundary, dims=dims) for dims in (1, 2, 3)]
+    by_dims = [gradient(m, dh=0.5, boundary=boundary, dims=dims) for dims in (1, 2, 3)]
     for parts in by_dims:
         for part, expected in zip(parts, by_dims[2][-len(parts) :], strict=True):
             assert torch.equal(part, expected)

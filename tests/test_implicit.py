@@ -128,7 +128,14 @@ def manufactured_error(name, n, steps):
     x = centres((n,) * len(axes), dh)
     m0, times = exact(x, 0.0)[None, None], linspace(0, T, steps)
     m = solve(
-        m0, DOUBLING, times, "implicit", dh=dh, tolerance=1e-9, boundary=boundary, drift=drift
+        m0,
+        DOUBLING,
+        times,
+        scheme="implicit",
+        dh=dh,
+        tolerance=1e-9,
+        boundary=boundary,
+        drift=drift,
     ).log_density
     return m[0, -1, 0] - exact(x, T)
 
@@ -187,7 +194,7 @@ def test_a_sine_above_a_surrounding_one_is_approached_at_second_order(dims):
             m0[None, None],
             DOUBLING,
             times,
-            "implicit",
+            scheme="implicit",
             dh=1 / (n + 1),
             tolerance=1e-11,
             boundary="zero",
@@ -207,7 +214,7 @@ def test_a_surrounded_sine_is_first_order_in_time():
                 m0,
                 DOUBLING,
                 linspace(0, T, count),
-                "implicit",
+                scheme="implicit",
                 dh=1 / 16,
                 tolerance=1e-11,
                 boundary="zero",
@@ -241,7 +248,7 @@ def test_implicit_and_spectral_approach_each_other_at_second_order(dims, boundar
                 m0,
                 DOUBLING,
                 linspace(0, 0.1, k * k // 16 if scheme == "implicit" else 1),
-                scheme,
+                scheme=scheme,
                 dh=1 / k,
                 tolerance=1e-8,
                 boundary=boundary,
@@ -273,7 +280,7 @@ def test_a_spreading_gaussian_is_exact_but_for_its_time_steps(dims):
             gaussian(x, 0.0, 0.5)[None, None],
             BROWNIAN,
             linspace(0, 0.3, count),
-            "implicit",
+            scheme="implicit",
             dh=0.25,
             tolerance=1e-9,
         ).log_density[0, -1, 0]
@@ -309,7 +316,7 @@ def test_a_gaussian_under_an_affine_drift_is_the_exact_gaussian(sde, rate):
             gaussian(x, mean, variance)[None, None],
             sde,
             linspace(0, T, count),
-            "implicit",
+            scheme="implicit",
             dh=0.2,
             tolerance=1e-9,
             drift=AffineDrift(pull),
@@ -330,7 +337,7 @@ def test_the_stationary_density_of_a_pull_stays_between_close_walls(grid):
         stationary[None, None],
         sde,
         linspace(0, 1, 3),
-        "implicit",
+        scheme="implicit",
         dh=dh,
         drift=AffineDrift(sde.rate),
     ).log_density
@@ -350,7 +357,7 @@ def test_another_start_approaches_the_stationary_density_at_the_rate_of_the_slow
     m0 = (1 + 0.5 * torch.sin(2 * x[0]) + 0.2 * torch.cos(x[0])).log()[None, None]
     times = linspace(0, 40 * dt, 40)
     m = solve(
-        m0, sde, times, "implicit", dh=dh, tolerance=1e-14, drift=AffineDrift(theta)
+        m0, sde, times, scheme="implicit", dh=dh, tolerance=1e-14, drift=AffineDrift(theta)
     ).log_density[0, :, 0]
     departure = m + x.square().sum(dim=0) / 2
     distance = departure.amax(dim=-1) - departure.amin(dim=-1)
@@ -371,7 +378,7 @@ def test_mass_under_a_drift_between_walls_is_conserved_up_to_the_order(dims):
         x = centres((n,) * dims, 1 / n)
         m0 = (1 + 0.5 * torch.sin(math.pi * x).prod(dim=0)).log()[None, None]
         m = solve(
-            m0, DOUBLING, linspace(0, T, n * n // 16), "implicit", dh=1 / n, drift=drift
+            m0, DOUBLING, linspace(0, T, n * n // 16), scheme="implicit", dh=1 / n, drift=drift
         ).log_density[0, :, 0]
         mass = m.exp().flatten(1).sum(dim=1)
         errors.append(float(mass[-1] / mass[0] - 1))
@@ -439,7 +446,7 @@ def test_a_step_under_a_rough_array_of_drift_solves_the_discrete_equation(
         m0,
         DOUBLING,
         times,
-        "implicit",
+        scheme="implicit",
         dh=dh,
         tolerance=1e-13,
         boundary=boundary,
@@ -472,7 +479,7 @@ def test_a_callable_drift_is_taken_at_the_end_of_the_step_on_centres_and_faces(b
         m0,
         DOUBLING,
         torch.tensor([start, end], dtype=torch.float64),
-        "implicit",
+        scheme="implicit",
         dh=dh,
         tolerance=1e-13,
         boundary=boundary,
@@ -517,7 +524,7 @@ def test_any_small_solve_satisfies_its_equation_or_says_that_it_did_not(
     drift = random(generator, len(grid), *grid) if pushed else None
     sde, times = VarianceExploding(sigma), linspace(0.1, 0.2, 3)[:count]
     try:
-        m = solve(m0, sde, times, scheme, boundary=boundary, drift=drift).log_density
+        m = solve(m0, sde, times, scheme=scheme, boundary=boundary, drift=drift).log_density
     except ConvergenceError:
         m = None
     if m is None:
@@ -545,7 +552,9 @@ def test_direct_and_iterative_agree_with_the_same_iterations_on_photographs(boun
     m0 = log_density(photographs(10, n=2))
     times = linspace(0.001, 1, 5)
     one, other = (
-        solve(m0, VarianceExploding(3.0), times, "implicit", boundary=boundary, linear=method)
+        solve(
+            m0, VarianceExploding(3.0), times, scheme="implicit", boundary=boundary, linear=method
+        )
         for method in ("iterative", "direct")
     )
     assert one.diagnostics.iterations == other.diagnostics.iterations
@@ -559,7 +568,13 @@ def test_direct_and_iterative_agree_under_a_rough_drift(generator):
     m0, drift = random(generator, 2, 2, 6, 5), 2 * random(generator, 2, 6, 5)
     one, other = (
         solve(
-            m0, DOUBLING, linspace(0, 0.4, 4), "implicit", tolerance=1e-12, drift=drift, linear=way
+            m0,
+            DOUBLING,
+            linspace(0, 0.4, 4),
+            scheme="implicit",
+            tolerance=1e-12,
+            drift=drift,
+            linear=way,
         ).log_density
         for way in ("iterative", "direct")
     )
@@ -578,7 +593,7 @@ def test_transposing_or_flipping_m0_and_drift_does_the_same_to_the_solution(boun
             start,
             DOUBLING,
             linspace(0, 0.3, 2),
-            "implicit",
+            scheme="implicit",
             tolerance=1e-13,
             boundary=boundary,
             drift=drift,
@@ -601,7 +616,7 @@ def test_permuting_images_and_channels_permutes_the_solution(scheme, generator):
     images, channels = [2, 0, 3, 1], [1, 2, 0]
     m, permuted = (
         solve(
-            start, DOUBLING, linspace(0, 0.3, 3), scheme, tolerance=1e-12, drift=drift
+            start, DOUBLING, linspace(0, 0.3, 3), scheme=scheme, tolerance=1e-12, drift=drift
         ).log_density
         for start in (m0, m0[images][:, channels])
     )
@@ -614,7 +629,7 @@ def test_float32_is_computed_in_float64_and_returned_in_float32(scheme, boundary
     m0, drift = random(generator, 3, 2, 4, 5).float(), random(generator, 2, 4, 5)
     m, double = (
         solve(
-            start, DOUBLING, linspace(0, 0.3, 3), scheme, boundary=boundary, drift=drift
+            start, DOUBLING, linspace(0, 0.3, 3), scheme=scheme, boundary=boundary, drift=drift
         ).log_density
         for start in (m0, m0.double())
     )
@@ -642,7 +657,7 @@ def test_the_one_channel_that_does_not_converge_is_named_with_its_step_and_resid
     monkeypatch.setattr(implicit, "MAX_ITERATIONS", 15)
     times = torch.tensor(times, dtype=torch.float64)
     with pytest.raises(ConvergenceError, match=rf"image 2, channel 1, step {step}\b") as raised:
-        solve(mild_but_for_one(generator), DOUBLING, times, "implicit", linear=linear_method)
+        solve(mild_but_for_one(generator), DOUBLING, times, scheme="implicit", linear=linear_method)
     assert len(raised.value.residuals) == 15
     assert min(raised.value.residuals) > 2e-8
 
@@ -656,7 +671,7 @@ def test_the_channel_whose_linear_system_is_not_solved_is_the_one_named(
     m0 = torch.ones(4, 2, 5, 5, dtype=torch.float64)
     m0[2, 1] = 10 * random(generator, 5, 5)
     with pytest.raises(ConvergenceError, match=r"image 2, channel 1, step 1\b.*linear system"):
-        solve(m0, DOUBLING, linspace(0, 0.1, 1), scheme)
+        solve(m0, DOUBLING, linspace(0, 0.1, 1), scheme=scheme)
 
 
 @pytest.mark.parametrize("linear_method", ["iterative", "direct"])
@@ -672,7 +687,7 @@ def test_extreme_densities_raise_instead_of_being_returned_unsolved(
             m0,
             DOUBLING,
             linspace(0, 0.2, 2),
-            "implicit",
+            scheme="implicit",
             boundary=boundary,
             linear=linear_method,
         )
@@ -685,4 +700,4 @@ def test_one_extreme_channel_among_mild_ones_is_the_one_named(
     monkeypatch.setattr(implicit, "MAX_ITERATIONS", 15)
     m0 = mild_but_for_one(generator, scale=1e160)
     with pytest.raises(ConvergenceError, match=r"image 2, channel 1, step 1"):
-        solve(m0, DOUBLING, linspace(0, 0.2, 2), "implicit", linear=linear_method)
+        solve(m0, DOUBLING, linspace(0, 0.2, 2), scheme="implicit", linear=linear_method)

@@ -25,7 +25,7 @@ def random(generator, *shape):
 
 
 def both(m0, times=TIMES, sde=SDE, **settings):
-    return [solve(m0, sde, times, scheme, **settings) for scheme in ("krylov", "implicit")]
+    return [solve(m0, sde, times, scheme=scheme, **settings) for scheme in ("krylov", "implicit")]
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -56,11 +56,11 @@ def test_rough_fields_are_solved_as_by_implicit(shape, drifting, boundary, gener
 
 def test_images_and_channels_keep_their_places(generator):
     m0 = random(generator, 4, 2, 4, 4)
-    m = solve(m0, SDE, TIMES, "krylov", tolerance=1e-12).log_density
+    m = solve(m0, SDE, TIMES, scheme="krylov", tolerance=1e-12).log_density
     for image in range(4):
         for channel in range(2):
             alone = solve(
-                m0[image, channel][None, None], SDE, TIMES, "implicit", tolerance=1e-12
+                m0[image, channel][None, None], SDE, TIMES, scheme="implicit", tolerance=1e-12
             ).log_density[0, :, 0]
             torch.testing.assert_close(m[image, :, channel], alone, rtol=0, atol=1e-9)
 
@@ -68,18 +68,18 @@ def test_images_and_channels_keep_their_places(generator):
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_number_of_seeds_does_not_change_the_solution(seeds, generator, monkeypatch):
     m0 = random(generator, 4, 2, 5, 4)
-    expected = solve(m0, SDE, TIMES, "implicit", tolerance=1e-12).log_density
+    expected = solve(m0, SDE, TIMES, scheme="implicit", tolerance=1e-12).log_density
     monkeypatch.setattr(krylov, "SEEDS", seeds)
-    m = solve(m0, SDE, TIMES, "krylov", tolerance=1e-12).log_density
+    m = solve(m0, SDE, TIMES, scheme="krylov", tolerance=1e-12).log_density
     torch.testing.assert_close(m, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("values", [2, 40])
 def test_later_images_in_several_chunks_are_the_same(values, generator, monkeypatch):
     m0 = random(generator, 5, 2, 4, 5)
-    expected = solve(m0, SDE, TIMES, "krylov", tolerance=1e-12)
+    expected = solve(m0, SDE, TIMES, scheme="krylov", tolerance=1e-12)
     monkeypatch.setattr(implicit, "VALUES_AT_ONCE", values)
-    m = solve(m0, SDE, TIMES, "krylov", tolerance=1e-12)
+    m = solve(m0, SDE, TIMES, scheme="krylov", tolerance=1e-12)
     torch.testing.assert_close(m.log_density, expected.log_density, rtol=0, atol=1e-12)
     assert m.diagnostics.iterations == expected.diagnostics.iterations
 
@@ -185,7 +185,7 @@ def test_each_time_step_has_an_orthonormal_basis_within_its_rank(rank, generator
 
     monkeypatch.setattr(krylov, "RANK", rank)
     monkeypatch.setattr(krylov, "projected", watched)
-    solve(random(generator, 3, 2, 6, 6), SDE, TIMES, "krylov")
+    solve(random(generator, 3, 2, 6, 6), SDE, TIMES, scheme="krylov")
     assert len(bases) == len(TIMES) - 1
     assert not torch.equal(bases[0], bases[1])
     for V in bases:
@@ -207,7 +207,7 @@ def test_images_like_the_seeds_start_nearer_to_their_solution(generator, monkeyp
 
     monkeypatch.setattr(krylov, "projected", watched)
     m0 = 0.3 * random(generator, 2, 1, 6, 6)
-    solve(torch.cat([m0, m0]), SDE, TIMES, "krylov")
+    solve(torch.cat([m0, m0]), SDE, TIMES, scheme="krylov")
     assert len(gains) == len(TIMES) - 1
     assert torch.stack(gains).max() < 0.05
 
@@ -215,20 +215,20 @@ def test_images_like_the_seeds_start_nearer_to_their_solution(generator, monkeyp
 def test_diagnostics_are_of_the_slowest_channel_of_all_images(generator):
     m0 = 0.1 * random(generator, 4, 2, 5, 5)
     m0[3, 1] *= 20  # not a seed
-    solution = solve(m0, SDE, TIMES, "krylov", tolerance=1e-7)
+    solution = solve(m0, SDE, TIMES, scheme="krylov", tolerance=1e-7)
     diagnostics = solution.diagnostics
     assert (diagnostics.scheme, diagnostics.tolerance) == ("krylov", 1e-7)
     assert diagnostics.iterations == [len(step) for step in diagnostics.residuals]
     assert len(diagnostics.iterations) == 3
     assert all(step[-1] <= 1e-7 < min(step[:-1]) for step in diagnostics.residuals)
-    without = solve(m0[:3], SDE, TIMES, "krylov", tolerance=1e-7).diagnostics
+    without = solve(m0[:3], SDE, TIMES, scheme="krylov", tolerance=1e-7).diagnostics
     assert diagnostics.iterations[0] > without.iterations[0]
     assert f"{sum(diagnostics.iterations)} iterations over 3 time steps" in diagnostics.summary()
 
 
 def test_one_time_only_is_m0_alone(generator):
     m0 = random(generator, 3, 2, 4, 4)
-    solution = solve(m0, SDE, TIMES[:1], "krylov")
+    solution = solve(m0, SDE, TIMES[:1], scheme="krylov")
     assert torch.equal(solution.log_density, m0[:, None])
     assert solution.diagnostics.iterations == []
 
@@ -245,7 +245,7 @@ def test_the_one_channel_that_does_not_converge_is_named_before_and_beyond_the_s
     m0[image, 1] *= 10_000
     where = re.escape(f"image {image}, channel 1, step {step}")
     with pytest.raises(ConvergenceError, match=where) as raised:
-        solve(m0, SDE, torch.tensor(times, dtype=torch.float64), "krylov")
+        solve(m0, SDE, torch.tensor(times, dtype=torch.float64), scheme="krylov")
     assert len(raised.value.residuals) == 15
     assert min(raised.value.residuals) > 2e-8
 
@@ -260,4 +260,4 @@ def test_extreme_densities_raise_instead_of_being_returned_unsolved(
     m0 = 2 * torch.rand(4, 1, 4, 5, generator=generator, dtype=torch.float64) - 1
     m0[first:] *= scale
     with pytest.raises(ConvergenceError, match=f"image {first}, channel 0"):
-        solve(m0, SDE, TIMES, "krylov", boundary=boundary)
+        solve(m0, SDE, TIMES, scheme="krylov", boundary=boundary)

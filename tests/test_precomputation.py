@@ -9,7 +9,7 @@ from score_embedding.config.sections import Diffusion, Misc
 from score_embedding.errors import DataError
 from score_embedding.fokker_planck.embedding import embed
 from score_embedding.fokker_planck.pixel_density import log_density
-from score_embedding.fokker_planck.solve import AffineDrift, score, solve
+from score_embedding.fokker_planck.solve import AffineDrift, solve
 from score_embedding.methods import precomputation
 from score_embedding.methods.precomputation import (
     EmbeddedImages,
@@ -52,11 +52,20 @@ def test_precompute_is_the_chain_of_its_stages(diffusion, photographs):
 
     times = torch.linspace(EPS, 1, N, dtype=torch.float64)
     assert torch.equal(known.times, times)
-    m0 = log_density(images, diffusion.density)
+    m0 = log_density(images, method=diffusion.density)
     tolerance = diffusion.solve_tolerance
     boundary, drift = diffusion.boundary, AffineDrift(0.1) if diffusion.drift else None
-    solution = solve(m0, sde, times, diffusion.scheme, diffusion.dh, tolerance, boundary, drift)
-    m, scores = solution.log_density, score(solution.log_density, diffusion.dh, boundary)
+    solution = solve(
+        m0,
+        sde,
+        times,
+        scheme=diffusion.scheme,
+        dh=diffusion.dh,
+        tolerance=tolerance,
+        boundary=boundary,
+        drift=drift,
+    )
+    m, scores = solution.log_density, solution.score()
     assert torch.equal(known.log_density, m)
     assert torch.equal(known.scores, scores)
     assert torch.equal(known.embedded, embed(images, scores, sde, times).to(torch.float32))
@@ -81,11 +90,11 @@ def test_published_embeds_its_own_score_with_steps_of_one_over_n(photographs):
     diffusion, N = Diffusion(num_timesteps=6, sigma=2.0, scheme="published"), 6
     known = precompute(images, diffusion, Misc())
     sde, times = VarianceExploding(2.0), time_grid(N, EPS)
-    solution = solve(log_density(images), sde, times, "published")
-    assert torch.equal(known.scores, solution.score)
+    solution = solve(log_density(images), sde, times, scheme="published")
+    assert torch.equal(known.scores, solution.score())
     x = images.double()
     for n in range(1, N):
-        x = x - 2.0 ** (2 * float(times[n])) / 2 * solution.score[:, n] / N
+        x = x - 2.0 ** (2 * float(times[n])) / 2 * solution.score()[:, n] / N
         torch.testing.assert_close(known.embedded[:, n].double(), x, rtol=1e-6, atol=1e-6)
 
 

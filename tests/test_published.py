@@ -93,12 +93,14 @@ def outside_stable_region(s, sigma, times, dh):
 
 
 def assert_as_by_brute_force(m0, sigma, times, dh, tolerance):
-    solution = solve(m0, VarianceExploding(sigma), times, "published", dh, tolerance)
+    solution = solve(
+        m0, VarianceExploding(sigma), times, scheme="published", dh=dh, tolerance=tolerance
+    )
     longest = []
     for i, channel in np.ndindex(*m0.shape[:2]):
         m, s, history = by_brute_force(m0[i, channel].numpy(), sigma, times, dh, tolerance)
         # The systems' condition is below 2: 1e-10 of the largest entry is ample.
-        for got, expected in ((solution.log_density, m), (solution.score, s)):
+        for got, expected in ((solution.log_density, m), (solution.score(), s)):
             difference = np.abs(got[i, :, channel].numpy() - expected).max()
             assert difference <= 1e-10 * np.abs(expected).max()
         late = np.abs(m[-1]).max()
@@ -135,20 +137,20 @@ def test_unevenly_spaced_times_enter_through_the_diffusion_only():
     m0 = random_m0(1, 1, 4, 5)
     times = torch.tensor([0.01, 0.02, 0.5, 0.51, 0.9], dtype=torch.float64)
     assert_as_by_brute_force(m0, 4.0, times, 1.0, 2e-8)
-    uneven, even = (solve(m0, BROWNIAN, t, "published") for t in (times, config_times(5)))
+    uneven, even = (solve(m0, BROWNIAN, t, scheme="published") for t in (times, config_times(5)))
     assert torch.equal(uneven.log_density, even.log_density)
 
 
 def test_a_batch_is_its_single_channels_and_reports_the_slowest():
     m0 = random_m0(2, 3, 5, 4) * torch.tensor([1.0, 3.0, 0.1])[:, None, None]
     sde, times = VarianceExploding(2.0), config_times(5)
-    together = solve(m0, sde, times, "published")
-    assert together.log_density.shape == together.score.shape == (2, 5, 3, 5, 4)
+    together = solve(m0, sde, times, scheme="published")
+    assert together.log_density.shape == together.score().shape == (2, 5, 3, 5, 4)
     histories = []
     for i, channel in np.ndindex(2, 3):
-        alone = solve(m0[i, channel][None, None], sde, times, "published")
+        alone = solve(m0[i, channel][None, None], sde, times, scheme="published")
         assert torch.equal(together.log_density[i, :, channel], alone.log_density[0, :, 0])
-        assert torch.equal(together.score[i, :, channel], alone.score[0, :, 0])
+        assert torch.equal(together.score()[i, :, channel], alone.score()[0, :, 0])
         histories += alone.diagnostics.residuals
     assert len({len(history) for history in histories}) > 1
     assert together.diagnostics.residuals == [max(histories, key=len)]
@@ -158,35 +160,35 @@ def test_the_first_entry_is_m0_to_the_bit_and_m0_is_left_unchanged():
     m0 = random_m0(2, 3, 5, 4)
     for start in (m0, m0.float()):
         before = start.clone()
-        m = solve(start, VarianceExploding(2.0), config_times(4), "published").log_density
+        m = solve(start, VarianceExploding(2.0), config_times(4), scheme="published").log_density
         assert torch.equal(m[:, 0], before)
         assert torch.equal(start, before)
 
 
 def test_float32_is_the_rounded_solution_in_float64():
     m0, sde, times = random_m0(1, 2, 4, 4).float(), VarianceExploding(3.0), config_times(5)
-    single = solve(m0, sde, times, "published")
-    double = solve(m0.double(), sde, times, "published")
-    assert double.log_density.dtype == double.score.dtype == torch.float64
+    single = solve(m0, sde, times, scheme="published")
+    double = solve(m0.double(), sde, times, scheme="published")
+    assert double.log_density.dtype == double.score().dtype == torch.float64
     assert torch.equal(single.log_density, double.log_density.float())
-    assert torch.equal(single.score, double.score.float())
+    assert torch.equal(single.score(), double.score().float())
 
 
 def test_numpy_and_tensors_give_the_same():
     m0, sde, times = random_m0(1, 2, 4, 3), VarianceExploding(3.0), config_times(5)
-    from_numpy = solve(m0.numpy(), sde, times.numpy(), "published")
-    from_tensors = solve(m0, sde, times, "published")
+    from_numpy = solve(m0.numpy(), sde, times.numpy(), scheme="published")
+    from_tensors = solve(m0, sde, times, scheme="published")
     assert torch.equal(from_numpy.log_density, from_tensors.log_density)
-    assert torch.equal(from_numpy.score, from_tensors.score)
+    assert torch.equal(from_numpy.score(), from_tensors.score())
 
 
 def test_one_time_only_is_m0_and_its_score():
     m0 = random_m0(1, 2, 3, 4)
-    solution = solve(m0, VarianceExploding(3.0), config_times(1), "published", dh=0.5)
+    solution = solve(m0, VarianceExploding(3.0), config_times(1), scheme="published", dh=0.5)
     assert torch.equal(solution.log_density, m0[:, None])
     for channel in range(2):
         expected = flat_score(m0[0, channel].numpy().ravel(), 0.5)
-        assert np.array_equal(solution.score[0, 0, channel].numpy().ravel(), expected)
+        assert np.array_equal(solution.score()[0, 0, channel].numpy().ravel(), expected)
     assert solution.diagnostics.warnings == []
 
 
@@ -197,34 +199,34 @@ def test_the_score_of_every_time_runs_along_the_flattened_rows_only():
     )
     for i, n in np.ndindex(2, 4):
         expected = flat_score(solution.log_density[i, n, 0].numpy().ravel(), dh)
-        assert np.array_equal(solution.score[i, n, 0].numpy().ravel(), expected)
+        assert np.array_equal(solution.score()[i, n, 0].numpy().ravel(), expected)
 
 
 def test_the_score_of_a_ramp_wraps_at_row_ends_and_meets_zero_at_the_two_ends():
     m0 = torch.tensor([[[[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]]], dtype=torch.float64)
-    solution = solve(m0, VarianceExploding(2.0), config_times(5), "published")
+    solution = solve(m0, VarianceExploding(2.0), config_times(5), scheme="published")
     expected = [[2 / 2, 2 / 2, 8 / 2], [17 / 2, 20 / 2, -20 / 2]]
-    assert solution.score[0, 0, 0].tolist() == expected
+    assert solution.score()[0, 0, 0].tolist() == expected
 
 
 def test_a_single_pixel_decays_as_its_closed_form_does():
     times, dh = config_times(6), 0.8
     m0 = torch.full((1, 1, 1, 1), -2.5, dtype=torch.float64)
-    solution = solve(m0, VarianceExploding(3.0), times, "published", dh=dh)
+    solution = solve(m0, VarianceExploding(3.0), times, scheme="published", dh=dh)
     expected = [-2.5]
     for t in times[1:].tolist():
         expected.append(expected[-1] / (1 + 4 * 3 ** (2 * t) / 2 / 6 / dh**2))
     assert solution.log_density.flatten().tolist() == pytest.approx(expected, rel=1e-13)
-    assert not solution.score.any()
+    assert not solution.score().any()
 
 
 def test_a_constant_image_has_log_density_and_score_zero():
     m0 = log_density(torch.full((1, 2, 4, 4), 0.3, dtype=torch.float64))
     m0[0, 1] = random_m0(4, 4)
     for times in (config_times(5), config_times(1)):
-        solution = solve(m0, VarianceExploding(5.0), times, "published")
+        solution = solve(m0, VarianceExploding(5.0), times, scheme="published")
         assert not solution.log_density[:, :, 0].any()
-        assert not solution.score[:, :, 0].any()
+        assert not solution.score()[:, :, 0].any()
         assert torch.equal(solution.log_density[:, 0], m0)
 
 
@@ -232,15 +234,15 @@ def test_a_constant_m0_is_not_kept():
     m0 = torch.full((1, 1, 4, 6), 3.0, dtype=torch.float64)
     assert_as_by_brute_force(m0, 5.0, config_times(10), 1.0, 2e-8)
     sde, times = VarianceExploding(5.0), config_times(10)
-    m = solve(m0, sde, times, "published").log_density
+    m = solve(m0, sde, times, scheme="published").log_density
     assert m[0, -1].abs().max() < 0.1
-    shifted = solve(m0 + 3, sde, times, "published").log_density
+    shifted = solve(m0 + 3, sde, times, scheme="published").log_density
     assert (shifted - m)[0, -1].abs().max() < 0.1
 
 
 def test_the_summary_counts_the_sweeps():
     diagnostics = solve(
-        random_m0(1, 1, 4, 4), VarianceExploding(5.0), config_times(5), "published"
+        random_m0(1, 1, 4, 4), VarianceExploding(5.0), config_times(5), scheme="published"
     ).diagnostics
     assert (diagnostics.scheme, diagnostics.tolerance) == ("published", 2e-8)
     assert len(diagnostics.residuals[0]) > 1
@@ -258,7 +260,7 @@ def test_refinement_does_not_bring_it_to_the_equation_that_the_others_solve():
         times = torch.linspace(0, 1, n**2 // 4, dtype=torch.float64)
         expected = solve(m0, BROWNIAN, times, dh=dh).log_density[0, -1]
         for scheme, values in apart.items():
-            m = solve(m0, BROWNIAN, times, scheme, dh=dh).log_density[0, -1]
+            m = solve(m0, BROWNIAN, times, scheme=scheme, dh=dh).log_density[0, -1]
             values.append(float((m - expected).abs().max() / expected.abs().max()))
     orders = {name: -np.polyfit(np.log(sizes), np.log(e), 1)[0] for name, e in apart.items()}
     assert orders["implicit"] > 1.5
@@ -292,7 +294,7 @@ def test_refined_in_time_it_converges_to_its_modified_equation(
     expected = torch.from_numpy(flow.y[:, -1].reshape(h, w))
     counts = [16, 32, 64]
     solutions = [
-        solve(m0, VarianceExploding(sigma), times_of(N), "published", dh, tolerance=1e-10)
+        solve(m0, VarianceExploding(sigma), times_of(N), scheme="published", dh=dh, tolerance=1e-10)
         for N in counts
     ]
     ends = [s.log_density[0, index(N), 0] for s, N in zip(solutions, counts, strict=True)]
@@ -364,10 +366,10 @@ def test_a_photograph_stays_in_the_stable_region_and_its_field_shrinks(
 ):
     m0 = log_density(photographs(size, n=1)[:, :1])
     with caplog.at_level(logging.WARNING):
-        solution = solve(m0, VarianceExploding(sigma), config_times(N), "published", dh)
+        solution = solve(m0, VarianceExploding(sigma), config_times(N), scheme="published", dh=dh)
     assert solution.diagnostics.warnings == []
     assert caplog.records == []
-    assert solution.score[:, 1:].abs().max() <= 2 / dh
+    assert solution.score()[:, 1:].abs().max() <= 2 / dh
     one_norm = solution.log_density.abs().sum(dim=(-2, -1))
     assert (one_norm.diff(dim=1) < 0).all()
 
@@ -379,11 +381,11 @@ def test_leaving_the_stable_region_warns_of_image_and_channel_and_logs_it(photog
     m0[0, 1] *= 10
     m0[1, 0] *= 10
     with caplog.at_level(logging.WARNING):
-        solution = solve(m0, VarianceExploding(sigma), times, "published")
+        solution = solve(m0, VarianceExploding(sigma), times, scheme="published")
     outside = [
         f"image {i}, channel {channel}"
         for i, channel in np.ndindex(2, 2)
-        if outside_stable_region(solution.score[i, :, channel], sigma, times, 1.0)
+        if outside_stable_region(solution.score()[i, :, channel], sigma, times, 1.0)
     ]
     assert outside == ["image 0, channel 1", "image 1, channel 0"]
     warnings = solution.diagnostics.warnings
@@ -402,10 +404,17 @@ def test_a_warning_is_given_exactly_outside_the_stable_region(N, dh, photographs
     seen = set()
     for scale in (1, 4, 8, 10, 14):
         try:
-            solution = solve(scale * m0, VarianceExploding(sigma), times, "published", dh, 1e-6)
+            solution = solve(
+                scale * m0,
+                VarianceExploding(sigma),
+                times,
+                scheme="published",
+                dh=dh,
+                tolerance=1e-6,
+            )
         except ConvergenceError:
             continue
-        outside = outside_stable_region(solution.score[0, :, 0], sigma, times, dh)
+        outside = outside_stable_region(solution.score()[0, :, 0], sigma, times, dh)
         assert len(solution.diagnostics.warnings) == outside
         seen.add(outside)
     assert seen == {False, True}
@@ -415,7 +424,7 @@ def test_a_field_far_outside_raises_with_all_its_residuals():
     m0 = random_m0(1, 2, 3, 4)
     m0[0, 1] *= 100
     with pytest.raises(ConvergenceError, match=r"image 0, channel 1, sweep 500") as raised:
-        solve(m0, VarianceExploding(5.0), config_times(4), "published")
+        solve(m0, VarianceExploding(5.0), config_times(4), scheme="published")
     residuals = raised.value.residuals
     assert len(residuals) == published.MAX_SWEEPS
     assert min(residuals) > 2e-8
@@ -427,7 +436,7 @@ def test_a_log_density_of_any_size_raises_rather_than_end_in_nan(scale, monkeypa
     for seed in range(5):
         m0 = scale * random_m0(1, 1, 4, 5, seed=seed)
         with pytest.raises(ConvergenceError) as raised:
-            solve(m0, VarianceExploding(5.0), config_times(4), "published")
+            solve(m0, VarianceExploding(5.0), config_times(4), scheme="published")
         assert 1 <= len(raised.value.residuals) <= 30
 
 
@@ -435,7 +444,7 @@ def test_a_singular_system_is_a_convergence_error_too(monkeypatch):
     monkeypatch.setattr(published, "MAX_SWEEPS", 30)
     m0 = torch.tensor([[[[1e20, 3e20, -2e20]]]], dtype=torch.float64)
     with pytest.raises(ConvergenceError, match="image 0, channel 0, sweep"):
-        solve(m0, VarianceExploding(5.0), config_times(4), "published")
+        solve(m0, VarianceExploding(5.0), config_times(4), scheme="published")
 
 
 @pytest.mark.parametrize(
@@ -451,4 +460,4 @@ def test_a_singular_system_is_a_convergence_error_too(monkeypatch):
 )
 def test_what_the_published_scheme_does_not_know_is_refused(m0, changed):
     with pytest.raises(ValueError, match="the published scheme knows only"):
-        solve(m0, VarianceExploding(2.0), config_times(3), "published", **changed)
+        solve(m0, VarianceExploding(2.0), config_times(3), scheme="published", **changed)

@@ -174,7 +174,10 @@ def test_images_of_the_size_of_the_arrays_are_taken_as_they_are(generator):
     images = torch.rand(12, 3, 4, 4, generator=generator)
     density = fit("empirical", images, side=4)
     assert torch.equal(density.model.points, images.flatten(1))
-    for found in (density.denoise(images, 1e-3), fit("empirical", list(images), 4).model.points):
+    for found in (
+        density.denoise(images, 1e-3),
+        fit("empirical", list(images), side=4).model.points,
+    ):
         assert torch.equal(found.reshape(images.shape), images)
 
 

@@ -1,9 +1,9 @@
+from ._deprecated import score as score
 from .data.datasets import load_images as load_images
 from .densities import Density as Density
 from .densities import fit as fit
 from .fokker_planck.embedding import embed as embed
 from .fokker_planck.operators.differences import gradient as gradient
-from .fokker_planck.operators.differences import score as score
 from .fokker_planck.operators.drift import AffineDrift as AffineDrift
 from .fokker_planck.pixel_density import log_density as log_density
 from .fokker_planck.solution import Solution as Solution

@@ -1,4 +1,4 @@
-"""Numpy or torch in, torch out: the one conversion at the door of every public function."""
+"""Numpy or torch in, torch out: how the public functions take their arrays."""
 
 from __future__ import annotations
 
@@ -11,21 +11,48 @@ from torch import Tensor
 
 ArrayLike = Tensor | NDArray[Any]
 
+_KEPT = (torch.float16, torch.bfloat16, torch.float32)
+
 
 def to_tensor(x: ArrayLike, ndim: int | None = None, name: str = "array") -> Tensor:
-    """A tensor on the device of the input, float32 where that is float32 and float64 otherwise.
+    """A tensor on the device of the input, in the dtype to compute in: float32 for float16,
+    bfloat16 and float32, float64 for everything else. Arrays may be of either byte order.
 
     Raises
     ------
-    ValueError : the number of dimensions is not `ndim`, or a value is NaN or infinite.
+    ValueError : the number of dimensions is not `ndim`, a value is NaN, infinite or masked, or the
+        dtype is not one of real numbers.
     """
-    # np.array copies: torch would share, and warns of, memory that may not be written to.
-    tensor = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x, order="C"))
-    if tensor.dtype != torch.float32:
-        tensor = tensor.to(torch.float64)
+    if isinstance(x, Tensor):
+        if x.is_complex():
+            raise ValueError(f"{name} must hold real numbers, got dtype {x.dtype}")
+        tensor = x.to(torch.float32 if x.dtype in _KEPT else torch.float64)
+    else:
+        tensor = _from_numpy(x, name)
     if ndim is not None and tensor.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimensions, got shape {tuple(tensor.shape)}")
-    # A sum is not finite where a value is not; the closer look tells an overflow from that.
+    # One sum finds most bad values; it may also overflow, and then every value is looked at.
     if not (torch.isfinite(tensor.detach().sum()) or torch.isfinite(tensor).all()):
         raise ValueError(f"{name} holds values that are NaN or infinite")
     return tensor
+
+
+def result_dtype(x: ArrayLike) -> torch.dtype:
+    """The dtype of results for the input x: that of x where it is float16, bfloat16 or float32,
+    float64 otherwise."""
+    if isinstance(x, Tensor):
+        return x.dtype if x.dtype in _KEPT else torch.float64
+    dtype = np.asarray(x).dtype
+    widths = {2: torch.float16, 4: torch.float32}
+    return widths.get(dtype.itemsize, torch.float64) if dtype.kind == "f" else torch.float64
+
+
+def _from_numpy(x: NDArray[Any], name: str) -> Tensor:
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} has masked values; fill them first, with {name}.filled(value)")
+    array = np.asarray(x)
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    computed = np.float64 if result_dtype(array) == torch.float64 else np.float32
+    # A copy: torch would share memory that may not be written to, and warn of it.
+    return torch.from_numpy(np.array(array, dtype=computed, order="C"))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from score_embedding.arrays import ArrayLike, to_tensor
+from score_embedding._deprecated import positional_options
+from score_embedding.arrays import ArrayLike, result_dtype, to_tensor
 from score_embedding.sde import VarianceExploding
 
 
+@positional_options
 def embed(
     images: ArrayLike,
     scores: ArrayLike,
     sde: VarianceExploding,
     times: ArrayLike,
+    *,
     dt: float | None = None,
 ) -> Tensor:
     """Carry each image along the probability flow of its own score, by forward Euler steps
@@ -28,11 +31,12 @@ def embed(
     scores : (n, N, c, h, w), the score at the N times; the first is not used.
     sde : the forward SDE.
     times : (N,), ascending.
-    dt : length of every step; None for the times' own spacing.
+    dt : length of every step, such as solution.dt; None for the times' own spacing.
 
     Returns
     -------
-    embedded : (n, N, c, h, w), dtype and device of `scores`; entry 0 is the image.
+    embedded : (n, N, c, h, w) on the device of `scores` and in their dtype if that is float16,
+        bfloat16 or float32 (computed in float32 at least), else float64; entry 0 is the image.
 
     Raises
     ------
@@ -52,4 +56,4 @@ def embed(
         velocity = sde.f(x, t[i]) - sde.g(t[i]) ** 2 / 2 * s[:, i]
         x = x + velocity * (t[i] - t[i - 1] if dt is None else dt)
         embedded.append(x)
-    return torch.stack(embedded, dim=1).to(s.dtype)
+    return torch.stack(embedded, dim=1).to(result_dtype(scores))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from score_embedding import progress
+from score_embedding._deprecated import positional_options
 from score_embedding.arrays import ArrayLike, to_tensor
 
 Method = Literal["exact", "binned"]
@@ -32,7 +33,8 @@ _ROWS = 512  # kernel rows held at once by the exact estimate
 _CHANNELS = 8  # channels binned at once
 
 
-def log_density(images: ArrayLike, method: Method = "exact") -> Tensor:
+@positional_options
+def log_density(images: ArrayLike, *, method: Method = "exact") -> Tensor:
     """Log-density of each channel's pixel pairs at its own pixels.
 
     Parameters
@@ -44,7 +46,7 @@ def log_density(images: ArrayLike, method: Method = "exact") -> Tensor:
 
     Returns
     -------
-    m0 : float64 (n, c, h, w), on the device of the input.
+    m0 : float64 (n, c, h, w) for images of every dtype, on the device of the input.
 
     Raises
     ------

@@ -1,14 +1,18 @@
-"""What is to be solved, whichever scheme solves it."""
+"""The problem that a scheme solves, and what it returns."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from score_embedding.fokker_planck.operators.differences import Boundary
 from score_embedding.fokker_planck.operators.drift import Drift
 from score_embedding.sde import SDE
+
+LinearMethod = Literal["iterative", "direct"]
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,48 @@ class Problem:
     def diffusion_time(self) -> Tensor:
         """The integral of g^2 from times[0] to each time, (N,)."""
         return self.sde.integral_g2(self.times[0], self.times)
+
+    def refuse_gradients(self, scheme: str) -> None:
+        """Raise ValueError where a gradient is wanted of a scheme that has none."""
+        for name, value in (("m0", self.m0), ("drift", self.drift)):
+            if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
+                raise ValueError(
+                    f"{name} requires a gradient, which the {scheme} scheme does not have; use "
+                    f'scheme="spectral", which is differentiable in m0, or {name}.detach()'
+                )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `solve` that only some schemes use: relative change at which an iteration stops,
+    and the method for the linear systems of an implicit step."""
+
+    tolerance: float = 2e-8
+    linear: LinearMethod = "iterative"
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """What a scheme returns.
+
+    Attributes
+    ----------
+    log_density : (n, N, c, *grid) in the dtype and on the device of m0.
+    residuals : relative changes of the slowest channel at each time step, or sweep by sweep.
+    iteration : "time step" or "sweep", that which is iterated to the tolerance; None: nothing is.
+    accuracy : for the log, such as "exact in time".
+    warnings : what a reader of the solution should know.
+    score : the scheme's own, (n, N, c, *grid); None: central differences of the log-density.
+    boundary : the scheme's own, where it is not that of the problem.
+    dt : length of the Euler steps with which the scheme's score is embedded; None: the spacing of
+        the times.
+    """
+
+    log_density: Tensor
+    residuals: list[list[float]] = field(default_factory=list)
+    iteration: str | None = None
+    accuracy: str = ""
+    warnings: list[str] = field(default_factory=list)
+    score: Tensor | None = None
+    boundary: str | None = None
+    dt: float | None = None

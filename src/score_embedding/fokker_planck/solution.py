@@ -1,4 +1,4 @@
-"""What a solve returns: the value, where it holds, and how it was obtained."""
+"""The solution of a Fokker-Planck problem, and its diagnostics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from score_embedding.fokker_planck.operators import differences
+
 
 @dataclass(frozen=True)
 class Diagnostics:
@@ -14,7 +16,7 @@ class Diagnostics:
 
     Attributes
     ----------
-    scheme, dh, boundary : as asked for; the boundary of `published` is "wrapping", its own.
+    scheme, dh, boundary : as given to `solve`; the boundary of `published` is "wrapping", its own.
     drift : "none", or a description of it.
     tolerance : relative change at which the iteration stopped; None for a scheme without iteration.
     seconds : wall-clock time of the solve.
@@ -22,6 +24,8 @@ class Diagnostics:
         `published`, the sweeps over all time steps.
     residuals : the relative changes of that channel at each time step, or sweep by sweep.
     warnings : what a reader of the solution should know.
+    iteration : what one iteration runs over, "time step" or "sweep" (over all time steps).
+    accuracy : in words, such as "exact in time"; empty where the scheme's order says it all.
     """
 
     scheme: str
@@ -33,12 +37,14 @@ class Diagnostics:
     iterations: list[int] = field(default_factory=list)
     residuals: list[list[float]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    iteration: str | None = None
+    accuracy: str = ""
 
     def summary(self) -> str:
         """One line for the log."""
         if self.tolerance is None:
-            effort = "no iteration" if self.drift != "none" else "exact in time, no iteration"
-        elif self.scheme == "published":
+            effort = ", ".join(filter(None, [self.accuracy, "no iteration"]))
+        elif self.iteration == "sweep":
             effort = f"{sum(self.iterations)} sweeps to tolerance {self.tolerance:g}"
         else:
             effort = (
@@ -72,10 +78,36 @@ def merged(parts: list[Diagnostics]) -> Diagnostics:
 
 @dataclass(frozen=True)
 class Solution:
-    """Log-density (n, N, c, *grid) at the N times (N,), with diagnostics; for `published` also the
-    scheme's own score (n, N, c, h, w)."""
+    """A solution of the Fokker-Planck equation.
+
+    Attributes
+    ----------
+    log_density : (n, N, c, *grid), dtype and device of m0.
+    times : (N,).
+    diagnostics : scheme, options, iterations, residuals, seconds.
+    own_score : the score (n, N, c, h, w) that the scheme `published` computes with its
+        log-density; None for all other schemes.
+    dt : length of the Euler steps with which `embed` follows this score: 1/N for `published`, whose
+        times are 1/(N - 1) apart; None for the spacing of the times.
+    """
 
     log_density: Tensor
     times: Tensor
     diagnostics: Diagnostics
-    score: Tensor | None = None
+    own_score: Tensor | None = None
+    dt: float | None = None
+
+    def score(self) -> Tensor:
+        """The paper's scalar score (n, N, c, *grid): the sum of the central differences along all
+        grid axes, with the spacing and the boundary of the solve,
+
+            (m[i+1, j] - m[i-1, j] + m[i, j+1] - m[i, j-1]) / (2 dh)    in 2-D,
+
+        or the score of the scheme itself, which `published` has. Shape, dtype and device of
+        log_density. Its single terms are `gradient(log_density)`.
+        """
+        if self.own_score is not None:
+            return self.own_score
+        used = self.diagnostics
+        dims = self.log_density.ndim - 3
+        return differences.score(self.log_density, used.dh, used.boundary, dims)

@@ -4,53 +4,37 @@ For m = log p(x, t) and the SDE dx = f dt + g dW,
 
     m_t = -div f + (g^2/2) (lap m + |grad m|^2) - f . grad m        (Na, Gao, Wan 2024, eq. 9)
 
-on a 1-D, 2-D or 3-D grid with spacing dh. `solve` returns m at all times; `score` its derivative.
-One file per scheme.
+on a 1-D, 2-D or 3-D grid with spacing dh. `solve` returns m at all times, and its score. Each
+scheme is a module of schemes/, which kinds.SCHEMES names.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from score_embedding.arrays import ArrayLike, to_tensor
-from score_embedding.fokker_planck.operators.differences import (
-    Boundary,
-    check_boundary,
-    gradient,
-    score,
-)
+from score_embedding import kinds
+from score_embedding._deprecated import positional_options
+from score_embedding.arrays import ArrayLike, result_dtype, to_tensor
+from score_embedding.fokker_planck.operators.differences import Boundary, check_boundary
 from score_embedding.fokker_planck.operators.drift import AffineDrift, Drift
-from score_embedding.fokker_planck.problem import Problem
-from score_embedding.fokker_planck.schemes import implicit, krylov, published, spectral
-from score_embedding.fokker_planck.schemes.implicit import LinearMethod
+from score_embedding.fokker_planck.problem import Evolution, LinearMethod, Options, Problem
 from score_embedding.fokker_planck.solution import Diagnostics, Solution
 from score_embedding.sde import SDE
 
-Scheme = Literal["spectral", "implicit", "krylov", "published"]
-
-__all__ = [
-    "AffineDrift",
-    "Boundary",
-    "Diagnostics",
-    "Drift",
-    "LinearMethod",
-    "Scheme",
-    "Solution",
-    "gradient",
-    "score",
-    "solve",
-]
+__all__ = ["AffineDrift", "Boundary", "Diagnostics", "Drift", "LinearMethod", "Solution", "solve"]
 
 
+@positional_options
 def solve(
     m0: ArrayLike,
     sde: SDE,
     times: ArrayLike,
-    scheme: Scheme = "spectral",
+    *,
+    scheme: str = "spectral",
     dh: float = 1.0,
     tolerance: float = 2e-8,
     boundary: Boundary = "reflect",
@@ -62,17 +46,19 @@ def solve(
     Parameters
     ----------
     m0 : (n, c, *grid) with one to three grid axes, the log-density at times[0]; each image and
-        channel is a density of its own. float32 stays float32, everything else is float64.
+        channel is a density of its own. The result has its dtype if that is float16, bfloat16 or
+        float32 (computed in float32 at least), float64 otherwise.
     sde : the forward SDE; its diffusion g acts on the grid.
     times : (N,), ascending. The solution's first entry is m0 itself.
     scheme :
         "spectral" is exact in time, second order in space: no tolerance, no iteration;
-            differentiable in m0;
+            differentiable in m0, which no other scheme is;
         "implicit" is the paper's semi-implicit scheme on a consistent stencil, first order in time,
             second in space, iterated to `tolerance` at each step;
-        "krylov" is "implicit" for many images, with what the first two taught about the systems;
+        "krylov" is "implicit" for many images, whose first systems start from a projection onto
+            search directions of the first two images;
         "published" is the official code's discretisation, which is not consistent with the
-            equation: for reproduction only, 2-D only. The result's `score` is its own.
+            equation: for reproduction only, 2-D only. It has a score of its own.
     dh : grid spacing.
     tolerance : relative change at which a fixed-point iteration stops.
     boundary : "reflect": no probability leaves the grid; "zero": m is 0 beyond the edge, the
@@ -85,51 +71,42 @@ def solve(
 
     Returns
     -------
-    Solution : log_density (n, N, c, *grid) on the device of m0, times (N,), diagnostics.
+    Solution : log_density (n, N, c, *grid) on the device of m0, times (N,), diagnostics, and the
+        method score(), (n, N, c, *grid).
 
     Raises
     ------
-    ValueError : a shape, time, spacing, tolerance, scheme, boundary or drift that cannot be used.
+    ValueError : a shape, time, spacing, tolerance, scheme, boundary or drift that cannot be used; a
+        gradient wanted of a scheme or an argument that has none.
     ConvergenceError : the iteration did not reach the tolerance; carries the residual history.
     """
-    m0, times = _checked(m0, times, scheme, dh, tolerance, boundary, linear)
+    dtype = result_dtype(m0)
+    m0, times = _checked(m0, times, dh, tolerance, boundary, linear)
+    module = kinds.named(kinds.SCHEMES, scheme, "scheme").load()
     problem = Problem(m0, sde, times.to(torch.float64), dh, boundary, drift)
-    _check_supported(problem, scheme)
+    module.check(problem)
     started = time.perf_counter()
-    own_score: Tensor | None = None
-    residuals: list[list[float]] = []
-    warnings: list[str] = []
-    if scheme == "spectral":
-        log_density = spectral.evolve(problem)
-    elif scheme == "implicit":
-        log_density, residuals = implicit.evolve(problem, tolerance, linear)
-    elif scheme == "krylov":
-        log_density, residuals = krylov.evolve(problem, tolerance)
-    else:
-        log_density, own_score, sweeps, warnings = published.evolve(problem, tolerance)
-        residuals = [sweeps]
+    evolution: Evolution = module.evolve(problem, Options(tolerance, linear))
     diagnostics = Diagnostics(
         scheme=scheme,
         dh=dh,
-        boundary="wrapping" if scheme == "published" else boundary,
+        boundary=evolution.boundary or boundary,
         drift="none" if drift is None else str(drift) if callable(drift) else "array",
-        tolerance=None if scheme == "spectral" else tolerance,
-        iterations=[len(step) for step in residuals],
-        residuals=residuals,
-        warnings=warnings,
+        tolerance=tolerance if evolution.iteration else None,
+        iterations=[len(step) for step in evolution.residuals],
+        residuals=evolution.residuals,
+        warnings=evolution.warnings,
+        iteration=evolution.iteration,
+        accuracy=evolution.accuracy,
         seconds=time.perf_counter() - started,
     )
-    return Solution(log_density, times, diagnostics, own_score)
+    own_score = None if evolution.score is None else evolution.score.to(dtype)
+    log_density = evolution.log_density.to(dtype)
+    return Solution(log_density, times, diagnostics, own_score, evolution.dt)
 
 
 def _checked(
-    m0: ArrayLike,
-    times: ArrayLike,
-    scheme: str,
-    dh: float,
-    tolerance: float,
-    boundary: str,
-    linear: str,
+    m0: ArrayLike, times: ArrayLike, dh: float, tolerance: float, boundary: str, linear: str
 ) -> tuple[Tensor, Tensor]:
     m0 = to_tensor(m0, name="m0")
     times = to_tensor(times, ndim=1, name="times").to(device=m0.device)
@@ -138,29 +115,15 @@ def _checked(
             f"m0 must be (n, c, *grid) with one to three grid axes and not empty, got shape "
             f"{tuple(m0.shape)}"
         )
-    for name, value, allowed in (("scheme", scheme, Scheme), ("linear", linear, LinearMethod)):
-        if value not in get_args(allowed):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
+    if linear not in get_args(LinearMethod):
+        allowed = ", ".join(get_args(LinearMethod))
+        raise ValueError(f"linear must be one of {allowed}, got {linear!r}")
     check_boundary(boundary)
     if len(times) == 0 or bool((times.diff() <= 0).any()):
         raise ValueError(f"times must be ascending and at least one, got {times.tolist()}")
+    if times.requires_grad and torch.is_grad_enabled():
+        raise ValueError("times require a gradient, which no scheme has; use times.detach()")
     for name, number in (("dh", dh), ("tolerance", tolerance)):
         if not number > 0:
             raise ValueError(f"{name} must be positive, got {number!r}")
     return m0, times
-
-
-def _check_supported(problem: Problem, scheme: str) -> None:
-    drift, reflecting = problem.drift, problem.boundary == "reflect"
-    plain = drift is None and reflecting and len(problem.grid) == 2
-    if scheme == "published" and not plain:
-        raise ValueError(
-            "the published scheme knows only (n, c, h, w), no drift and no choice of boundary; "
-            "use implicit"
-        )
-    affine = isinstance(drift, AffineDrift) and reflecting
-    if scheme == "spectral" and drift is not None and not affine:
-        raise ValueError(
-            "the spectral scheme knows no drift but an AffineDrift between reflecting walls; "
-            "use implicit"
-        )

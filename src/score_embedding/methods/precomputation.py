@@ -24,7 +24,7 @@ from score_embedding.errors import DataError, DivergenceError
 from score_embedding.fokker_planck.embedding import embed
 from score_embedding.fokker_planck.pixel_density import log_density
 from score_embedding.fokker_planck.solution import merged
-from score_embedding.fokker_planck.solve import AffineDrift, Diagnostics, score, solve
+from score_embedding.fokker_planck.solve import AffineDrift, Diagnostics, solve
 from score_embedding.sde import VarianceExploding
 
 IN_MEMORY = 2**30  # bytes of fields that are computed at once and kept
@@ -71,7 +71,7 @@ def check(images: Tensor, diffusion: Diffusion) -> None:
 def precompute(images: Tensor, diffusion: Diffusion, misc: Misc) -> Precomputed:
     """Log-density, Fokker-Planck solve, score and embedding of images (n, c, h, w)."""
     started = time.perf_counter()
-    m0 = _of_the_images(log_density(images, diffusion.density), diffusion)
+    m0 = _of_the_images(log_density(images, method=diffusion.density), diffusion)
     density = time.perf_counter() - started
     precomputed = evolve(images, m0, diffusion, misc)
     return replace(precomputed, seconds={"density": density, **precomputed.seconds})
@@ -86,25 +86,21 @@ def evolve(images: Tensor, m0: Tensor, diffusion: Diffusion, misc: Misc) -> Prec
         m0,
         sde,
         times,
-        diffusion.scheme,
-        diffusion.dh,
-        diffusion.solve_tolerance,
-        diffusion.boundary,
-        AffineDrift(diffusion.drift) if diffusion.drift else None,
+        scheme=diffusion.scheme,
+        dh=diffusion.dh,
+        tolerance=diffusion.solve_tolerance,
+        boundary=diffusion.boundary,
+        drift=AffineDrift(diffusion.drift) if diffusion.drift else None,
     )
     if not solution.log_density.isfinite().all():
         raise DivergenceError(
             f"the log-density is not finite with diffusion.sigma {diffusion.sigma:g}, drift "
             f"{diffusion.drift:g}; smaller values may help"
         )
-    scores = solution.score
-    if scores is None:
-        scores = score(solution.log_density, diffusion.dh, diffusion.boundary)
+    scores = solution.score()
     clock.append(time.perf_counter())
-    # The published code embeds with steps of 1/N, though its times are 1/(N - 1) apart.
-    steps = 1 / len(times) if diffusion.scheme == "published" else None
     moving = torch.zeros_like(scores) if diffusion.embedding == "none" else scores
-    embedded = embed(images, moving, sde, times, steps).to(torch.float32)
+    embedded = embed(images, moving, sde, times, dt=solution.dt).to(torch.float32)
     clock.append(time.perf_counter())
     solve_and_score, embedding = (b - a for a, b in pairwise(clock))
     return Precomputed(
@@ -135,7 +131,7 @@ class EmbeddedImages:
         self._images, self._diffusion, self._misc = images, diffusion, misc
         self._m0 = torch.empty_like(images, dtype=torch.float32)
         for block in blocks(images, diffusion, "log-density"):
-            self._m0[block] = log_density(images[block], diffusion.density).to(torch.float32)
+            self._m0[block] = log_density(images[block], method=diffusion.density).to(torch.float32)
         self._m0 = _of_the_images(self._m0, diffusion)
         self._block, self._embedded = slice(0, 0), torch.empty(0)
 
@@ -187,7 +183,7 @@ def write_scores(images: Tensor, diffusion: Diffusion, misc: Misc, path: Path) -
     scores = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     diagnostics = []
     for block in blocks(images, diffusion, "scores"):
-        m0 = log_density(images[block], diffusion.density).to(torch.float32)
+        m0 = log_density(images[block], method=diffusion.density).to(torch.float32)
         precomputed = evolve(images[block], m0, diffusion, misc)
         scores[block] = precomputed.scores.cpu().numpy()
         diagnostics.append(precomputed.diagnostics)

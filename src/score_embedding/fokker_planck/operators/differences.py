@@ -7,7 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from score_embedding.arrays import ArrayLike, to_tensor
+from score_embedding._deprecated import positional_options
+from score_embedding.arrays import ArrayLike, result_dtype, to_tensor
 
 Boundary = Literal["reflect", "zero"]
 
@@ -22,7 +23,7 @@ def check_boundary(boundary: str) -> None:
 # half a pixel away), "zero" is 0.
 
 
-def first_difference(m: Tensor, axis: int, dh: float, boundary: Boundary) -> Tensor:
+def first_difference(m: Tensor, axis: int, dh: float, boundary: str) -> Tensor:
     """(after - before) / (2 dh) along `axis`, shape of m."""
     size = m.shape[axis]
     first, last = m.narrow(axis, 0, 1), m.narrow(axis, size - 1, 1)
@@ -35,7 +36,7 @@ def first_difference(m: Tensor, axis: int, dh: float, boundary: Boundary) -> Ten
     return torch.cat([second, inner, -next_to_last], dim=axis) / (2 * dh)
 
 
-def second_difference(m: Tensor, axis: int, dh: float, boundary: Boundary) -> Tensor:
+def second_difference(m: Tensor, axis: int, dh: float, boundary: str) -> Tensor:
     """(after - 2 m + before) / dh^2 along `axis`, shape of m."""
     first, last = m.narrow(axis, 0, 1), m.narrow(axis, m.shape[axis] - 1, 1)
     if boundary == "reflect":
@@ -44,8 +45,9 @@ def second_difference(m: Tensor, axis: int, dh: float, boundary: Boundary) -> Te
     return slopes.diff(dim=axis) / dh**2
 
 
+@positional_options
 def gradient(
-    log_density: ArrayLike, dh: float = 1.0, boundary: Boundary = "reflect", dims: int = 2
+    log_density: ArrayLike, *, dh: float = 1.0, boundary: Boundary = "reflect", dims: int = 2
 ) -> tuple[Tensor, ...]:
     """Central differences of m along each axis of the grid.
 
@@ -60,12 +62,20 @@ def gradient(
     Returns
     -------
     (m[i+1, j] - m[i-1, j]) / (2 dh), (m[i, j+1] - m[i, j-1]) / (2 dh), and so on: `dims` tensors,
-    each of the shape, dtype and device of the input.
+    each of the shape and device of the input, and of its dtype if that is float16, bfloat16 or
+    float32 (computed in float32 at least), float64 otherwise.
 
     Raises
     ------
     ValueError : fewer than `dims` dimensions, a value not finite, or an unknown boundary.
     """
+    return tuple(
+        each.to(result_dtype(log_density)) for each in _gradient(log_density, dh, boundary, dims)
+    )
+
+
+def _gradient(log_density: ArrayLike, dh: float, boundary: str, dims: int) -> tuple[Tensor, ...]:
+    """`gradient` in the dtype that it is computed in."""
     m = to_tensor(log_density, name="log_density")
     if m.ndim < dims:
         axes = ", ".join("dhw"[-dims:])
@@ -75,7 +85,7 @@ def gradient(
 
 
 def score(
-    log_density: ArrayLike, dh: float = 1.0, boundary: Boundary = "reflect", dims: int = 2
+    log_density: ArrayLike, dh: float = 1.0, boundary: str = "reflect", dims: int = 2
 ) -> Tensor:
     """The paper's scalar score per pixel and channel: the sum of the central differences,
 
@@ -83,5 +93,5 @@ def score(
 
     Arguments, result shape and errors as for `gradient`.
     """
-    first, *others = gradient(log_density, dh, boundary, dims)
-    return sum(others, start=first)
+    first, *others = _gradient(log_density, dh, boundary, dims)
+    return sum(others, start=first).to(result_dtype(log_density))

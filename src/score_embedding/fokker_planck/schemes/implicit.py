@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,13 +26,12 @@ from score_embedding.errors import ConvergenceError
 from score_embedding.fokker_planck.operators.differences import first_difference
 from score_embedding.fokker_planck.operators.drift import DriftField, field_at
 from score_embedding.fokker_planck.operators.linear import HeatStep, System, direct, iterative, norm
-from score_embedding.fokker_planck.problem import Problem
+from score_embedding.fokker_planck.problem import Evolution, LinearMethod, Options, Problem
 from score_embedding.fokker_planck.solution import slowest
 
 MAX_ITERATIONS = 500
 VALUES_AT_ONCE = 2**16  # pixels of all channels solved together: a few such arrays fit the cache
 
-LinearMethod = Literal["iterative", "direct"]
 # Where the solve of one system begins, given the step's index, the system and m_before.
 Start = Callable[[int, System, Tensor, Tensor], Tensor]
 # Channels (B, *grid) and their names to fields (B, N, *grid) and each step's slowest residuals.
@@ -71,19 +69,24 @@ class Step:
         return m_before + self.source - (system.u * self.ghost_slope[:, None]).sum(dim=0)
 
 
-def evolve(
-    problem: Problem, tolerance: float, linear: LinearMethod = "iterative"
-) -> tuple[Tensor, list[list[float]]]:
-    """Log-density (n, N, c, *grid), and for each of the N - 1 steps the residuals of its slowest
-    channel. Computed in float64.
+def check(problem: Problem) -> None:
+    """Raise ValueError where a gradient is wanted: every drift and boundary can be solved."""
+    problem.refuse_gradients("implicit")
+
+
+def evolve(problem: Problem, options: Options) -> Evolution:
+    """The solution, and for each of the N - 1 steps the residuals of its slowest channel. Computed
+    in float64.
 
     Raises
     ------
-    ConvergenceError : a step did not reach `tolerance`.
+    ConvergenceError : a step did not reach the tolerance.
     """
-    m0, steps = problem.m0, time_steps(problem)
-    iteration = Iteration(tolerance, linear)
-    return in_chunks(m0, lambda channels, names: march(channels, names, steps, iteration))
+    steps, iteration = time_steps(problem), Iteration(options.tolerance, options.linear)
+    log_density, residuals = in_chunks(
+        problem.m0, lambda channels, names: march(channels, names, steps, iteration)
+    )
+    return Evolution(log_density, residuals, iteration="time step")
 
 
 def in_chunks(

@@ -1,9 +1,9 @@
-"""Cross-matrix Krylov projection: what the first images' systems taught helps the later ones.
+"""Cross-matrix Krylov projection: search directions of the first images start the later solves.
 
 Order: as `implicit`, whose equations it solves to the same tolerance.
 
 The systems of one time step differ between images only in their advection (`linear.py`). The
-directions that the conjugate residuals of the seed images took are orthonormalised into a basis V
+search directions of the conjugate residuals of the seed images are orthonormalised into a basis V
 for each time step. A later image's first system of that step, A v = b, starts from
 
     v = m_before + V y,    y minimising |b - A v|
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from score_embedding.fokker_planck.operators.linear import System, conjugate_residuals
-from score_embedding.fokker_planck.problem import Problem
+from score_embedding.fokker_planck.problem import Evolution, Options, Problem
 from score_embedding.fokker_planck.schemes import implicit
 from score_embedding.fokker_planck.solution import slowest
 
@@ -26,12 +26,18 @@ SEEDS = 2  # images
 RANK = 8  # of each time step's basis
 
 
-def evolve(problem: Problem, tolerance: float) -> tuple[Tensor, list[list[float]]]:
-    """As `implicit.evolve`; the first SEEDS images are the seeds."""
+def check(problem: Problem) -> None:
+    """As `implicit.check`."""
+    problem.refuse_gradients("krylov")
+
+
+def evolve(problem: Problem, options: Options) -> Evolution:
+    """As `implicit.evolve`, with the linear systems always solved iteratively; the first SEEDS
+    images are the seeds."""
     m0, steps = problem.m0, implicit.time_steps(problem)
     bases: list[Tensor] = []  # of each time step, (rank, *grid)
 
-    def learn(_: int, system: System, b: Tensor, m_before: Tensor) -> Tensor:
+    def keep_directions(_: int, system: System, b: Tensor, m_before: Tensor) -> Tensor:
         start, _solved, directions = conjugate_residuals(system, b, m_before, reduction=1e-2)
         bases.append(_orthonormal(directions, m_before))
         return start
@@ -40,21 +46,22 @@ def evolve(problem: Problem, tolerance: float) -> tuple[Tensor, list[list[float]
         return projected(system, b, m_before, bases[i])
 
     seeds = min(SEEDS, len(m0))
-    learning = implicit.Iteration(tolerance, start=learn)
-    helped = implicit.Iteration(tolerance, start=project)
+    seeding = implicit.Iteration(options.tolerance, start=keep_directions)
+    projecting = implicit.Iteration(options.tolerance, start=project)
     first = implicit.in_chunks(
         m0[:seeds],
-        lambda m, names: implicit.march(m, names, steps, learning),
-        channels_at_once=seeds * m0.shape[1],  # one chunk: each step learns once
+        lambda m, names: implicit.march(m, names, steps, seeding),
+        channels_at_once=seeds * m0.shape[1],  # one chunk: one basis for each step
     )
     if seeds == len(m0):
-        return first
+        return Evolution(*first, iteration="time step")
     rest = implicit.in_chunks(
         m0[seeds:],
-        lambda m, names: implicit.march(m, names, steps, helped),
+        lambda m, names: implicit.march(m, names, steps, projecting),
         first_image=seeds,
     )
-    return torch.cat([first[0], rest[0]]), slowest([first[1], rest[1]])
+    log_density, residuals = torch.cat([first[0], rest[0]]), slowest([first[1], rest[1]])
+    return Evolution(log_density, residuals, iteration="time step")
 
 
 def _orthonormal(directions: list[Tensor], like: Tensor) -> Tensor:

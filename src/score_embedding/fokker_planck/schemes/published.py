@@ -22,10 +22,9 @@ import scipy.sparse as sparse
 import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import splu
-from torch import Tensor
 
 from score_embedding import progress
-from score_embedding.fokker_planck.problem import Problem
+from score_embedding.fokker_planck.problem import Evolution, Options, Problem
 from score_embedding.fokker_planck.schemes.implicit import not_converged
 
 MAX_SWEEPS = 500
@@ -34,16 +33,28 @@ log = logging.getLogger(__name__)
 Field = NDArray[np.float64]  # (N, D)
 
 
-def evolve(problem: Problem, tolerance: float) -> tuple[Tensor, Tensor, list[float], list[str]]:
+def check(problem: Problem) -> None:
+    """Raise ValueError for a grid that is not 2-D, a drift, another boundary than the default, or a
+    gradient that is wanted."""
+    reflecting = problem.boundary == "reflect"
+    if problem.drift is not None or not reflecting or len(problem.grid) != 2:
+        raise ValueError(
+            "the published scheme knows only (n, c, h, w), no drift and no choice of boundary; "
+            "use implicit"
+        )
+    problem.refuse_gradients("published")
+
+
+def evolve(problem: Problem, options: Options) -> Evolution:
     """Log-density and score, each (n, N, c, h, w), the slowest channel's relative change sweep by
     sweep, and warnings where a system left the region in which it is known to be stable. Channels
     are solved one by one on the CPU in float64.
 
     Raises
     ------
-    ConvergenceError : MAX_SWEEPS did not reach `tolerance`.
+    ConvergenceError : MAX_SWEEPS did not reach the tolerance.
     """
-    m0, times, dh = problem.m0, problem.times, problem.dh
+    m0, times, dh, tolerance = problem.m0, problem.times, problem.dh, options.tolerance
     n, c, h, w = m0.shape
     half_g2 = problem.sde.g(times).square().cpu().numpy() / 2
     channels = m0.detach().cpu().to(torch.float64).reshape(n * c, h * w).numpy()
@@ -61,7 +72,15 @@ def evolve(problem: Problem, tolerance: float) -> tuple[Tensor, Tensor, list[flo
     for warning in warnings:
         log.warning("published solve, %s", warning)
     m, s = torch.from_numpy(fields).reshape(2, n, c, len(times), h, w).transpose(2, 3).to(m0)
-    return m.contiguous(), s.contiguous(), slowest, warnings
+    return Evolution(
+        m.contiguous(),
+        [slowest],
+        iteration="sweep",
+        warnings=warnings,
+        score=s.contiguous(),
+        boundary="wrapping",
+        dt=1 / len(times),  # the official code's, though its times are 1/(N - 1) apart
+    )
 
 
 def _channel(

@@ -29,7 +29,7 @@ from score_embedding.fokker_planck.operators.kernels import (
     heat_kernel,
     precise_heat_kernel,
 )
-from score_embedding.fokker_planck.problem import Problem
+from score_embedding.fokker_planck.problem import Evolution, Options, Problem
 
 _CHUNK_BYTES = 2 * 2**20  # of output per chunk: intermediate products stay in the cache
 FFT_FROM = 200  # pixels of the longest axis: matrix products cost more from there on
@@ -38,10 +38,26 @@ FFT_FROM = 200  # pixels of the longest axis: matrix products cost more from the
 RANGE = 15.0
 
 
-def evolve(problem: Problem) -> Tensor:
+def check(problem: Problem) -> None:
+    """Raise ValueError for a drift other than an AffineDrift between reflecting walls."""
+    affine = isinstance(problem.drift, AffineDrift) and problem.boundary == "reflect"
+    if problem.drift is not None and not affine:
+        raise ValueError(
+            "the spectral scheme knows no drift but an AffineDrift between reflecting walls; "
+            "use implicit"
+        )
+
+
+def evolve(problem: Problem, options: Options) -> Evolution:  # noqa: ARG001 - nothing is iterated
+    """The solution at all times at once; differentiable in m0."""
+    accuracy = "exact in time" if problem.drift is None else ""
+    return Evolution(log_density(problem), accuracy=accuracy)
+
+
+def log_density(problem: Problem) -> Tensor:
     """Log-density (n, N, c, *grid) at each of the N times.
 
-    Differentiable in m0. Matrix products, or on large grids and a CPU the fast cosine transform,
+    Matrix products, or on large grids and a CPU the fast cosine transform,
     which takes fewer operations. Where log p falls far below its peak the kernels are made at a
     higher cost, so that it is right there too, as far as the dtype can hold p.
     """
@@ -127,13 +143,13 @@ def _by_products(m0: Tensor, kernels: list[Tensor], outside: Tensor | None) -> T
             log_density[start : start + len(chunk)] = m + peak[:, None]
         else:
             torch.add(m, peak[:, None], out=log_density[start : start + len(chunk)])
-    log_density[:, 0] = m0  # to the bit, not to round-off
+    log_density[:, 0] = m0  # bit for bit, not to round-off
     return log_density
 
 
 def _transported(p0: Tensor, kernels: list[Tensor]) -> Tensor:
     """The kernels applied along each axis of p0 (b, c, *grid): (N, b, c, *grid), as few and as
-    large products as there can be."""
+    large products as possible."""
     first, *others = kernels
     lines = p0.movedim(2, 0)
     p = first.flatten(0, 1) @ lines.flatten(1)
