@@ -1,7 +1,7 @@
-"""What the benchmarks share: photographs, paired timing, the description of the machine, results.
+"""Shared by the benchmarks: photographs, paired timing, description of the machine, results.
 
-Two things compared are timed in turns within one process (A B A B ...), and their ratio is taken
-turn by turn, so that other work on the machine burdens both alike.
+Two functions that are compared are timed in turns within one process (A B A B ...). Their ratio is
+computed turn by turn, so that other work on the machine affects both equally.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _photograph(name: str, size: int) -> Tensor:
 
 
 def crops(n: int, size: int) -> Tensor:
-    """n crops of the photographs at four times the size, (n, 3, size, size), at random places."""
+    """n crops at random places of the photographs at four times the size, (n, 3, size, size)."""
     images = photographs(4 * size)
     generator = torch.Generator().manual_seed(0)
     corners = torch.randint(3 * size + 1, (n, 2), generator=generator).tolist()
@@ -61,7 +61,7 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Seconds per call of each function in each round, after one call that is not counted.
 
-    `calls`: how many calls of a function, for short ones, make one measurement.
+    `calls`: the number of calls per measurement, for functions that take little time.
     """
     for function in functions.values():
         function()
@@ -77,7 +77,7 @@ def in_turns(
 
 
 def ratios(numerator: list[float], denominator: list[float]) -> list[float]:
-    """Round by round."""
+    """The ratio in each round."""
     return [a / b for a, b in zip(numerator, denominator, strict=True)]
 
 
@@ -86,7 +86,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def resident(key: str) -> int:
-    """Resident memory in bytes: VmRSS of now, VmHWM the peak since the process started."""
+    """Resident memory in bytes: VmRSS is the current one, VmHWM the peak of the process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
@@ -94,7 +94,8 @@ def resident(key: str) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """Taken before the timing: a load near or above the number of cores makes times meaningless."""
+    """The machine, to be read before the timing: a load near or above the number of cores makes
+    times meaningless."""
     return {
         "cpu": _cpu_model(),
         "threads": torch.get_num_threads(),
@@ -115,7 +116,7 @@ def _cpu_model() -> str:
 
 
 def write(name: str, rows: list[dict[str, Any]], environment: dict[str, Any]) -> None:
-    """results/<name>.json and, with the same rows as a table, results/<name>.md."""
+    """Write results/<name>.json and a table of the same rows, results/<name>.md."""
     RESULTS.mkdir(exist_ok=True)
     document = json.dumps({"environment": environment, "rows": rows}, indent=2)
     (RESULTS / f"{name}.json").write_text(document + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The README's table of a comparison, from the comparison.json that `score-embedding compare` left.
+"""The README's table of a comparison, from the comparison.json of `score-embedding compare`.
 
 python benchmarks/comparison_table.py benchmarks/results/comparison_one/comparison.json
 """
@@ -32,7 +32,7 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _time(summary: dict[str, Any], target: str) -> str:
-    """Median seconds and steps, or in how many of the runs the target was reached."""
+    """Median seconds and steps, or the number of runs that reached the target."""
     median, runs = summary["time_to"][target]["median"], summary["runs"]
     if median is None:
         return f"not reached ({summary['reached'][target]} of {runs})"

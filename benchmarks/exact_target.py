@@ -1,10 +1,10 @@
-"""What the exact target (training.target: exact) has that the noise target has not.
+"""The variance that the exact target (training.target: exact) removes from the noise target.
 
-A network without an index learns the mean of the drawn noise z given the noisy image x; the scatter
-of z around that mean, E|z - E[z | x]|^2 / E|z|^2, is noise in every gradient, and what the exact
-target takes away. It is there only where x leaves open which image it comes from. The table gives
-it over the noise level std(t), for few and many photographs, and the seconds that the exact target
-adds to a batch of 20.
+A network without an index learns the mean of the drawn noise z given the noisy image x. The
+variance of z around that mean, E|z - E[z | x]|^2 / E|z|^2, is noise in every gradient; the exact
+target removes it. It is positive only where x does not determine which image it comes from. The
+table gives it over the noise level std(t), for few and many photographs, and the seconds that the
+exact target adds to a batch of 20.
 
     python benchmarks/exact_target.py      # half a minute
 """
@@ -21,12 +21,12 @@ from torch import Tensor
 from _common import crops, environment, photographs, write
 from score_embedding.methods.exact import posterior_mean
 
-LEVELS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # std(1) is 1.5 at sigma 2, 2.7 at 5, 9.8 at 25
+LEVELS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # std(1): 1.5 at sigma_base 2, 2.7 at 5, 9.8 at 25
 DRAWS = 500
 
 
 def scatter(images: Tensor, std: float, generator: torch.Generator) -> float:
-    """The share of the noise target's variance that is scatter, at one noise level."""
+    """Share of the noise target's variance that the exact target removes, at one noise level."""
     index = torch.randint(len(images), (DRAWS,), generator=generator)
     z = torch.randn((DRAWS, *images.shape[1:]), generator=generator, dtype=images.dtype)
     x = images[index] + std * z
@@ -35,7 +35,7 @@ def scatter(images: Tensor, std: float, generator: torch.Generator) -> float:
 
 
 def seconds_of_a_batch(images: Tensor) -> float:
-    """Median of ten calls of what the exact target adds to drawing a batch of 20."""
+    """Seconds that the exact target adds to drawing a batch of 20, median of ten calls."""
     x = images[torch.arange(20) % len(images)].float()
     std, of_all = torch.ones(20), images.float().expand(20, *images.shape)
     seconds = []

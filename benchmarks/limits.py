@@ -1,10 +1,10 @@
-"""What `limits` tells of a run before it starts, against what runs really took.
+"""Memory and disk that are estimated before a run starts, compared with those of real runs.
 
     python benchmarks/limits.py      # about 4 minutes on one thread; nothing else may run
 
-Each run is a process of its own: a few steps, then samples. Memory: the largest resident set over
-that before the run. Disk: the largest size of the run folder, looked at again and again. Time: the
-median step, over the one expected. Writes results/limits.json and .md.
+Each run is a process of its own: a few steps, then samples. Memory: the largest resident set minus
+that before the run. Disk: the largest size of the run folder, sampled every 0.02 s. Time: the
+median step, beside the estimated one. Writes results/limits.json and .md.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Whether the tests would notice: each solver is broken in one place, and a test must fail.
+"""Mutation testing of the solvers: each is broken in one place at a time, and a test must fail.
 
     python benchmarks/mutations.py                 # about 7 minutes on one thread
-    python benchmarks/mutations.py --only kernels  # those whose file or name contains it, no record
+    python benchmarks/mutations.py --only kernels  # file or name contains it; results not written
 
-Each mutation replaces one piece of the source in a copy of the package and runs the tests named
-with it until the first failure. Before that the unchanged copy has to pass all of them. Writes
-results/mutations.json and .md; exit status 1 where a mutation survives.
+Each mutation replaces one piece of the source in a copy of the package and runs the tests listed
+for it until the first failure. The unchanged copy has to pass all of them first. Writes
+results/mutations.json and .md; exit status 1 if a mutation survives.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from _common import environment, write
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300.0  # seconds of one mutation's tests
 SURVIVED = "SURVIVED"
-# pytest on the copy in argv[1], and on no other package that may be installed.
+# Runs pytest on the copy in argv[1], not on an installed package of the same name.
 LAUNCH = """
 import sys, pytest, score_embedding
 if not score_embedding.__file__.startswith(sys.argv[1]):
@@ -481,7 +481,7 @@ def apply(mutation: Mutation, copy: Path) -> None:
 
 
 def first_failure(copy: Path, tests: tuple[str, ...]) -> str | None:
-    """The test that failed, without its parameters; None where all passed."""
+    """The test that failed, without its parameters; None if all passed."""
     paths = [str(ROOT / "tests" / f"test_{name}.py") for name in tests]
     finished = subprocess.run(
         [sys.executable, "-c", LAUNCH, str(copy), *paths],
@@ -517,7 +517,7 @@ def outcome(mutation: Mutation) -> dict[str, Any]:
 
 
 def check_texts(mutations: list[Mutation]) -> None:
-    """All texts are found, before any of the tests are run."""
+    """Check that the text of every mutation is found, before any tests are run."""
     for mutation in mutations:
         with tempfile.TemporaryDirectory() as folder:
             apply(mutation, copy_of_package(Path(folder)))

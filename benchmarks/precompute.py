@@ -1,16 +1,16 @@
-"""What comes before training: initial log-density and Fokker-Planck solve, in float64.
+"""The pre-computation: pixel log-density and Fokker-Planck solve, in float64.
 
-Targets, at N = 20 and sigma 5: the spectral solve is at least 500 times faster than the implicit
-one (sparse LU, iterated to its tolerance) on one 32x32x3 photograph; it takes at most 10 s and 4
-times the memory of its output for 1,000 images; the binned density is at least 10 times faster than
-the exact one at 64x64x3, and nowhere more than 0.02 away from it in the logarithm on photographs.
+Targets, at N = 20 and sigma_base 5. The spectral solve is at least 500 times faster than the
+implicit one (sparse LU, iterated to its tolerance) on one 32x32x3 photograph. It takes at most 10 s
+and 4 times the memory of its output for 1,000 images. The binned pixel log-density is at least 10
+times faster than the exact one at 64x64x3, and differs from it by at most 0.02 on photographs.
 
     python benchmarks/precompute.py
 
-Median, min and max are over rounds, for the difference over photographs at 32x32 and 64x64. Times
-and ratios meet a target by their median; memory and difference by their worst value.
+Median, min and max are over rounds; for the difference they are over photographs at 32x32 and
+64x64. Times and ratios meet a target by their median, memory and difference by their worst value.
 
-The memory is the peak of a fresh process beyond what it held just before the solve, read from
+The memory is the peak of a new process minus its memory just before the solve, read from
 /proc/self/status: ru_maxrss would start at the peak of the parent process, which hides it.
 """
 
@@ -72,7 +72,7 @@ def one_image() -> list[Row]:
 
 
 def check_converged(solution: Solution) -> None:
-    """The scheme raises ConvergenceError by itself; here its own residuals have to say so too."""
+    """Check the residuals of a solve; the scheme itself raises ConvergenceError."""
     diagnostics = solution.diagnostics
     last = [step[-1] for step in diagnostics.residuals]
     if len(last) != len(TIMES) - 1 or not max(last) <= TOLERANCE:
@@ -104,7 +104,7 @@ def memory_in_fresh_process(m0: Tensor) -> float:
 def memory_of_solve(path: str) -> float:
     """Peak additional memory of the solve, as a multiple of its output's."""
     m0 = torch.from_numpy(np.load(path))
-    solve(m0[:2], SDE, TIMES)  # what a first call loads and keeps
+    solve(m0[:2], SDE, TIMES)  # libraries and caches that the first call loads
     before = resident("VmRSS")
     output = solve(m0, SDE, TIMES).log_density
     return (resident("VmHWM") - before) / output.nbytes
@@ -142,7 +142,7 @@ def density_of_cell(image: Tensor, exact: list[Tensor], note: str) -> list[Row]:
 
 
 def largest_differences(exact: list[Tensor]) -> list[float]:
-    """The largest of each photograph, at each size."""
+    """The largest difference for each photograph, at each size."""
     differences = []
     for m0 in exact:
         binned = log_density(photographs(m0.shape[-1]), method="binned")

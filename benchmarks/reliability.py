@@ -1,10 +1,10 @@
-"""The promises of docs/reliability.md, each with the tests that hold it, run and counted.
+"""The guarantees of docs/reliability.md: runs the tests that check each of them, and counts cases.
 
     python benchmarks/reliability.py      # about 5 minutes on one thread
 
-A case is one input or one interruption (a run killed twenty times is one); fuzzing tests count
-their own. Writes results/reliability.json and .md; exit status 1 where a test of a promise failed,
-was skipped, or is gone.
+A case is one input or one interruption (a run killed twenty times is one); fuzzing tests report
+their number of cases. Writes results/reliability.json and .md; exit status 1 if a test of a
+guarantee failed, was skipped, or does not exist.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from _common import environment, write
 
 ROOT = Path(__file__).parents[1]
 
-PROMISES: dict[str, tuple[str, ...]] = {
-    "An interrupted run ends as if it had not been, to the bit": (
+GUARANTEES: dict[str, tuple[str, ...]] = {
+    "A resumed run is bit for bit equal to an uninterrupted one": (
         "test_resume.py::test_training_goes_on_to_the_bit",
         "test_resume.py::test_the_clock_and_the_seconds_before_it_go_on",
         "test_comparison_runs.py::test_a_comparison_killed_in_the_middle_goes_on_where_it_was",
@@ -34,18 +34,18 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "one_succeeds",
         "test_nothing_lost.py::test_partial_files_of_a_killed_process_go_with_the_next_run",
     ),
-    "SIGINT and SIGTERM: a checkpoint, how to go on, exit 130 or 143": (
+    "SIGINT and SIGTERM: a checkpoint, how to resume, exit 130 or 143": (
         "test_resume.py::test_a_signal_in_the_middle_of_a_step_waits_for_its_end",
         "test_resume.py::test_an_interrupted_run_says_how_to_go_on_and_does",
         "test_nothing_lost.py::test_a_signal_before_training_says_how_to_go_on_and_leaves_no_trace",
         "test_nothing_lost.py::test_a_signal_to_a_comparison_stops_its_runs_too_and_it_goes_on",
     ),
-    "A full disk leaves what was whole before": (
+    "A full disk damages no file that was complete before": (
         "test_nothing_lost.py::test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole",
         "test_nothing_lost.py::test_a_report_that_cannot_be_written_leaves_all_as_it_was",
         "test_nothing_lost.py::test_a_disk_that_is_full_leaves_the_report_as_it_was",
     ),
-    "A damaged checkpoint is named, the one before it taken": (
+    "A damaged checkpoint is named, and the one before it used": (
         "test_resume.py::test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken",
         "test_fuzzing.py::test_a_damaged_checkpoint_is_passed_over",
         "test_fuzzing.py::test_a_damaged_model_is_loaded_whole_or_not_at_all",
@@ -54,11 +54,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_fuzzing.py::test_no_exchanged_tensor_ends_training_later",
         "test_fuzzing.py::test_no_forged_value_ends_training_later",
     ),
-    "One process a run folder; a run goes on only with its own config and images": (
+    "One process per run folder; a run resumes only with its own config and images": (
         "test_resume.py::test_one_folder_is_one_process_alone",
         "test_nothing_lost.py::test_a_run_does_not_go_on_with_other_images",
     ),
-    "The same run twice is the same to the bit": (
+    "The same run twice is bit for bit the same": (
         "test_nothing_lost.py::test_the_same_run_twice_is_the_same_to_the_bit",
     ),
     "No code from data": (
@@ -70,7 +70,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_run_folder.py::test_no_pickle_is_opened",
         "test_cli.py::test_markup_in_the_names_of_images_is_shown_not_obeyed",
     ),
-    "A divergence stops with what reproduces it, or goes back and halves the rate": (
+    "A divergence stops the run with what reproduces it, or halves the learning rate": (
         "test_cli.py::test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_reproduces_it",
         "test_resume.py::test_a_divergence_goes_back_to_the_last_checkpoint_with_half_the_rate",
         "test_resume.py::test_a_restart_outlives_an_interruption",
@@ -89,13 +89,13 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_fuzzing.py::test_a_damaged_data_set_is_read_or_refused_and_never_ends_the_process",
         "test_fuzzing.py::test_images_of_few_bytes_do_not_fill_the_memory",
     ),
-    "Any run folder gives a report, or says which file is damaged": (
+    "Any run folder gives a report, or the damaged file is named": (
         "test_fuzzing.py::test_no_value_in_a_run_folder_ends_a_report",
         "test_fuzzing.py::test_a_folder_with_a_damaged_file_is_reported_on_or_refused",
         "test_fuzzing.py::test_a_report_with_its_figures_is_written_or_refused",
         "test_nothing_lost.py::test_samples_are_not_replaced_where_no_report_can_be_made",
     ),
-    "What cannot fit is refused before the run, what is far too slow is said": (
+    "What cannot fit is refused before the run; far too slow networks get a warning": (
         "test_limits.py::test_what_does_not_fit_is_refused_with_the_figures",
         "test_limits.py::test_a_network_far_too_slow_is_warned_of_with_time_and_remedy",
         "test_limits.py::test_nothing_is_created_by_what_is_refused",
@@ -108,7 +108,7 @@ JUNIT = ("-o", "junit_family=xunit1")  # the format that holds the counts of cas
 
 @dataclass
 class Tally:
-    """What became of one test function, over its parameters."""
+    """Results of one test function, over its parameters."""
 
     cases: int = 0
     passed: int = 0
@@ -116,7 +116,7 @@ class Tally:
 
 
 def run(tests: list[str]) -> dict[str, Tally]:
-    """The tests, by name, of a pytest process of its own."""
+    """Run tests in a pytest process of its own; their results by name."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record.xml"
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={record}", *JUNIT, *tests]
@@ -137,13 +137,13 @@ def run(tests: list[str]) -> dict[str, Tally]:
 
 def main() -> int:
     machine = environment()
-    tallies = run([f"tests/{test}" for tests in PROMISES.values() for test in tests])
+    tallies = run([f"tests/{test}" for tests in GUARANTEES.values() for test in tests])
     rows: list[dict[str, Any]] = []
-    for promise, tests in PROMISES.items():
+    for guarantee, tests in GUARANTEES.items():
         found = [tallies.get(test, Tally(not_passed=1)) for test in tests]
         rows.append(
             {
-                "promise": promise,
+                "guarantee": guarantee,
                 "cases": sum(tally.cases for tally in found),
                 "tests": sum(tally.passed + tally.not_passed for tally in found),
                 "not passed": sum(tally.not_passed for tally in found),

@@ -1,8 +1,8 @@
-"""What the sampler changes in the samples of networks that are trained already.
+"""The effect of the sampler on the samples of trained networks.
 
-Takes the runs of a comparison (score-embedding compare) and samples from each network again, with
-more steps, another solver, and with the posterior mean at the end. SSIM of the min-max scaled
-sample from the config's own prior, median over the seeds.
+Reads the runs of a comparison (score-embedding compare) and samples from each network again, with
+more steps, another solver, and the posterior mean at the end. Reports the SSIM of the min-max
+scaled sample from the config's own prior, median over the seeds.
 
     python benchmarks/samplers.py saves/comparison_one score_embedding ddpm_plain ddim_plain
 """

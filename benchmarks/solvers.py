@@ -1,17 +1,17 @@
-"""Every Fokker-Planck scheme: time, memory, error, growth with the size of the image.
+"""All Fokker-Planck schemes: time, memory, error, growth with the size of the image.
 
     python benchmarks/solvers.py                # about 15 minutes
     python benchmarks/solvers.py --only ratios  # one of: ratios, grid, errors, many
 
-sigma 5, N = 20, three channels; photographs shipped with scikit-image. Writes results/solvers_*
+sigma_base 5, N = 20, three channels; photographs that scikit-image ships. Writes results/solvers_*
 (JSON, and a table of the same rows), and docs/images/solvers.png.
 
-ratios : pairs timed in turns within one process, with the targets they are held to.
-grid   : seconds an image and peak memory for each scheme, size and batch. What would take longer
-         than PATIENCE, or more than 4 GiB of output, is left out, and the table says so.
-errors : against the closed form on a smooth density.
-many   : 50,000 images through the streamed solve, and the share of a training step that computing
-         an image's embedding inside the loop takes.
+ratios : pairs timed in turns within one process, with their targets.
+grid   : seconds an image and peak memory for each scheme, size and batch. Cases that would take
+         longer than PATIENCE, or more than 4 GiB of output, are left out; the table says so.
+errors : against the closed form for a smooth density.
+many   : 50,000 images through the streamed solve, and the time to compute an image's embedding in
+         the training loop as a share of a training step.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def densities(n: int, size: int) -> Tensor:
 
 
 def against_published() -> list[Row]:
-    """Seconds an image of the official discretisation over those of the spectral solve."""
+    """Seconds an image of the official discretisation, divided by those of the spectral solve."""
     rows = []
     for size, batch, rounds in ((32, 100, 7), (64, 50, 3), (128, 16, 2)):
         m0 = densities(batch, size)
@@ -87,8 +87,8 @@ def against_published() -> list[Row]:
                 "batch": lambda many=many: solve(many, SDE, TIMES),
             },
             rounds=rounds,
-            # Long enough that threads of SciPy's BLAS, which spin for a while after their last
-            # work, have gone to sleep.
+            # Threads of SciPy's BLAS spin for a while after their last work. This is long enough
+            # for them to go to sleep.
             calls={"alone": 2000, "batch": 10},
         )
         seconds["batch"] = [s / batch for s in seconds["batch"]]
@@ -108,7 +108,7 @@ def against_published() -> list[Row]:
 
 
 def against_direct() -> list[Row]:
-    """The schemes that solve the same equations to the same tolerance, on 24 images."""
+    """Schemes that solve the same equations to the same tolerance, on 24 images."""
     m0 = densities(24, 32)
     names = ("implicit, direct", "implicit, iterative", "krylov")
     solvers = {name: (lambda name=name: SOLVERS[name](m0)) for name in names}
@@ -144,7 +144,7 @@ def against_direct() -> list[Row]:
 
 
 def against_memory() -> list[Row]:
-    """The spectral solve of 32 images at 128x128 over writing its output once."""
+    """Time of the spectral solve of 32 images at 128x128, divided by that of writing its output."""
     m0 = densities(32, 128).to(torch.float32)
     shape = (32, len(TIMES), 3, 128, 128)
     kept = torch.empty(shape)
@@ -216,7 +216,7 @@ def cell(name: str, solver: Solver, size: int, batch: int, known: list[Row]) -> 
 
 
 def forecast(name: str, size: int, batch: int, known: list[Row]) -> float:
-    """Seconds, from what was measured on smaller ones: growth with the pixels to the power 1.5."""
+    """Estimated seconds, from smaller sizes: growth with the pixels to the power 1.5."""
     measured = [row for row in known if row["scheme"] == name and "s an image" in row]
     if not measured:
         return 0.0
@@ -225,12 +225,12 @@ def forecast(name: str, size: int, batch: int, known: list[Row]) -> float:
 
 
 def reset_peak() -> None:
-    """Make the present size of the process its peak."""
+    """Reset the peak memory of the process to its current one."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def exponents(rows: list[Row]) -> dict[tuple[str, int], float]:
-    """Of seconds an image ~ pixels^k, fitted over the sizes of each scheme and batch."""
+    """The exponent k of seconds an image ~ pixels^k, fitted for each scheme and batch."""
     fitted = {}
     for name in SOLVERS:
         for batch in BATCHES:

@@ -1,20 +1,21 @@
 """One optimiser step of the cifar1 network (batch 20, 3x32x32): forward, loss, backward, Adam.
 
-Compares ways to run it with plain eager float32 in NCHW memory and default Adam. There is no fixed
-target: the table says which ways are worth having, on the CPU it was run on.
+Compares variants with plain eager float32 in NCHW memory and default Adam. There is no fixed
+target: the table says which variants are faster on the CPU it was run on.
 
     python benchmarks/training_step.py                      # ch 128, as published: about 3 minutes
     python benchmarks/training_step.py --ch 64
     python benchmarks/training_step.py --ch 32 --rounds 7
     python benchmarks/training_step.py --compile            # adds torch.compile, minutes to compile
 
-"NCHW" is the memory of input and weights; inside, many activations become channels_last all the
-same (at ch 64, as many group norms see it as with channels_last weights).
+"NCHW" is the memory format of input and weights. Inside the network many activations become
+channels_last in any case (at ch 64, as many group norms get it as with channels_last weights).
 
-"output difference" is that of the untrained network in eval mode to the plain one's, relative: what
-is compared computes the same. "cheap dropout" is an experiment: nn.Dropout draws its mask with
-bernoulli_, one number after the other in double precision unless the CPU is an Intel one; here one
-64-bit draw serves four elements. It keeps the share p to 1/65536.
+"output difference" is the relative difference between the outputs of the untrained network and of
+the plain one, in eval mode: it shows that the variants compute the same. "cheap dropout" is an
+experiment. nn.Dropout draws its mask with bernoulli_, one number after the other in double
+precision unless the CPU is an Intel one; here one 64-bit draw gives the mask of four elements. The
+share p is accurate to 1/65536.
 """
 
 from __future__ import annotations

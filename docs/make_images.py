@@ -1,4 +1,4 @@
-"""The README's pictures, from a run folder: python docs/make_images.py saves/quickstart"""
+"""Makes the README's pictures from a run folder: python docs/make_images.py saves/quickstart"""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The figures of docs/theory.md: python docs/make_theory_figures.py (about a minute)
 
-One photograph that scikit-image ships, 32 x 32, sigma 5, N = 20; closed forms; no network, no seed.
-Prints the figures that the text quotes.
+One photograph that scikit-image ships, 32 x 32, sigma_base 5, N = 20; closed forms; no network, no
+random numbers. Prints the figures that the text quotes.
 """
 
 import math
@@ -26,7 +26,7 @@ STYLE = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon"
 
 
 def photograph_density(size=32):
-    """The green channel's log-density of scikit-image's cat, (1, 1, size, size)."""
+    """Pixel log-density of the green channel of scikit-image's cat, (1, 1, size, size)."""
     pixels = torch.from_numpy(skimage.data.chelsea()[:300, 75:375].copy()).permute(2, 0, 1)
     image = interpolate(pixels[None].double() / 255, (size, size), mode="bicubic", antialias=True)
     return se.log_density(image.clamp(0, 1))[:, 1:2]
@@ -135,8 +135,8 @@ def richardson(m0, sde, end):
 
 
 def affine_error(n):
-    """A Gaussian on 12 x 12 units under a variance-preserving drift, against its closed form,
-    within three units of the middle."""
+    """Largest error of log p for a Gaussian on 12 x 12 units under a variance-preserving drift,
+    against its closed form, within three units of the centre."""
     sde, dh = VariancePreserving(1.0, 3.0), 12 / n
     x = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * dh
     variance, mean = 0.64, 0.5
@@ -153,8 +153,8 @@ def affine_error(n):
 
 
 def gap():
-    """How far implicit stays from spectral on a photograph's log-density as it is, and as the grid
-    resolves it: interpolated to twice and four times the pixels at half and a quarter of dh."""
+    """RMS difference of implicit and spectral on a photograph's pixel log-density, and on the same
+    field interpolated to twice and four times the pixels at half and a quarter of dh."""
     m0 = photograph_density()
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.0), layout="constrained")
@@ -189,7 +189,7 @@ def gap():
 
 
 def stability():
-    """The published scheme's score beside the bounds of its stable region."""
+    """The published scheme's score and the bounds of its stable region."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.0), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)

@@ -1,4 +1,5 @@
-"""The command line: it only parses and calls. Heavy imports wait until a command runs."""
+"""The command line: it parses arguments and calls the package. Modules that load torch are imported
+only when a command needs them."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ for command in (
     *(photographs.denoise, photographs.inpaint),
 ):
     app.command()(command)
-_NO_MEMORY = ("out of memory", "can't allocate memory")  # as torch says it
+_NO_MEMORY = ("out of memory", "can't allocate memory")  # in the text of torch's RuntimeError
 _errors = Console(stderr=True, soft_wrap=True)
 
 
@@ -37,14 +38,14 @@ def main() -> None:
     """Entry point: a user's mistake is one message and an exit status, never a traceback."""
     try:
         with signals.handled():
-            app([argument for argument in sys.argv[1:] if argument != "--debug"])  # see _say
+            app([argument for argument in sys.argv[1:] if argument != "--debug"])  # _say reads it
     except ScoreEmbeddingError as error:
         _say(str(error))
         sys.exit(error.exit_code)
     except Interrupted as stop:
         _errors.print(str(stop), style="yellow", markup=False, highlight=False)
         sys.exit(stop.exit_code)
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:  # the process that reads the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
@@ -52,15 +53,15 @@ def main() -> None:
         _say(f"{where}{error.strerror or error}")
         sys.exit(ScoreEmbeddingError.exit_code)
     except (MemoryError, RuntimeError) as error:
-        told = any(text in str(error) for text in _NO_MEMORY)
-        if not told and not isinstance(error, MemoryError):
+        out_of_memory = any(text in str(error) for text in _NO_MEMORY)
+        if not out_of_memory and not isinstance(error, MemoryError):
             raise
-        _say(f"out of memory ({error}); a smaller image, batch or network needs less")
+        _say(f"out of memory ({error}); a smaller image, batch or network needs less memory")
         sys.exit(ScoreEmbeddingError.exit_code)
 
 
 def _say(message: str) -> None:
-    """An error; with --debug after where it came from."""
+    """Print an error; with --debug, its traceback first."""
     if "--debug" in sys.argv:
         traceback.print_exc()
     shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
@@ -68,7 +69,7 @@ def _say(message: str) -> None:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Log lines through the console, so that they do not disturb a progress bar."""
+    """Writes log lines to the console, so that they do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _errors.print(record.getMessage(), markup=False, highlight=False)
@@ -86,10 +87,11 @@ def _version(value: bool) -> None:
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and stop.")
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version; exit."),
     ] = False,
 ) -> None:
-    del debug, version  # read by main and by the callback
+    del debug, version  # read by _say and by the callback
     logger = logging.getLogger("score_embedding")
     logger.handlers = [_ConsoleHandler()]
     logger.setLevel(logging.INFO)

@@ -14,6 +14,6 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, noise and samples.")]
 Slurm = Annotated[
     list[str] | None,
-    typer.Option(metavar="key=value", help="submitit's: timeout_min, slurm_partition; repeatable."),
+    typer.Option(metavar="key=value", help="Parameter of submitit, such as timeout_min=60."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]

@@ -17,8 +17,8 @@ from score_embedding.errors import ConfigError
 
 Kind = TypeVar("Kind", Config, BaselineConfig)
 
-_END = "...\n"  # of a YAML document that is whole
-# The order of a file; what says how to read the rest comes first.
+_END = "...\n"  # YAML's mark of the end of a document: a file without it is truncated
+# The order of the keys in a file. Those that decide how the rest is read come first.
 ORDER = (
     *("name", "sample_method", "data_loader", "diffusion", "image_density"),
     *("training", "model", "sample", "misc", "held_out"),
@@ -30,8 +30,8 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> AnyConfig:
 
     Raises
     ------
-    ConfigError : no such config, no YAML, or keys and values that are not allowed; all of them are
-        named at once.
+    ConfigError : no such config, not YAML, or keys and values that are not allowed; all of them
+        are named at once.
     """
     path = find(name_or_path)
     values = read(path)
@@ -61,11 +61,12 @@ def mapping(text: str, source: str) -> dict[Any, Any]:
 
 
 def for_images(paths: list[str], size: int, overrides: list[str]) -> Config:
-    """The default config over image files, for commands that need no more. Raises ConfigError."""
+    """The default config for image files, as the commands without a config file need it. Raises
+    ConfigError."""
     values: dict[Any, Any] = {
         "name": "images",
         "data_loader": {"dataset": "files", "path": paths, "image_size": size},
-        "model": {"ch_mult": [1]},  # no network is built: any size will do
+        "model": {"ch_mult": [1]},  # no network is built, so any image size is allowed
     }
     for override in overrides:
         change(values, override)
@@ -109,7 +110,7 @@ def bundled() -> dict[str, Path]:
 def find(name_or_path: str) -> Path:
     """An existing file, else the bundled config of that name (with or without .yml)."""
     path = Path(name_or_path)
-    with contextlib.suppress(OSError):  # a name too long for the file system, for one
+    with contextlib.suppress(OSError):  # for example, a name too long for the file system
         if path.is_file():
             return path
     names = bundled()
@@ -123,7 +124,8 @@ def find(name_or_path: str) -> Path:
 
 
 def change(values: dict[Any, Any], override: str, option: str = "--set") -> None:
-    """Set one key, `section.key=value`, of a config not validated yet. Raises ConfigError."""
+    """Set one key, `section.key=value`, of a config that is not validated yet. Raises ConfigError;
+    `option` is the command-line option that it names."""
     expected = "section.key=value" if option == "--set" else "key=value"
     key, separator, text = override.partition("=")
     if not separator or not key:
@@ -140,13 +142,13 @@ def change(values: dict[Any, Any], override: str, option: str = "--set") -> None
 
 
 def write_document(path: Path, text: str) -> None:
-    """A YAML document, and the mark of its end."""
+    """Write a YAML document with the mark of its end."""
     atomic_files.write_text(path, text + _END)
 
 
 def read_document(path: Path) -> dict[Any, Any]:
-    """The mapping of a document of `write_document`, not validated. Raises ConfigError where it is
-    damaged, cut at the end of a line for one."""
+    """The mapping of a document of `write_document`, not validated. Raises ConfigError if it is
+    damaged, for example truncated at the end of a line."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -157,7 +159,7 @@ def read_document(path: Path) -> dict[Any, Any]:
 
 
 def _explain(error: Any, kind: type[AnyConfig]) -> str:
-    """One line for one of pydantic's errors: path, what was given, what is allowed."""
+    """One line for one of pydantic's errors: path of the key, value given, values allowed."""
     location = [str(part) for part in error["loc"]]
     path, given = ".".join(location), error["input"]
     match error["type"]:
@@ -165,7 +167,7 @@ def _explain(error: Any, kind: type[AnyConfig]) -> str:
             allowed = _keys_at(location[:-1], kind)
             hint = _nearest(location[-1], allowed)
             if kind is Config and location[-1] in ("beta_min", "beta_max"):
-                hint = "; it is a baseline's, with sample_method: ddpm or ddim at the top level"
+                hint = "; it belongs to the baselines: sample_method: ddpm or ddim at the top level"
             return f"{path}: unknown key; allowed: {', '.join(allowed)}{hint}"
         case "missing":
             return f"{path}: missing, and has no default"
@@ -186,10 +188,10 @@ def _explain(error: Any, kind: type[AnyConfig]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """What was given, in a length that a line can hold."""
+    """The value given, shortened to fit a line."""
     try:
         text = repr(value)
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python converts
         return f"this {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
@@ -199,7 +201,7 @@ def _keys_at(location: list[str], kind: type[AnyConfig]) -> list[str]:
     for part in location:
         section = section.model_fields[part].annotation
         sections = [each for each in get_args(section) if hasattr(each, "model_fields")]
-        section = sections[0] if sections else section  # of one that may be missing
+        section = sections[0] if sections else section  # of an optional section
     return list(section.model_fields)
 
 
@@ -212,15 +214,15 @@ def _parsed(text: str) -> Any:
     """A YAML document. Raises ValueError."""
     try:
         return yaml.load(text, _Loader)
-    except Exception as error:  # damaged YAML can raise nearly anything
+    except Exception as error:  # damaged YAML can raise almost any exception
         raise ValueError(str(error)) from error
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, and no aliases: aliases of aliases make a few lines into more values than
+    """Plain values only, and no aliases: nested aliases can expand a few lines to more values than
     any memory holds."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not read; write the value out")
+            raise yaml.YAMLError("aliases (*name) are not read; write out the value instead")
         return super().compose_node(parent, index)

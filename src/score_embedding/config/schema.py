@@ -1,6 +1,6 @@
-"""The YAML config of a run: its sections, and what must fit between them, checked before any work.
+"""The schema of a run's YAML config: its sections, and the constraints between them.
 
-A file in the official layout is a valid config as it stands.
+They are checked before any work. A file in the official layout is a valid config without changes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ BASELINES = ("ddpm", "ddim")
 
 
 class Run(Section):
-    """What every run has. `name` is also the run folder's."""
+    """The sections of every run. `name` is also the name of the run folder."""
 
     name: Name
     data_loader: DataLoader
     training: Training = Training()
     model: Model = Model()
     misc: Misc = Misc()
-    held_out: HeldOut | None = None  # ours: measure denoising of these instead of samples
+    held_out: HeldOut | None = None  # an addition: measure denoising of these instead of samples
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Run:
@@ -71,12 +71,12 @@ class Config(Run):
     diffusion: Diffusion = Diffusion()
     sample: Sample = Sample()
     sample_method: Literal["closed_form"] | None = None
-    image_density: ImageDensity = ImageDensity()  # ours, for diffusion.embedding residual
+    image_density: ImageDensity = ImageDensity()  # an addition, for diffusion.embedding residual
 
     @model_validator(mode="before")
     @classmethod
     def _matched_prior(cls, values: Any) -> Any:
-        """A residual model is made for its SDE's own noise: sample.prior matched, if not given."""
+        """sample.prior defaults to matched for a residual model, which trains on that noise."""
         if not isinstance(values, dict) or not isinstance(values.get("diffusion"), dict):
             return values
         sample = values.get("sample", {})
