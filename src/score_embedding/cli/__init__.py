@@ -72,7 +72,8 @@ class _ConsoleHandler(logging.Handler):
     """Writes log lines to the console, so that they do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _errors.print(record.getMessage(), markup=False, highlight=False)
+        with progress.bars_cleared():
+            _errors.print(record.getMessage(), markup=False, highlight=False)
 
 
 def _version(value: bool) -> None:
