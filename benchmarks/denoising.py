@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from _common import RESULTS, environment, write
-from score_embedding import comparison, densities
-from score_embedding.comparison import spec
+from score_embedding import densities
+from score_embedding.comparison import compare, spec
 from score_embedding.config import loading
 from score_embedding.config.sections import HeldOut
 from score_embedding.data import crops
@@ -69,12 +69,12 @@ def compare_runs(which: str, folder: Path | None) -> None:
     results, methods, changes = RUNS[which]
     folder = folder or Path("saves") / results
     wanted = spec.build("photographs", list(methods), SEEDS, None, list(changes))
-    comparison.compare(wanted, folder, torch.device("cpu"), processes=2)
+    compare.compare(wanted, folder, torch.device("cpu"), processes=2)
     kept = RESULTS / results
     kept.mkdir(exist_ok=True)
-    for name in (comparison.MARKDOWN, comparison.JSON, comparison.CSV, spec.SPEC):
+    for name in (compare.MARKDOWN, compare.JSON, compare.CSV, spec.SPEC):
         shutil.copyfile(folder / name, kept / name)
-    picture = comparison.DENOISING_CURVES
+    picture = compare.DENOISING_CURVES
     shutil.copyfile(folder / picture, IMAGES / f"{results}_{picture}")
 
 

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 import test_cli
 from score_embedding import atomic_files
-from score_embedding import comparison as comparisons
+from score_embedding.comparison import compare as comparisons
 from score_embedding.comparison import spec
 from score_embedding.methods import model as trained
 from test_cli import ENV, sets, tree

@@ -15,8 +15,8 @@ from PIL import Image
 
 import test_cli
 from score_embedding import atomic_files
-from score_embedding import comparison as comparisons
-from score_embedding.comparison import spec
+from score_embedding.comparison import compare as comparisons
+from score_embedding.comparison import spec, variants
 from score_embedding.config.sections import DataLoader
 from score_embedding.data import crops
 from score_embedding.data import datasets as data
@@ -317,13 +317,13 @@ def test_the_config_decides_and_names_the_default_methods(call):
     assert "6 runs, 6 of them there already" in done.stderr
     sets = ["held_out.image=[china]", "held_out.shrink=4", "training.target_ssim=False"]
     for config, override, methods in (
-        ("photographs", [], spec.DENOISING_METHODS),
-        ("photographs", ["input.training.lr=0.5"], spec.DENOISING_METHODS),
-        ("photographs", ["held_out=null"], spec.DEFAULT_METHODS),
+        ("photographs", [], variants.DEFAULT_OF_DENOISING),
+        ("photographs", ["input.training.lr=0.5"], variants.DEFAULT_OF_DENOISING),
+        ("photographs", ["held_out=null"], variants.DEFAULT),
     ):
-        found = spec._default_methods(config, override)
+        found = spec.default_methods(config, override)
         assert found == list(methods)
-    assert spec._default_methods("quickstart", sets) == list(spec.DENOISING_METHODS)
+    assert spec.default_methods("quickstart", sets) == list(variants.DEFAULT_OF_DENOISING)
 
 
 def test_damaged_and_unfinished_runs_are_named_and_count_in_no_figure(folder):
@@ -375,7 +375,7 @@ def test_without_any_finished_run_there_is_nothing_but_the_list_of_them(folder):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ("--task denoise", ["--task 'denoise'", "samples or denoising"]),
+        ("--task denoise", ["--task 'denoise'", "must be samples or denoising"]),
         ("--task denoising --config quickstart", ["quickstart", "held_out", "photographs"]),
         ("--task denoising --targets 0.5", ["--targets", "photographs has held_out"]),
         ("--config photographs --targets 0.5", ["--targets", "photographs has held_out"]),

@@ -3,12 +3,15 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from score_embedding.comparison import spec, tables
-from score_embedding.comparison.summary import FINAL, Quartiles, Summary, quartiles, ratio
+from score_embedding.comparison.summary import FINAL, Quartiles, Summary, ratio
+from score_embedding.comparison.summary import quartiles as quartiles_by
+from score_embedding.comparison.variants import VARIANTS
 from score_embedding.config import loading
 from score_embedding.errors import ConfigError
 from score_embedding.report.content import Table
@@ -146,12 +149,19 @@ def test_each_run_has_its_seed_both_priors_and_no_target_that_would_end_it(tmp_p
 def test_a_comparison_is_read_back_as_it_was_written(tmp_path):
     overrides = ["training.lr=0.1", "ddim.sample.steps=10", "exact.training.grad_clip=false"]
     for base in ("quickstart", "cifar3_conditional"):
-        comparison = spec.build(base, list(spec.METHODS), [3, 1], [1, 0.123456789], overrides)
+        comparison = spec.build(base, list(VARIANTS), [3, 1], [1, 0.123456789], overrides)
         spec.write(comparison, tmp_path)
         assert spec.read(tmp_path) == comparison
 
 
 # Quartiles and ratios
+
+
+def quartiles(values):
+    """Of one group, beside another that must not matter."""
+    runs = pd.DataFrame({"method": ["m"] * len(values) + ["other"], "seconds": [*values, 1e9]})
+    return Quartiles(*quartiles_by(runs, ["method"])["seconds"][:3])
+
 
 SECONDS = st.floats(0, 1e6, allow_subnormal=False)
 

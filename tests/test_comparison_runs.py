@@ -16,6 +16,7 @@ from PIL import Image
 
 import test_comparison
 from score_embedding.comparison import spec
+from score_embedding.comparison.variants import VARIANTS
 from score_embedding.config import loading
 from test_cli import assert_mistake, empty, null, sets, tree
 from test_comparison import (
@@ -207,7 +208,7 @@ def test_interrupted_with_several_processes_it_starts_no_other_run(tmp_path):
         going.send_signal(signal.SIGTERM)
         said = going.communicate(timeout=60)[1].decode()
     assert going.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on" in said
+    assert "the same command continues it" in said
     assert sorted(path.name for path in runs.iterdir()) == ["none_seed0", "none_seed1"]
 
 
@@ -258,7 +259,7 @@ def test_a_finished_comparison_has_nothing_to_submit(compared, call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ("--config quickstart --methods closed_from", ["closed_from", *spec.METHODS]),
+        ("--config quickstart --methods closed_from", ["closed_from", *VARIANTS]),
         ("--config quikstart", ["'quikstart'", "did you mean 'quickstart'"]),
         ("--config quickstart --methods none,none", ["--methods", "only once"]),
         ("--config quickstart --methods ,", ["methods: one or more"]),

@@ -11,7 +11,8 @@ import pytest
 import test_cli
 from score_embedding import atomic_files
 from score_embedding.comparison import claims as reproduction
-from score_embedding.comparison.claims import Claim, judge
+from score_embedding.comparison.claims import judge
+from score_embedding.comparison.published import Claim
 from score_embedding.config import loading
 from test_cli import assert_mistake, tree
 from test_comparison_parts import summary
@@ -171,7 +172,7 @@ def test_the_table_of_claims_shows_published_and_own_seconds_and_the_verdict():
         judge(CLAIM, None, {}),
         verdict(12.34, 1.0, other),
     ]
-    name, published = "cifar1 0.95 (2024), ddpm / ours", "60.0 / 10.0 s = 6.0"
+    name, published = "cifar1 0.95 (2024), ddpm / score_embedding", "60.0 / 10.0 s = 6.0"
     table = reproduction.claims_table(findings, "full")
     assert table.rows == [
         (name, published, "80.0 s / 4.0 s = 20.00", "reproduced"),
@@ -267,13 +268,13 @@ def test_claims_that_can_be_run_here_are_judged_and_the_others_are_not_run(call,
     values, rows, _ = claims_of(folder)
     own = {row[0]: row[1:] for row in rows if row[0].startswith("celeb1")}
     assert own == {
-        "celeb1 0.95 (2024), ddpm / ours": [
+        "celeb1 0.95 (2024), ddpm / score_embedding": [
             *("601.3 / 105.4 s = 5.7", "600.0 s / 100.0 s = 6.00", "reproduced")
         ],
-        "celeb1 0.90 (2024), ddpm / ours": [
+        "celeb1 0.90 (2024), ddpm / score_embedding": [
             *("342.6 / 71.7 s = 4.8", "100.0 s / 90.0 s = 1.11", "not reproduced")
         ],
-        "celeb1 0.99 (2025), ddpm / ours": [
+        "celeb1 0.99 (2025), ddpm / score_embedding": [
             *("14131.5 / 122.5 s = 115.4", "not reached / 110.0 s > 100.00", "reproduced")
         ],
     }

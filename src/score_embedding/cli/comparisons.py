@@ -1,4 +1,4 @@
-"""The commands on many runs: compare, reproduce."""
+"""Commands on many runs: compare, reproduce."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def compare(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="samples (default), or denoising of photographs that are held out."),
+        typer.Option(help="samples (default), or denoising of held-out photographs."),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Comma-separated; --list-methods says which there are.")
+        str | None, typer.Option(help="Comma-separated; --list-methods prints their names.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated; default 0,1,2.")] = None,
     targets: Annotated[
@@ -33,34 +33,37 @@ def compare(
         Path | None, typer.Option(help="The comparison's folder; saves/compare_<name>.")
     ] = None,
     again: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Go on with the comparison in FOLDER.")
+        Path | None, typer.Option(metavar="FOLDER", help="Continue the comparison in FOLDER.")
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     slurm: Slurm = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     overrides: Overrides = None,
-    list_methods: Annotated[bool, typer.Option("--list-methods", help="And stop.")] = False,
+    list_methods: Annotated[bool, typer.Option("--list-methods", help="Print them.")] = False,
 ) -> None:
     """Compare methods on the same images: time to quality under both priors, over seeds; or, for a
-    config with held_out, at taking noise out of photographs that no method was trained on.
+    config with held_out, denoising of photographs that no method was trained on.
 
     --set section.key=value changes the config that the methods are made from, --set
-    method.section.key=value one of them (the published training of ddpm and ddim, for one). Runs
-    that the folder holds already are kept: an interrupted comparison goes on when it is called
-    again.
+    method.section.key=value one of them (such as the published training of ddpm and ddim). Runs
+    that are already in the folder are kept: the same command again continues an interrupted
+    comparison.
     """
-    from score_embedding.comparison import spec
+    from score_embedding.comparison import spec, variants
 
     if list_methods:
-        for name, description in spec.METHODS.items():
-            typer.echo(f"{name:<22}{description}")
+        for name, variant in variants.VARIANTS.items():
+            typer.echo(f"{name:<22}{variant.summary}")
         return
     if task not in (None, *spec.TASKS):
-        raise ConfigError(f"--task {task!r}: {' or '.join(spec.TASKS)} is needed")
+        raise ConfigError(f"--task {task!r}: must be {' or '.join(spec.TASKS)}")
     if again is not None:
         if any((config, task, methods, seeds, targets, out, overrides)):
-            raise ConfigError("--again takes all from its folder; only how to run can be given")
+            raise ConfigError(
+                "--again takes all from its folder; only --processes, --slurm, --device and "
+                "--overwrite can be given"
+            )
         comparison, folder = spec.read(again), again
     elif config is None and task != "denoising":
         raise ConfigError("--config or --again is needed: which images to compare the methods on")
@@ -77,11 +80,11 @@ def compare(
         )
         folder = out or Path("saves") / f"compare_{comparison.name}"
 
-    from score_embedding import comparison as comparisons
+    from score_embedding.comparison import compare as comparing
     from score_embedding.comparison import tables
     from score_embedding.runs import environment
 
-    result = comparisons.compare(
+    result = comparing.compare(
         comparison,
         folder,
         environment.select_device(device),
@@ -91,7 +94,7 @@ def compare(
     )
     for table in result.short:
         Console().print(tables.terminal(table))
-    typer.echo(f"comparison: {folder}, with {comparisons.MARKDOWN} and {result.picture} in it")
+    typer.echo(f"comparison: {folder}, with {comparing.MARKDOWN} and {result.picture} in it")
     if result.missing:
         raise IncompleteError(f"{len(result.missing)} runs are missing: {result.reasons}")
 
@@ -104,24 +107,23 @@ def reproduce(
         str, typer.Option(help="Comma-separated.")
     ] = "cifar1,celeb1,cifar3,inet3,celeb3",
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "9,42,123",
-    out: Annotated[Path | None, typer.Option(help="Where to; saves/reproduce_<scale>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; saves/reproduce_<scale>.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     slurm: Slurm = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     overrides: Overrides = None,
 ) -> None:
-    """Run the published tables again: a verdict for each claim.
+    """Run the published experiments again: a verdict for each claim.
 
-    The exit status is 0 only when every claim was run and reproduced. Runs that are there already
-    are kept.
+    The exit status is 0 only when every claim was run and reproduced. Runs that are already in the
+    folder are kept.
     """
-    from score_embedding.comparison import claims as reproduction
-    from score_embedding.comparison import tables
+    from score_embedding.comparison import claims, tables
     from score_embedding.runs import environment
 
     folder = out or Path("saves") / f"reproduce_{scale}"
-    findings = reproduction.reproduce(
+    findings = claims.reproduce(
         folder,
         scale,
         _listed(cases),
@@ -132,14 +134,14 @@ def reproduce(
         overrides,
         overwrite,
     )
-    table = reproduction.claims_table(findings, scale)
+    table = claims.claims_table(findings, scale)
     console = Console()
     console.print(tables.terminal(table))
     console.print(table.note, markup=False, highlight=False)
-    counts = reproduction.counts(findings)
+    counts = claims.counts(findings)
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    typer.echo(f"claims: {folder / reproduction.MARKDOWN}: {summary}")
-    if counts[reproduction.REPRODUCED] < len(findings):
+    typer.echo(f"claims: {folder / claims.MARKDOWN}: {summary}")
+    if counts[claims.REPRODUCED] < len(findings):
         raise IncompleteError(f"not every claim is reproduced: {summary}")
 
 

@@ -1,8 +1,7 @@
-"""The published tables, run again: each claim with the published figure, ours, and a verdict.
+"""The published claims (published.py), run again: a comparison for each case, and a verdict for
+each claim beside the published and the measured figures.
 
-A claim is that score embedding reaches an SSIM (of the min-max scaled sample, from the paper's own
-start), in a stated share of a baseline's time. Seconds of another machine are shown and not judged;
-ratios are. The sources: Na, Gao, Wan 2024 (arXiv 2404.06661) and Lau, Na, Wan 2025 (2511.17634).
+Seconds of another machine are shown and not judged; ratios are judged.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from typing import Any
 import torch
 
 from score_embedding import atomic_files
-from score_embedding import comparison as comparisons
 from score_embedding.comparison import tables
+from score_embedding.comparison.compare import compare, finite
+from score_embedding.comparison.published import CASES, CLAIMS, SCALES, SMALL_CHAIN, Claim
 from score_embedding.comparison.spec import Comparison
 from score_embedding.comparison.summary import Summary, ratio
 from score_embedding.config import loading
@@ -32,60 +32,6 @@ log = logging.getLogger(__name__)
 REPRODUCED, NOT_REPRODUCED, NOT_RUN = "reproduced", "not reproduced", "not run here"
 MARKDOWN, JSON = "claims.md", "claims.json"
 TOLERANCE = 2.0  # a ratio counts as reproduced when it is at least the published one over this
-
-# The config of each method in each case, as published.
-CASES: dict[str, dict[str, str]] = {
-    "cifar1": {"score_embedding": "cifar1", "ddpm": "cifar1_ddpm", "ddim": "cifar1_ddim"},
-    "celeb1": {"score_embedding": "celeb1", "ddpm": "celeb1_ddpm"},
-    "cifar3": {"score_embedding": "cifar3_conditional", "ddpm": "cifar3_ddpm"},
-    "inet3": {"score_embedding": "inet3_conditional"},
-    "celeb3": {"score_embedding": "celeb3_unconditional"},
-}
-
-# `full` changes nothing. `small` is a smoke run: minutes on a laptop, far from converged.
-SCALES: dict[str, list[str]] = {
-    "small": [
-        "model.ch=16",
-        "training.epochs=20",
-        "misc.profile_freq=1",
-    ],
-    "full": [],
-}
-_SMALL_CHAIN = "sample.steps=50"  # of the baselines at small scale
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Published seconds of score embedding, and of a baseline, to an SSIM."""
-
-    case: str
-    year: int
-    target: float
-    seconds: float
-    baseline: str | None = None
-    baseline_seconds: float = math.nan
-
-    @property
-    def ratio(self) -> float:
-        return self.baseline_seconds / self.seconds
-
-
-CLAIMS = (
-    Claim("cifar1", 2024, 0.99, 26.98, "ddpm", 139.63),
-    Claim("cifar1", 2024, 0.98, 16.07, "ddpm", 136.91),
-    Claim("cifar1", 2024, 0.95, 9.75, "ddpm", 131.09),
-    Claim("cifar1", 2024, 0.99, 26.98, "ddim", 182.53),
-    Claim("cifar1", 2024, 0.98, 16.07, "ddim", 182.29),
-    Claim("cifar1", 2024, 0.95, 9.75, "ddim", 181.57),
-    Claim("celeb1", 2024, 0.95, 105.41, "ddpm", 601.27),
-    Claim("celeb1", 2024, 0.90, 71.68, "ddpm", 342.61),
-    Claim("cifar3", 2024, 0.95, 46.80, "ddpm", 155.16),
-    Claim("cifar3", 2024, 0.90, 37.58, "ddpm", 149.72),
-    Claim("inet3", 2024, 0.95, 111.87),
-    Claim("celeb3", 2024, 0.95, 289.45),
-    Claim("cifar1", 2025, 0.99, 60.27, "ddpm", 1634.93),
-    Claim("celeb1", 2025, 0.99, 122.45, "ddpm", 14131.53),
-)
 
 
 @dataclass(frozen=True)
@@ -139,7 +85,7 @@ def reproduce(
             reasons[case] = str(error)
             continue
         log.info("case %s", case)
-        result = comparisons.compare(comparison, folder / case, device, processes, slurm, overwrite)
+        result = compare(comparison, folder / case, device, processes, slurm, overwrite)
         summaries[case] = result.summaries
         if result.missing:
             reasons[case] = result.reasons
@@ -153,7 +99,7 @@ def comparison_of(case: str, scale: str, seeds: list[int], overrides: list[str])
     """The published configs of a case, at a scale; its targets are those of its claims."""
     configs = {}
     for method, name in CASES[case].items():
-        chain = [_SMALL_CHAIN] if scale == "small" and method != "score_embedding" else []
+        chain = [SMALL_CHAIN] if scale == "small" and method != "score_embedding" else []
         configs[method] = loading.load(name, [*SCALES[scale], *chain, *overrides])
     targets = sorted({claim.target for claim in CLAIMS if claim.case == case})
     return Comparison(case, configs, tuple(seeds), tuple(targets))
@@ -170,19 +116,19 @@ def judge(claim: Claim, summaries: list[Summary] | None, reasons: dict[str, str]
         return Finding(claim, reason=reasons.get(claim.case, "no runs"))
     own_start = [summary for summary in summaries if summary.prior != "matched"]
     of = {summary.method: summary for summary in own_start}
-    ours = of["score_embedding"]
-    seconds = ours.time_to[claim.target].median
+    own = of["score_embedding"]
+    seconds = own.time_to[claim.target].median
     if claim.baseline is None:
         reached = math.isfinite(seconds)
         return Finding(claim, seconds, verdict=REPRODUCED if reached else NOT_REPRODUCED)
     baseline = of[claim.baseline]
-    sign, value = ratio(ours, baseline, claim.target)
+    sign, value = ratio(own, baseline, claim.target)
     verdict = REPRODUCED if value >= claim.ratio / TOLERANCE else NOT_REPRODUCED
     return Finding(claim, seconds, baseline.time_to[claim.target].median, sign, value, verdict)
 
 
 def claims_table(findings: list[Finding], scale: str) -> Table:
-    """Published figure beside ours, and the verdict: a row a claim."""
+    """The published and the measured figure, and the verdict: a row for each claim."""
     rows = []
     for finding in findings:
         claim = finding.claim
@@ -190,7 +136,7 @@ def claims_table(findings: list[Finding], scale: str) -> Table:
         published = f"{claim.seconds:.1f} s"
         here = _seconds(finding.seconds)
         if claim.baseline:
-            name += f", {claim.baseline} / ours"
+            name += f", {claim.baseline} / score_embedding"
             published = f"{claim.baseline_seconds:.1f} / {published} = {claim.ratio:.1f}"
             if finding.sign != "-":
                 equals = "=" if finding.sign == "=" else ">"
@@ -204,7 +150,7 @@ def claims_table(findings: list[Finding], scale: str) -> Table:
     )
     if scale == "small":
         note += (
-            " SMALL SCALE: a narrow network and few epochs, which try out the programs. "
+            " SMALL SCALE: a narrow network and few epochs, to test the programs. "
             "These verdicts say nothing about the published claims."
         )
     header = ("SSIM of", "published", "here", "verdict")
@@ -229,7 +175,7 @@ def _write(folder: Path, findings: list[Finding], scale: str, captions: list[str
         "cases": captions,
         "findings": [dataclasses.asdict(finding) for finding in findings],
     }
-    atomic_files.write_json(folder / JSON, comparisons.finite(values))
+    atomic_files.write_json(folder / JSON, finite(values))
 
 
 def _seconds(seconds: float) -> str:

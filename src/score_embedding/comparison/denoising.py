@@ -1,8 +1,8 @@
-"""From the folders of a denoising comparison's runs to figures and tables.
+"""From the folders of a denoising comparison's runs to statistics.
 
-Times are the training clock's (training.py): pre-computation included, evaluation excluded. Between
-two evaluations the PSNR of a run is taken to be linear in time; before the first one, and after the
-end, it is not known. What was not trained stays at the PSNR that it has after its fit.
+Times are the training clock's (training/loop.py): pre-computation included, evaluation excluded.
+Between two evaluations the PSNR of a run is taken to be linear in time; before the first one, and
+after the end, it is not known. A method without training keeps the PSNR that it has after its fit.
 """
 
 from __future__ import annotations
@@ -11,16 +11,24 @@ import json
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any
+from statistics import median_low
 
 import numpy as np
+import pandas as pd
 import torch
 
 from score_embedding import atomic_files
 from score_embedding.comparison.spec import Job
-from score_embedding.comparison.summary import Outcome, Summary, last_row, quartiles, summarise
+from score_embedding.comparison.summary import (
+    Outcome,
+    Summary,
+    first_reaching,
+    frame,
+    last_row,
+    summarise,
+)
 from score_embedding.errors import DivergenceError
-from score_embedding.evaluation import held_out, metrics
+from score_embedding.evaluation import held_out
 from score_embedding.evaluation.held_out import Measured
 from score_embedding.restoration import rivals as classical
 from score_embedding.runs import artifacts
@@ -29,15 +37,15 @@ from score_embedding.runs import folder as run_folder
 log = logging.getLogger(__name__)
 
 REFERENCE = "plain"
-STEPS = 400  # after so many, the reference has the PSNR that the others are timed to
-SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of the shortest run: when PSNRs are compared
+STEPS = 400  # steps after which the reference has the PSNR that the others are timed to
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of the shortest run: times at which PSNRs are compared
 SECONDS = "seconds_a_photograph"
 
 
 @dataclass(frozen=True)
 class Course:
     """One finished run: the rows of metrics.csv where it was evaluated, the last one its end, and
-    the seconds that denoising a photograph took it."""
+    the seconds that it takes to denoise a photograph."""
 
     method: str
     seed: int
@@ -87,7 +95,7 @@ class Goal:
 
 
 def course(job: Job, levels: tuple[float, ...]) -> Course:
-    """What a finished run's folder says. Raises RunFolderError where its files are damaged."""
+    """The content of a finished run's folder. Raises RunFolderError where its files are damaged."""
     needs = (run_folder.METRICS, run_folder.DENOISED)
     folder, config = run_folder.open_existing(job.path, needs)
     rows, columns = artifacts.read_metrics(folder), held_out.columns(levels)
@@ -132,20 +140,19 @@ def goal(found: list[Course], levels: tuple[float, ...]) -> Goal | None:
         next((row for row in course.evaluations if row["step"] >= STEPS), course.end)
         for course in own
     ]
-    middle = (len(rows) - 1) // 2
-    psnr = {level: sorted(row[f"psnr_{level:g}"] for row in rows)[middle] for level in levels}
+    psnr = {level: median_low(row[f"psnr_{level:g}"] for row in rows) for level in levels}
     return Goal(psnr, tuple(int(row["step"]) for row in rows))
 
 
 def outcome(course: Course, goal: Goal | None) -> Outcome:
     """The run with the time at which it reached the goal, by level."""
-    reached: dict[float, tuple[float, int] | None] = {}
-    for level, psnr in goal.psnr.items() if goal else ():
-        row = metrics.first_reaching(list(course.evaluations), psnr, f"psnr_{level:g}")
-        reached[level] = (row["training_seconds"], int(row["step"])) if row else None
-    final = {key: value for key, value in course.end.items() if key.startswith(("psnr_", "ssim_"))}
+    end, rows = course.end, list(course.evaluations)
+    reached = {
+        level: first_reaching(rows, psnr, f"psnr_{level:g}")
+        for level, psnr in (goal.psnr.items() if goal else ())
+    }
+    final = {key: value for key, value in end.items() if key.startswith(("psnr_", "ssim_"))}
     final[SECONDS] = course.seconds_a_photograph
-    end = course.end
     seconds, steps = end["training_seconds"], int(end["step"])
     return Outcome(course.method, course.seed, "", seconds, steps, reached, final, ())
 
@@ -197,8 +204,9 @@ def _lead(
 def median_at(own: list[Course], level: float, t: float) -> float:
     """The median over the runs of their PSNR at a time at which all have been evaluated."""
     name = f"psnr_{level:g}"
-    values = [np.interp(t, c.times, [row[name] for row in c.evaluations]) for c in own]
-    return quartiles([float(value) for value in values]).median
+    return float(
+        np.median([np.interp(t, c.times, [row[name] for row in c.evaluations]) for c in own])
+    )
 
 
 def summaries(found: list[Course], levels: tuple[float, ...]) -> list[Summary]:
@@ -208,20 +216,21 @@ def summaries(found: list[Course], levels: tuple[float, ...]) -> list[Summary]:
 
 
 def medians(summary: Summary) -> dict[str, float]:
-    """What its runs ended with."""
+    """The medians of its metrics at the end."""
     return {name: spread.median for name, spread in summary.final.items()}
 
 
-def records(found: list[Course], levels: tuple[float, ...]) -> list[dict[str, Any]]:
-    """The rows of the CSV file, one a run; empty where the goal was not reached."""
+def runs(found: list[Course], levels: tuple[float, ...]) -> pd.DataFrame:
+    """A row for each run: method, seed, training_seconds, steps, metrics at the end, and for each
+    noise level the time to the goal (missing where it was not reached)."""
     aim = goal(found, levels)
-    rows = []
-    for course in found:
-        made = outcome(course, aim)
-        row: dict[str, Any] = {"method": made.method, "seed": made.seed}
-        row |= {"training_seconds": made.seconds, "steps": made.steps, **made.final}
-        for level, hit in made.reached.items():
-            names = (f"{what}_to_{REFERENCE}_{level:g}" for what in ("seconds", "steps"))
-            row |= zip(names, hit or ("", ""), strict=True)
-        rows.append(row)
-    return rows
+    made = frame([outcome(course, aim) for course in found], f"{REFERENCE}_")
+    made = made.drop(columns="prior", errors="ignore")  # there is none without a run
+    times = list(made.filter(regex="_to_"))
+    return made[[*made.columns.drop(times), *times]]
+
+
+def scatter(found: list[Course], levels: tuple[float, ...]) -> float:
+    """The largest difference of PSNR, at any level, between two seeds of a method."""
+    ends = runs(found, levels).groupby("method")[[f"psnr_{level:g}" for level in levels]]
+    return float((ends.max() - ends.min()).to_numpy().max())

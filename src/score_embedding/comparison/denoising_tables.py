@@ -14,6 +14,7 @@ from score_embedding.comparison.denoising import (
     goal,
     leads,
     medians,
+    scatter,
     summaries,
 )
 from score_embedding.comparison.summary import Summary, ratio
@@ -23,7 +24,8 @@ from score_embedding.report.content import Table
 def all_tables(
     found: list[Course], beside: list[Rival], levels: tuple[float, ...], note: str
 ) -> list[Table]:
-    """The end, equal times, never behind, time to the reference's PSNR; `note`: what was run."""
+    """Quality at the end and at equal times, whether a method is ever behind the reference, time to
+    the reference's PSNR; `note`: what was run."""
     if not found:
         return []
     each = summaries(found, levels)
@@ -74,12 +76,12 @@ def _end(
     text = (
         f"{note}. PSNR in dB / SSIM of the answer clipped to [0, 1], means over the photographs, "
         "medians over the seeds, whose PSNRs differ by at most "
-        f"{_scatter(found, levels):.2f} dB. Of a method that is not trained (0 steps) the seconds "
+        f"{scatter(found, levels):.2f} dB. Of a method that is not trained (0 steps) the seconds "
         "are those of its fit. The last column is denoising alone."
     )
     if beside:
         names = ", ".join(rival.name for rival in beside)
-        text += f" Classical, told the noise level, run where this table was made: {names}."
+        text += f" Classical, given the noise level, run where this table was made: {names}."
     if not any(course.method == REFERENCE for course in found):
         text += f" No run of {REFERENCE} is finished: nothing can be compared at equal times."
     header = ("method", *map(_noise, levels), "trained: s (steps)", "s a photograph")
@@ -140,17 +142,6 @@ def _times_to(each: list[Summary], aim: Goal, note: str) -> Table:
     return Table(
         f"Time to the PSNR of {REFERENCE}", tuple(header), [tuple(row) for row in rows], text
     )
-
-
-def _scatter(found: list[Course], levels: tuple[float, ...]) -> float:
-    """The largest difference of PSNR, at any level, between two seeds of a method."""
-    largest = 0.0
-    for method in {course.method for course in found}:
-        ends = [course.end for course in found if course.method == method]
-        for level in levels:
-            values = [end[f"psnr_{level:g}"] for end in ends]
-            largest = max(largest, max(values) - min(values))
-    return largest
 
 
 def _qualities(values: dict[str, float], levels: tuple[float, ...]) -> list[str]:

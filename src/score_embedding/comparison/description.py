@@ -1,4 +1,4 @@
-"""What was compared, in one line."""
+"""One line on what was compared, for the captions of tables and pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from score_embedding.runs import folder as run_folder
 
 
 def describe(comparison: Comparison, done: list[Job]) -> str:
-    """Data, network, seeds, samplers or what is denoised, and machine, in one line."""
+    """Data, network, seeds, samplers or held-out photographs, and machine, in one line."""
     first = next(iter(comparison.configs.values()))
     data, model, training = first.data_loader, first.model, first.training
     h, w = data.image_size
@@ -41,7 +41,7 @@ def _number_of_images(done: list[Job]) -> int:
 
 
 def _held_out(options: HeldOut, done: list[Job]) -> list[str]:
-    """Which photographs noise is taken out of, of which size, and how much noise."""
+    """Which photographs are denoised, their sizes, and the noise levels."""
     names = [*(options.image or []), *(options.path or [])]
     if done:
         arrays = atomic_files.read_arrays(done[0].path / run_folder.DENOISED, "description")
@@ -69,7 +69,7 @@ def _samplers(comparison: Comparison) -> list[str]:
 
 
 def _machines(done: list[Job]) -> list[str]:
-    """Processor and threads of the runs; of unlike ones, times are not comparable."""
+    """Processor and threads of the runs; times of different ones are not comparable."""
     kinds = set()
     for job in done:
         described = atomic_files.read_json(

@@ -1,15 +1,15 @@
 """Running the runs of a comparison: in this process, in several, or as jobs of a SLURM cluster.
 
-A run whose folder is complete is not run again; one that was interrupted is gone on with.
+A run whose folder is complete is not run again; one that was interrupted is resumed.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import multiprocessing
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -51,9 +51,9 @@ def execute(
     processes: int = 1,
     slurm: dict[str, Any] | None = None,
 ) -> dict[str, str]:
-    """Run the jobs; returns what went wrong, by the name of the run.
+    """Run the jobs; returns the errors, by the name of the run.
 
-    One run that fails by an error of ours, a divergence for one, does not stop the others.
+    A run that fails with a ScoreEmbeddingError, such as a divergence, does not stop the others.
 
     Parameters
     ----------
@@ -71,15 +71,34 @@ def execute(
             log.info("run %d of %d: %s", number, len(jobs), job.path)
             failures[job.path.name] = run_one(job.config, job.path, device)
         return _only_failed(failures)
+    return _only_failed(_run_in_pool(jobs, device, processes))
+
+
+class _Workers(SpawnContext):
+    """Starts processes and keeps them, so that they alone can be ended: the caller's process may
+    have other children."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        self.started.append(SpawnProcess(*args, **kwargs))
+        return self.started[-1]
+
+
+def _run_in_pool(jobs: list[Job], device: torch.device, processes: int) -> dict[str, str]:
+    """The error of each run, or ""."""
     threads = max(1, torch.get_num_threads() // processes)
     # The longest first, or one of them may be left to run alone at the end.
     waiting = iter(sorted(jobs, key=lambda job: job.config.training.seconds or 0, reverse=True))
     running: dict[Future[str], Job] = {}
-    failures = {}
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    failures: dict[str, str] = {}
+    workers = _Workers()
+    with ProcessPoolExecutor(processes, workers) as pool:
         try:
             while len(failures) < len(jobs):
-                # No more than can run: what is queued would start when the others are interrupted.
+                # No more than can run: a queued one would start when the others are interrupted.
                 for job in islice(waiting, processes - len(running)):
                     running[pool.submit(run_one, job.config, job.path, device, threads)] = job
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -87,16 +106,16 @@ def execute(
                     failures[job.path.name] = done.result()
                     log.info("%d of %d runs: %s", len(failures), len(jobs), job.path)
         except BaseException:  # an interruption; each run then writes its checkpoint
-            for worker in multiprocessing.active_children():
+            for worker in workers.started:
                 worker.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return _only_failed(failures)
+    return failures
 
 
 def run_one(config: AnyConfig, path: Path, device: torch.device, threads: int | None = None) -> str:
-    """One run, evaluated along the way, or the rest of one that was interrupted; returns what went
-    wrong, or ""."""
+    """One run, evaluated during training, or the rest of one that was interrupted; returns the
+    error, or ""."""
     if threads is not None:
         torch.set_num_threads(threads)
     try:
@@ -119,7 +138,7 @@ def _warm_up(device: torch.device) -> None:
 
 
 def check_cluster(parameters: dict[str, Any]) -> None:
-    """Raise ConfigError where submitit is not there or does not take the parameters."""
+    """Raise ConfigError where submitit is not installed or does not take the parameters."""
     with TemporaryDirectory() as folder:  # an executor makes its folder at once
         _executor(Path(folder), parameters)
 

@@ -1,6 +1,6 @@
-"""From the folders of a comparison's runs to figures: time to each target, quality, quartiles.
+"""From the folders of a comparison's runs to statistics: time to each target, quality, quartiles.
 
-Times are the training clock's (training.py): pre-computation included, evaluation excluded. A
+Times are the training clock's (training/loop.py): pre-computation included, evaluation excluded. A
 target counts as reached at the first evaluation at or above it. Quartiles over the seeds
 interpolate linearly; a run that did not reach a target counts as infinitely long.
 """
@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
 
 from score_embedding.comparison.spec import PRIORS, Comparison, Job
 from score_embedding.config.schema import BaselineConfig
@@ -59,8 +62,8 @@ class Summary:
 
 
 def outcomes(job: Job, targets: tuple[float, ...]) -> list[Outcome]:
-    """What a finished run's folder says, under each prior that it was evaluated under; a
-    conditional start knows no prior. Raises RunFolderError where its files are damaged."""
+    """The content of a finished run's folder, under each prior that it was evaluated under; a
+    conditional start has no prior. Raises RunFolderError where its files are damaged."""
     folder, config = run_folder.open_existing(job.path, (run_folder.METRICS, run_folder.TIMING))
     rows = artifacts.read_metrics(folder)
     conditional = config.sample.type == "conditional"
@@ -69,7 +72,6 @@ def outcomes(job: Job, targets: tuple[float, ...]) -> list[Outcome]:
         prefix = "" if prior == config.sample.prior else f"{prior}_"
         column = f"{prefix}ssim_minmax"
         last = last_row(folder, rows, [prefix + name for name in FINAL])
-        firsts = {target: metrics.first_reaching(rows, target, column) for target in targets}
         found.append(
             Outcome(
                 job.method,
@@ -77,10 +79,7 @@ def outcomes(job: Job, targets: tuple[float, ...]) -> list[Outcome]:
                 "conditional" if conditional else prior,
                 last["training_seconds"],
                 int(last["step"]),
-                {
-                    target: (row["training_seconds"], int(row["step"])) if row else None
-                    for target, row in firsts.items()
-                },
+                {target: first_reaching(rows, target, column) for target in targets},
                 {name: last[prefix + name] for name in FINAL},
                 tuple((row["training_seconds"], row[column]) for row in rows if column in row),
             )
@@ -88,10 +87,18 @@ def outcomes(job: Job, targets: tuple[float, ...]) -> list[Outcome]:
     return found
 
 
+def first_reaching(
+    rows: list[dict[str, float]], target: float, column: str
+) -> tuple[float, int] | None:
+    """Seconds and step of the first evaluation at or above the target; None where there is none."""
+    row = metrics.first_reaching(rows, target, column)
+    return (row["training_seconds"], int(row["step"])) if row else None
+
+
 def last_row(
     folder: RunFolder, rows: list[dict[str, float]], needed: list[str]
 ) -> dict[str, float]:
-    """What a run ended with. Raises RunFolderError where it lacks one of the columns."""
+    """The end of a run. Raises RunFolderError where it lacks one of the columns."""
     if any(name not in rows[-1] for name in needed):
         raise RunFolderError(
             f"{folder / run_folder.METRICS}: damaged, its last row is not that of a finished "
@@ -100,48 +107,64 @@ def last_row(
     return rows[-1]
 
 
+def frame(found: list[Outcome], goal: str = "") -> pd.DataFrame:
+    """A row for each outcome: method, seed, prior, training_seconds, steps, for each target
+    seconds_to_<goal><target> and steps_to_<goal><target> (missing where it was not reached), and
+    the metrics at the end."""
+    rows = [
+        {
+            "method": outcome.method,
+            "seed": outcome.seed,
+            "prior": outcome.prior,
+            "training_seconds": outcome.seconds,
+            "steps": outcome.steps,
+        }
+        | {
+            f"{what}_to_{goal}{target:g}": value
+            for target, hit in outcome.reached.items()
+            for what, value in zip(("seconds", "steps"), hit or (math.nan, None), strict=True)
+        }
+        | outcome.final
+        for outcome in found
+    ]
+    made = pd.DataFrame(rows)
+    return made.astype(dict.fromkeys(made.filter(regex="^steps_to_"), "Int64"))
+
+
+def quartiles(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Lower quartile, median and upper quartile (0.25, 0.5, 0.75, the last level of the index) of
+    each column over the groups, in the order of their first rows. A missing value counts as
+    infinite, and a quartile is infinite where it has a share of an infinite value."""
+    values = runs.drop(columns=by).astype(float).fillna(math.inf)
+    grouped = values.groupby([runs[name] for name in by], sort=False)
+    spread = grouped.quantile(np.array([0.25, 0.5, 0.75]))
+    return spread.fillna(math.inf)  # inf - inf of the interpolation
+
+
 def summarise(found: list[Outcome], targets: tuple[float, ...]) -> list[Summary]:
     """One summary for each method and prior, in the order of the outcomes, prior by prior."""
-    priors = dict.fromkeys(outcome.prior for outcome in found)
-    methods = dict.fromkeys(outcome.method for outcome in found)
-    summaries = []
-    for prior in priors:
-        for method in methods:
-            own = [o for o in found if (o.method, o.prior) == (method, prior)]
-            if own:
-                summaries.append(_summary(own, targets))
+    if not found:
+        return []
+    runs = frame(found)
+    runs = runs.iloc[np.argsort(pd.factorize(runs["prior"])[0], kind="stable")]
+    by, summaries = ["prior", "method"], []
+    for key, own in runs.groupby(by, sort=False):
+        prior, method = map(str, key)
+        spread = {name: Quartiles(*values) for name, values in quartiles(own, by).items()}
+        summaries.append(
+            Summary(
+                method,
+                prior,
+                len(own),
+                spread["training_seconds"],
+                int(own["steps"].max()),
+                {target: spread[f"seconds_to_{target:g}"] for target in targets},
+                {target: spread[f"steps_to_{target:g}"] for target in targets},
+                {target: int(own[f"seconds_to_{target:g}"].count()) for target in targets},
+                {name: spread[name] for name in found[0].final},
+            )
+        )
     return summaries
-
-
-def _summary(own: list[Outcome], targets: tuple[float, ...]) -> Summary:
-    def firsts(target: float, part: int) -> list[float]:
-        return [hit[part] if (hit := o.reached[target]) else math.inf for o in own]
-
-    return Summary(
-        own[0].method,
-        own[0].prior,
-        len(own),
-        quartiles([o.seconds for o in own]),
-        max(o.steps for o in own),
-        {target: quartiles(firsts(target, 0)) for target in targets},
-        {target: quartiles(firsts(target, 1)) for target in targets},
-        {target: sum(o.reached[target] is not None for o in own) for target in targets},
-        {name: quartiles([o.final[name] for o in own]) for name in own[0].final},
-    )
-
-
-def quartiles(values: list[float]) -> Quartiles:
-    """Lower quartile, median and upper quartile; infinite where they fall on an infinite value."""
-    return Quartiles(*(_quantile(sorted(values), q) for q in (0.25, 0.5, 0.75)))
-
-
-def _quantile(ascending: list[float], q: float) -> float:
-    position = q * (len(ascending) - 1)
-    i = math.floor(position)
-    share = position - i
-    if share == 0 or ascending[i] == math.inf:
-        return ascending[i]
-    return ascending[i] + share * (ascending[i + 1] - ascending[i])
 
 
 def baselines(comparison: Comparison) -> list[str]:
@@ -153,9 +176,9 @@ def baselines(comparison: Comparison) -> list[str]:
 def ratio(summary: Summary, baseline: Summary, target: float) -> tuple[str, float]:
     """How many times longer the baseline's median run takes to the target: ("=", ratio), or
     (">", ratio) where the baseline ended before it got there, ("-", nan) where the method did."""
-    ours, theirs = summary.time_to[target].median, baseline.time_to[target].median
-    if not math.isfinite(ours) or ours == 0:
+    own, other = summary.time_to[target].median, baseline.time_to[target].median
+    if not math.isfinite(own) or own == 0:
         return "-", math.nan
-    if math.isfinite(theirs):
-        return "=", theirs / ours
-    return ">", baseline.seconds.median / ours
+    if math.isfinite(other):
+        return "=", other / own
+    return ">", baseline.seconds.median / own

@@ -1,16 +1,17 @@
-"""The tables of a comparison, and the forms they are written in: terminal, Markdown, LaTeX, CSV."""
+"""The tables of a comparison, and the forms they are written in: terminal, Markdown, LaTeX."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable
 
+import pandas as pd
 from rich.box import SIMPLE
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from score_embedding.comparison.spec import Comparison
-from score_embedding.comparison.summary import Outcome, Quartiles, Summary, baselines, ratio
+from score_embedding.comparison.summary import Quartiles, Summary, baselines, ratio
 from score_embedding.report.content import Table
 
 NOT_REACHED = "not reached"
@@ -97,7 +98,7 @@ def ratio_table(summaries: list[Summary], comparison: Comparison) -> Table | Non
 
 
 def missing_table(missing: dict[str, str]) -> Table:
-    """The runs that no figure has in it, and why."""
+    """The runs that are in no statistic, and why."""
     return Table("Missing runs", ("run", "reason"), list(missing.items()))
 
 
@@ -107,29 +108,12 @@ def ssim(target: float) -> str:
 
 
 def time_to(summary: Summary, target: float) -> str:
-    """Median, quartiles and steps, or how many runs got there."""
+    """Median, quartiles and steps, or how many runs reached it."""
     seconds, steps = summary.time_to[target], summary.steps_to[target]
     if math.isfinite(seconds.median):
         return f"{_spread(seconds, '.1f')} ({steps.median:.0f})"
     reached = summary.reached[target]
     return NOT_REACHED + (f" ({reached} of {summary.runs} did)" if reached else "")
-
-
-def records(found: list[Outcome]) -> list[dict[str, Any]]:
-    """The rows of the CSV file: one run under one prior each; empty where not reached."""
-    rows = []
-    for outcome in found:
-        row: dict[str, Any] = {
-            "method": outcome.method,
-            "seed": outcome.seed,
-            "prior": outcome.prior,
-            "training_seconds": outcome.seconds,
-            "steps": outcome.steps,
-        }
-        for target, hit in outcome.reached.items():
-            row[f"seconds_to_{target:g}"], row[f"steps_to_{target:g}"] = hit or ("", "")
-        rows.append(row | outcome.final)
-    return rows
 
 
 def markdown(table: Table) -> str:
@@ -140,23 +124,10 @@ def markdown(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """A table environment for the booktabs package."""
-    columns = "l" * len(table.header)
-    body = [" & ".join(map(_tex, row)) + r" \\" for row in table.rows]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{_tex(table.title)}. {_tex(table.note)}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            " & ".join(map(_tex, table.header)) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    columns = [_tex(name) for name in table.header]
+    rows = [[_tex(cell) for cell in row] for row in table.rows]
+    caption = f"{_tex(table.title)}. {_tex(table.note)}"
+    return pd.DataFrame(rows, columns=columns).to_latex(index=False, escape=False, caption=caption)
 
 
 def terminal(table: Table) -> RichTable:
@@ -179,7 +150,7 @@ def _spread(values: Quartiles, form: str) -> str:
     return f"{values.median:{form}} [{values.lower:{form}}, {upper}]"
 
 
-def _row(cells: Any) -> str:
+def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
