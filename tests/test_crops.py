@@ -11,7 +11,7 @@ from scipy import stats
 
 from score_embedding.config import loading
 from score_embedding.config.sections import DataLoader, HeldOut
-from score_embedding.data import crops
+from score_embedding.data import bundled_pictures, crops
 from score_embedding.data import datasets as data
 from score_embedding.errors import ConfigError, DataError
 
@@ -164,7 +164,7 @@ def test_what_is_trained_on_is_not_held_out_under_another_name(pale, tmp_path, m
         with pytest.raises(DataError, match=r"held_out: .*trained on, too"):
             data.check_apart(HeldOut(path=given), trained_on)
     coffee, sample = (
-        data.bundled_pictures()["coffee"],
+        bundled_pictures.available()["coffee"],
         DataLoader(dataset="sample", image=["coffee"]),
     )
     for given in (HeldOut(path=str(coffee)), HeldOut(image=["china", "coffee"])):
@@ -176,7 +176,7 @@ def test_what_is_trained_on_is_not_held_out_under_another_name(pale, tmp_path, m
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (["data_loader.dataset=cifar"], "crops are of datasets folder, files and sample"),
+        (["data_loader.dataset=cifar"], "crops are of datasets sample, folder and files"),
         (["held_out={}"], "image or path is needed"),
         (["held_out.levels=[]"], "held_out.levels"),
         (["held_out.levels=[0.1,0]"], "held_out.levels.1"),

@@ -13,7 +13,8 @@ from PIL import Image
 
 from score_embedding import load_images
 from score_embedding.config.sections import DataLoader
-from score_embedding.data.datasets import data_folder, load_dataset
+from score_embedding.data.datasets import load_dataset
+from score_embedding.data.files import data_folder
 from score_embedding.errors import DataError
 
 CELEB = Path(__file__).parents[2] / "shared" / "data" / "celeb_data.pkl"
@@ -417,10 +418,10 @@ def test_arrays_with_a_pixel_that_is_no_number_are_all_named(dtype, value):
 
 
 @pytest.mark.parametrize(
-    "shape", [(), (4,), (4, 4, 2), (4, 4, 5), (2, 4, 4, 3), (0, 4), (4, 0, 3), (4, 4, 0)]
+    "shape", [(), (4,), (4, 4, 2), (4, 4, 5), (2, 4, 4, 2), (0, 4), (4, 0, 3), (4, 4, 0)]
 )
 def test_an_array_of_a_wrong_shape_is_refused_with_its_shape(shape):
-    with pytest.raises(DataError, match="array 1: shape"):
+    with pytest.raises(DataError, match=r"array 1(\[0\])?: shape"):
         load_images([GREY, np.zeros(shape, dtype=np.uint8)])
 
 

@@ -30,7 +30,8 @@ from safetensors.torch import save as to_bytes
 from score_embedding import pipeline
 from score_embedding.config import loading
 from score_embedding.config.sections import DataLoader
-from score_embedding.data.datasets import load_dataset, load_images
+from score_embedding.data.datasets import load_dataset
+from score_embedding.data.images import load_images
 from score_embedding.errors import CheckpointError, ConfigError, DataError, RunFolderError
 from score_embedding.methods import embedded
 from score_embedding.methods import model as trained
@@ -493,7 +494,7 @@ def test_an_image_that_lies_about_its_size_is_read_or_refused_by_name(
 
 READ_IMAGES = """
     import warnings
-    from score_embedding.data import load_images
+    from score_embedding.data.images import load_images
     from score_embedding.errors import DataError
     warnings.simplefilter("error")  # as some users do
     little_memory()

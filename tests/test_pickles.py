@@ -180,7 +180,7 @@ MUTATIONS = """
     from pathlib import Path
     import numpy as np
     from hypothesis import given, settings, strategies as st
-    from score_embedding import pickles
+    from score_embedding.data import pickles
     from score_embedding.errors import DataError
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -247,7 +247,7 @@ class Array:
 
 READ_AND_RELEASE = """
     import sys
-    from score_embedding import pickles
+    from score_embedding.data import pickles
     from score_embedding.errors import DataError
     try:
         array = pickles.read(bytes.fromhex(sys.argv[1]), "x")
@@ -277,7 +277,7 @@ def test_a_dtype_that_lies_about_itself_cannot_reach_memory(lie, harmless, proto
 
 READ_AND_WEIGH = """
     import resource, sys
-    from score_embedding import pickles
+    from score_embedding.data import pickles
     from score_embedding.errors import DataError
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 import score_embedding as se
+from score_embedding.errors import DataError
 
 TIMES = torch.linspace(0.1, 1, 4, dtype=torch.float64)
 SDE = se.VarianceExploding(2.0)
@@ -97,3 +99,66 @@ names = {{text.split()[0].split(".")[-1] for text in texts if "has moved" in tex
 assert names == set({MOVED[module]!r}), names
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# --- load_images -------------------------------------------------------------------------------
+
+
+def stack(n=3, h=6, w=7, c=3, dtype=np.float64):
+    values = np.random.default_rng(7).random((n, h, w, c))
+    return (values * 255).astype(dtype) if np.dtype(dtype).kind in "ui" else values.astype(dtype)
+
+
+def one_by_one(arrays):
+    return torch.cat([se.load_images(array, size=6) for array in arrays])
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", ">i4", "<f2", ">f4", ">f8", "<f8"])
+def test_arrays_of_every_dtype_and_byte_order_are_loaded(dtype):
+    images = stack(dtype=dtype)
+    found = se.load_images(images, size=6)
+    assert (found.shape, found.dtype) == ((3, 3, 6, 6), torch.float32)
+    native = images.astype(images.dtype.newbyteorder("="))
+    assert torch.equal(found, one_by_one(native))
+
+
+@pytest.mark.parametrize("c", [1, 3, 4])
+def test_tensors_are_loaded_channels_first(c):
+    images = stack(c=c)
+    tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
+    expected = one_by_one(images)
+    assert torch.equal(se.load_images(tensors, size=6), expected)
+    assert torch.equal(se.load_images(list(tensors), size=6), expected)
+    assert torch.equal(se.load_images([tensors[:1], images[1], tensors[2]], size=6), expected)
+    if c == 1:
+        assert torch.equal(se.load_images(tensors[0, 0], size=6), expected[:1])
+    half = se.load_images(tensors.to(torch.bfloat16), size=6)
+    torch.testing.assert_close(half, expected, rtol=0, atol=0.02)
+    strided = se.load_images(tensors.flip(3), size=6)
+    torch.testing.assert_close(strided.flip(3), expected, rtol=0, atol=1e-6)
+
+
+def test_masked_pixels_are_refused_and_an_empty_mask_is_not():
+    images = np.ma.masked_array(stack(), mask=False)
+    assert torch.equal(se.load_images(images, size=6), se.load_images(stack(), size=6))
+    images.mask[1, 2, 3, 0] = True
+    with pytest.raises(DataError, match=r"array 0\[1\]: holds masked pixels; fill them first"):
+        se.load_images(images)
+    with pytest.raises(ValueError, match="masked values; fill them first"):
+        se.log_density(np.moveaxis(images, 3, 1))
+
+
+@pytest.mark.parametrize("source", [np.zeros((0, 4, 4, 3)), torch.zeros(0, 3, 4, 4)])
+def test_a_stack_of_no_images_is_refused(source):
+    with pytest.raises(DataError, match="no images"):
+        se.load_images(source)
+
+
+def test_loading_refuses_a_gradient_and_complex_numbers():
+    with pytest.raises(ValueError, match=r"tensor 0 requires a gradient.*detach\(\)"):
+        se.load_images(torch.rand(3, 4, 4, requires_grad=True))
+    with pytest.raises(DataError, match="complex"):
+        se.load_images(np.zeros((4, 4), dtype=complex))
+    for x in (np.zeros((1, 1, 4), dtype=complex), torch.zeros(1, 1, 4, dtype=torch.complex64)):
+        with pytest.raises(ValueError, match="real numbers, got dtype"):
+            se.solve(x, SDE, TIMES)

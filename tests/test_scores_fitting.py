@@ -1,4 +1,4 @@
-"""Fitting, asking, saving and loading the densities of score_embedding.scores."""
+"""Fitting, evaluating, saving and loading the densities."""
 
 import json
 import math
@@ -16,12 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from score_embedding.data.image_files import LUMA
-from score_embedding.densities import fit, fitting, load, mixture, save
-from score_embedding.densities.density import SIDE
+from score_embedding.densities import fit, fitting, load, mixture, patch_mixture, save, white
 from score_embedding.densities.mixture import GaussianMixture
+from score_embedding.densities.model import FitOptions
 from score_embedding.errors import CheckpointError
+from score_embedding.kinds import DENSITIES
 
-KINDS = list(SIDE)
+KINDS = list(DENSITIES)
 # Noise level, and decibels gained on a picture of another kind, a little less than measured:
 # white and the windows themselves gain nothing in colour at a level of 0.1.
 GAINS = {"white": (0.3, 1.5), "empirical": (0.3, 6.0), "low_rank": (0.1, 2.3)}
@@ -63,7 +64,7 @@ def random_gaussians(generator, shape, K):
     C = factors @ factors.mT + 0.1 * torch.eye(d, dtype=torch.float64)
     means = torch.randn(K, d, generator=generator, dtype=torch.float64)
     weights = torch.arange(1, K + 1, dtype=torch.float64)
-    return fitting._mixture(shape, weights / weights.sum(), means, C), C
+    return fitting.from_moments(shape, weights / weights.sum(), means, C), C
 
 
 # --- every kind --------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def test_every_kind_denoises_a_picture_it_was_not_fitted_to(kind, c, generator):
     density = fit(kind, pictures(c), arrays=3000, components=4)
     model = density.model
     side = model.variances.shape[-1] if kind == "stationary" else model.shape[-1]
-    assert (density.kind, density.channels, side) == (kind, c, SIDE[kind])
+    assert (density.kind, density.channels, side) == (kind, c, DENSITIES[kind].side)
     denoised = density.denoise(noisy, sigma)
     assert psnr(denoised, clean) > psnr(noisy, clean) + least
     again = fit(kind, pictures(c), arrays=3000, components=4)
@@ -400,7 +401,7 @@ def test_one_component_has_the_moments_of_the_sample(side, atol, generator):
     Q = np.eye(len(P)) - P
     assert np.abs(P @ S @ Q).max() > 0.1  # what is left out
     expected = P @ S @ P + Q @ S @ Q + fitting.FLOOR * np.eye(len(P))
-    model = fitting.patch_mixture(arrays, 1, 15, 0)
+    model = patch_mixture.fit(arrays, FitOptions(components=1, em_steps=15))
     assert model.weights.tolist() == [1]
     np.testing.assert_allclose(model.means[0], flat.mean(axis=0), rtol=0, atol=atol)
     np.testing.assert_allclose(model.covariances()[0], expected, rtol=0, atol=20 * atol)
@@ -408,7 +409,7 @@ def test_one_component_has_the_moments_of_the_sample(side, atol, generator):
 
 def test_white_has_the_mean_of_each_channel_and_one_variance(generator):
     pixels = noise((5000, 3, 1, 1), generator, torch.float64) * 0.2 + 0.5
-    model, values = fitting.white(pixels), pixels.flatten(1).numpy()
+    model, values = white.fit(pixels, FitOptions()), pixels.flatten(1).numpy()
     variance = values.var(axis=0).mean()
     mean = values.mean(axis=0)
     y = np.random.default_rng(1).normal(size=(8, 3))

@@ -1,5 +1,5 @@
 from ._deprecated import score as score
-from .data.datasets import load_images as load_images
+from .data.images import load_images as load_images
 from .densities import Density as Density
 from .densities import fit as fit
 from .fokker_planck.embedding import embed as embed

@@ -47,6 +47,12 @@ def result_dtype(x: ArrayLike) -> torch.dtype:
     return widths.get(dtype.itemsize, torch.float64) if dtype.kind == "f" else torch.float64
 
 
+def refuse_gradient(x: object, name: str, reason: str) -> None:
+    """Raise ValueError where x requires a gradient, which would be lost without a word."""
+    if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires a gradient, {reason}; use {name}.detach()")
+
+
 def _from_numpy(x: NDArray[Any], name: str) -> Tensor:
     if np.ma.is_masked(x):
         raise ValueError(f"{name} has masked values; fill them first, with {name}.filled(value)")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
+from typing import TypeVar
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,25 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class SchemeKind(Kind):
+    """A scheme for the Fokker-Planck equation. `boundaries` that it solves, and those that it
+    solves with a drift; `fast`: a solve costs little beside a training step."""
+
+    boundaries: tuple[str, ...] = ("reflect", "zero")
+    drift_boundaries: tuple[str, ...] = ("reflect", "zero")
+    fast: bool = False
+
+
+@dataclass(frozen=True)
 class DensityKind(Kind):
     """A density of images. `side`: pixels along a side of the square arrays that it is fitted to,
-    where the config gives none; `largest`: the largest such side that it can be fitted to."""
+    where the config gives none, or always with `fixed_side`; `largest`: the largest such side;
+    `mixture`: of components, for each of which at least one array is needed."""
 
     side: int = 8
     largest: int = 32
+    fixed_side: bool = False
+    mixture: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,22 +65,36 @@ _SAMPLERS = f"{_METHODS}.samplers"
 
 # diffusion.scheme: how the Fokker-Planck equation is solved.
 SCHEMES = {
-    "spectral": Kind(f"{_SCHEMES}.spectral", "exact in time, in the cosine basis"),
-    "implicit": Kind(f"{_SCHEMES}.implicit", "the paper's semi-implicit scheme, any drift"),
-    "krylov": Kind(f"{_SCHEMES}.krylov", "implicit for many images, by Krylov projection"),
-    "published": Kind(f"{_SCHEMES}.published", "the official discretisation, for reproduction"),
+    "spectral": SchemeKind(
+        f"{_SCHEMES}.spectral",
+        "exact in time, in the cosine basis",
+        drift_boundaries=("reflect",),
+        fast=True,
+    ),
+    "implicit": SchemeKind(f"{_SCHEMES}.implicit", "the paper's semi-implicit scheme, any drift"),
+    "krylov": SchemeKind(f"{_SCHEMES}.krylov", "implicit for many images, by Krylov projection"),
+    "published": SchemeKind(
+        f"{_SCHEMES}.published",
+        "the official discretisation, for reproduction",
+        boundaries=("reflect",),
+        drift_boundaries=(),
+    ),
 }
 
 # image_density.kind: the density of images whose posterior mean is known in closed form.
 DENSITIES = {
-    "patch_mixture": DensityKind(f"{_DENSITIES}.patch_mixture", "a mixture of Gaussians", 8),
+    "white": DensityKind(
+        f"{_DENSITIES}.white", "one isotropic Gaussian of pixels", 1, 512, fixed_side=True
+    ),
+    "empirical": DensityKind(f"{_DENSITIES}.empirical", "the arrays themselves", 8),
+    "gaussian": DensityKind(f"{_DENSITIES}.gaussian", "one Gaussian, full covariance", 16),
+    "low_rank": DensityKind(f"{_DENSITIES}.low_rank", "one Gaussian, few leading axes", 16),
     "stationary": DensityKind(
         f"{_DENSITIES}.stationary", "one Gaussian, diagonal in the DCT", 32, 512
     ),
-    "gaussian": DensityKind(f"{_DENSITIES}.gaussian", "one Gaussian, full covariance", 16),
-    "low_rank": DensityKind(f"{_DENSITIES}.low_rank", "one Gaussian, few leading axes", 16),
-    "empirical": DensityKind(f"{_DENSITIES}.empirical", "the arrays themselves", 8),
-    "white": DensityKind(f"{_DENSITIES}.white", "one isotropic Gaussian of pixels", 1, 512),
+    "patch_mixture": DensityKind(
+        f"{_DENSITIES}.patch_mixture", "a mixture of Gaussians", 8, mixture=True
+    ),
 }
 
 # data_loader.dataset: where the images come from.
@@ -88,8 +116,11 @@ SAMPLERS = {
 }
 
 
-def named(table: Mapping[str, Kind], name: str, what: str) -> Kind:
+K = TypeVar("K", bound=Kind)
+
+
+def named(table: Mapping[str, K], name: str, what: str) -> K:
     """The kind of a name. Raises ValueError where the table has none, with the names it has."""
-    if name not in table:
+    if not (isinstance(name, str) and name in table):
         raise ValueError(f"{what} must be one of {', '.join(table)}, got {name!r}")
     return table[name]

@@ -22,7 +22,6 @@ from pydantic_core import PydanticCustomError
 from score_embedding import kinds
 from score_embedding.kinds import Kind
 
-Dataset = Literal["cifar", "celeb", "imagenet", "sample", "folder", "files"]
 Prior = Literal["unit", "matched"]  # N(0, I), the paper's, or N(0, std^2 I) of the SDE's end
 
 
@@ -80,7 +79,7 @@ class Section(BaseModel):
 class DataLoader(Section):
     """Which images, and how many of the embedded ones make a batch."""
 
-    dataset: Dataset
+    dataset: Annotated[str, _one_of(kinds.DATASETS)]
     num_images: Count | None = None  # None: all of a folder or list of files, else one
     image_size: Annotated[tuple[Count, Count], BeforeValidator(_height_width)] = (32, 32)
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # which images; training.seed is the run's
@@ -101,12 +100,14 @@ class DataLoader(Section):
 
     @model_validator(mode="after")
     def _source_given(self) -> DataLoader:
-        if self.dataset in ("folder", "files") and self.path is None:
-            raise ValueError(f"path is needed for dataset {self.dataset}")
-        if self.dataset == "sample" and self.image is None:
-            raise ValueError("image is needed for dataset sample, astronaut for one")
+        needed = kinds.DATASETS[self.dataset].needs
+        if needed and getattr(self, needed) is None:
+            example = ", astronaut for one" if needed == "image" else ""
+            raise ValueError(f"{needed} is needed for dataset {self.dataset}{example}")
         if self.crops and not self.of_files:
-            raise ValueError(f"crops are of datasets folder, files and sample, not {self.dataset}")
+            *others, last = (name for name, kind in kinds.DATASETS.items() if kind.of_files)
+            of = f"{', '.join(others)} and {last}"
+            raise ValueError(f"crops are of datasets {of}, not {self.dataset}")
         if self.shrink > 1 and not self.crops:
             raise ValueError("shrink is of photographs that crops are taken of; set crops: True")
         return self
@@ -114,7 +115,7 @@ class DataLoader(Section):
     @property
     def of_files(self) -> bool:
         """Whether each image is a picture file of its own."""
-        return self.dataset in ("folder", "files", "sample")
+        return kinds.DATASETS[self.dataset].of_files
 
 
 class Diffusion(Section):
@@ -125,7 +126,7 @@ class Diffusion(Section):
     num_timesteps: Count = 20
     solve_tolerance: Positive = 2e-8
     # ours
-    scheme: Literal["spectral", "implicit", "krylov", "published"] = "spectral"
+    scheme: Annotated[str, _one_of(kinds.SCHEMES)] = "spectral"
     density: Literal["exact", "binned"] = "exact"
     boundary: Literal["reflect", "zero"] = "reflect"  # of the solve and of the score
     # f = -drift x on the grid, x in units of dh from its middle
@@ -136,20 +137,20 @@ class Diffusion(Section):
 
     @model_validator(mode="after")
     def _scheme_knows_it(self) -> Diffusion:
-        if self.scheme == "published" and (self.drift or self.boundary != "reflect"):
-            raise ValueError("scheme published knows no drift and no boundary but its own")
-        if self.scheme == "spectral" and self.drift and self.boundary != "reflect":
-            raise ValueError("scheme spectral solves a drift only with boundary reflect")
+        scheme = kinds.SCHEMES[self.scheme]
+        allowed = scheme.drift_boundaries if self.drift else scheme.boundaries
+        if self.boundary not in allowed:
+            if not scheme.drift_boundaries:
+                raise ValueError(f"scheme {self.scheme} knows no drift and no boundary but its own")
+            what = "solves a drift only" if self.drift else "is only"
+            raise ValueError(f"scheme {self.scheme} {what} with boundary {' or '.join(allowed)}")
         return self
-
-
-DensityKind = Literal["white", "empirical", "gaussian", "low_rank", "stationary", "patch_mixture"]
 
 
 class ImageDensity(Section):
     """The density of images, with its closed form at all times, that is embedded as `residual`."""
 
-    kind: DensityKind = "patch_mixture"
+    kind: Annotated[str, _one_of(kinds.DENSITIES)] = "patch_mixture"
     side: Count | None = None  # of the square arrays it is a density of; None: by kind
     stride: Count = 2  # of the windows through which it sees a larger image
     components: Count = 20  # patch_mixture
@@ -159,13 +160,15 @@ class ImageDensity(Section):
 
     @model_validator(mode="after")
     def _side_can_be(self) -> ImageDensity:
-        if self.side is not None and self.side > 32 and self.kind not in ("white", "stationary"):
-            raise ValueError(f"side: {self.side}: {self.kind} takes arrays of at most 32 x 32")
-        if self.kind == "patch_mixture" and self.arrays < max(2, self.components):
+        kind = kinds.DENSITIES[self.kind]
+        if kind.mixture and self.arrays < max(2, self.components):
             raise ValueError(f"arrays: {self.arrays}: fewer than components: {self.components}")
-        if self.side is not None and self.side > 512:
-            raise ValueError(f"side: {self.side}: at most 512")
-        if self.side is not None and self.stride > self.side and self.kind != "white":
+        if self.side is None:
+            return self
+        if self.side > kind.largest:
+            size = f"{kind.largest} x {kind.largest}"
+            raise ValueError(f"side: {self.side}: {self.kind} takes arrays of at most {size}")
+        if self.stride > self.side and not kind.fixed_side:
             raise ValueError(f"stride: {self.stride}: more than side: {self.side}")
         return self
 

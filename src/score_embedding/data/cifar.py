@@ -12,7 +12,10 @@ import pooch
 from numpy.typing import NDArray
 
 from score_embedding import progress
+from score_embedding.config.sections import DataLoader
 from score_embedding.data import pickles
+from score_embedding.data.files import data_folder, given, listed, places
+from score_embedding.data.image_files import Named
 from score_embedding.errors import DataError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -21,6 +24,16 @@ ARCHIVE = "cifar-10-python.tar.gz"
 FOLDER = "cifar-10-batches-py"
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)]  # the training split, in file order
 DOG = 5
+
+
+def read(options: DataLoader) -> list[Named]:
+    """num_images (default 1) dogs: from data_loader.path, else from where data sets are looked for,
+    else from the network."""
+    archive = find(places(options))
+    if archive is None and options.path:
+        raise DataError(f"{listed(given(options))}: no CIFAR-10 here (data_loader.path)")
+    chosen = dogs(archive or fetch(data_folder()), options.num_images or 1, options.seed)
+    return [(f"CIFAR-10 dog {i}", dog) for i, dog in enumerate(chosen)]
 
 
 def fetch(folder: Path, url: str = URL, known_hash: str = SHA256) -> Path:
@@ -34,7 +47,7 @@ def fetch(folder: Path, url: str = URL, known_hash: str = SHA256) -> Path:
         with progress.stage("downloading CIFAR-10", total=0) as bar:
             downloader = pooch.HTTPDownloader(progressbar=bar)
             path = pooch.retrieve(url, known_hash, ARCHIVE, folder, downloader=downloader)
-    except Exception as error:  # requests, urllib3, OSError and ValueError (checksum) alike
+    except Exception as error:  # requests, urllib3, OSError and ValueError (checksum)
         raise DataError(
             f"CIFAR-10 is not on disk and could not be downloaded from {url} ({error}); "
             f"put {ARCHIVE} or the folder {FOLDER} into {folder}, or name it with "

@@ -20,9 +20,10 @@ def draw(
     h, w = size
     images = [continued(image, max(image.shape[1], h), max(image.shape[2], w)) for image in images]
     places = [(image.shape[1] - h + 1) * (image.shape[2] - w + 1) for image in images]
-    weights = torch.tensor(places, dtype=torch.float64)
+    device = generator.device
+    weights = torch.tensor(places, dtype=torch.float64, device=device)
     which = torch.multinomial(weights, count, replacement=True, generator=generator)
-    shares = torch.rand(count, 3, generator=generator, dtype=torch.float64)
+    shares = torch.rand(count, 3, generator=generator, dtype=torch.float64, device=device)
     drawn = []
     for i, (down, right, turn) in zip(which.tolist(), shares.tolist(), strict=True):
         _, height, width = images[i].shape

@@ -1,4 +1,4 @@
-"""An image file to its pixels, and pixels of any kind to as many channels as are wanted."""
+"""Reading the pixels of an image file, and converting pixels to 1 or 3 channels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from torch import Tensor
 
 from score_embedding.errors import DataError
 
+Named = tuple[str, Path | NDArray[Any]]  # the name that errors give, and the image
+
 log = logging.getLogger(__name__)
 
-LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R 601, as in Pillow
+# Weights of red, green and blue in luminance: ITU-R 601, as in Pillow.
+LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float32, device="cpu")
 
 
-def read(path: Path, tell: bool = True) -> NDArray[Any]:
+def read(path: Path, log_conversion: bool = True) -> NDArray[Any]:
     """Pixels of an image file, (h, w), (h, w, 3) or (h, w, 4), upright, at their own depth; with
-    `tell` a conversion is logged.
+    `log_conversion` a conversion is logged.
 
     Raises
     ------
@@ -44,7 +47,7 @@ def read(path: Path, tell: bool = True) -> NDArray[Any]:
             picture = picture.convert("L")
         elif not (picture.mode in ("L", "F", "RGB", "RGBA") or picture.mode.startswith("I")):
             picture = picture.convert("RGB")  # CMYK, YCbCr, LAB, HSV
-        if tell and opened.mode != "RGB":
+        if log_conversion and opened.mode != "RGB":
             log.info("%s: %s converted", path, opened.mode)
         return np.asarray(picture)
 
@@ -59,8 +62,8 @@ def shape_of(path: Path) -> tuple[int, int, int]:
 
 @contextmanager
 def of_any_size() -> Iterator[None]:
-    """Pillow refuses pictures of more than 179 megapixels; within this, it reads them, too. For
-    who has asked `shape_of` before."""
+    """Pillow refuses pictures of more than 179 megapixels; within this context it reads them, too.
+    For callers that have checked `shape_of` before."""
     largest, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -111,6 +114,9 @@ def _transparent_grey(picture: Image.Image) -> NDArray[Any] | None:
 def to_channels(pixels: NDArray[Any], name: str, channels: int) -> Tensor:
     """(h, w) or (h, w, c) of any dtype to float64 (channels, h, w), 0 black and 1 white;
     transparency is laid on white, colours become luminance where one channel is wanted."""
+    if np.ma.is_masked(pixels):
+        raise DataError(f"{name}: holds masked pixels; fill them first, with array.filled(value)")
+    pixels = np.asarray(pixels)
     if pixels.dtype.kind not in "buif":
         raise DataError(f"{name}: pixels of dtype {pixels.dtype}, numbers are needed")
     if pixels.ndim == 2:

@@ -1,9 +1,9 @@
 """Reading pickles of numpy arrays, and of nothing else.
 
 Loading a pickle can run any code its author chose. The unpickler here resolves only the few names
-that numpy's own arrays need, and even those not to numpy but to stand-ins of our own: numpy trusts
-the state in a pickle, and a crafted dtype state turns bytes into pointers. Arrays are made from the
-stand-ins once all of it has been read.
+that numpy's own arrays need, and even those not to numpy but to stand-ins in this file: numpy
+trusts the state in a pickle, and a crafted dtype state turns bytes into pointers. Arrays are made
+from the stand-ins once the whole pickle has been read.
 """
 
 from __future__ import annotations

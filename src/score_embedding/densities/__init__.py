@@ -5,11 +5,11 @@
     s = density.score(noisy, sigma)            # (D - x) / sigma^2: the score of p_t, std(t) = sigma
 
 sigma is a number or one for each image, in the units of the images. docs/closed-form-scores.md has
-the theory; each kind of density is a file:
+the theory; each kind of density is a file, named in kinds.DENSITIES:
 
-| kind | density | speaks for |
+| kind | density | of |
 |---|---|---|
-| white | one isotropic Gaussian of pixels | each pixel by itself |
+| white | one isotropic Gaussian of pixels | single pixels |
 | empirical | the arrays themselves, equally likely | windows, or whole images of their size |
 | gaussian | one Gaussian, full covariance | windows, or whole images of their size |
 | low_rank | the same with few leading axes | windows, or whole images of their size |

@@ -2,97 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from score_embedding.arrays import ArrayLike, to_tensor
-from score_embedding.config.sections import DensityKind
+from score_embedding import kinds
+from score_embedding._deprecated import positional_options
+from score_embedding.arrays import ArrayLike, refuse_gradient, result_dtype, to_tensor
 from score_embedding.data import crops
-from score_embedding.densities import fitting, stationary, windows
-from score_embedding.densities.empirical import Empirical
-from score_embedding.densities.mixture import GaussianMixture
-from score_embedding.densities.stationary import Stationary
+from score_embedding.densities.model import FitOptions, Model
 
-SIDE: dict[DensityKind, int] = {  # of the arrays that each kind is fitted to
-    "white": 1,
-    "empirical": 8,
-    "gaussian": 16,
-    "low_rank": 16,
-    "stationary": 32,
-    "patch_mixture": 8,
-}
-_ENOUGH = 2**24  # numbers in all windows together: more of them add nothing
+ENOUGH_NUMBERS = 2**24  # in all windows together: more of them add nothing
 
 
 @dataclass(frozen=True)
 class Density:
-    """A fitted density. `model` holds its parameters; one of arrays smaller than an image speaks
-    for it through windows every `stride` pixels (scores/windows.py)."""
+    """A fitted density of images with independent Gaussian noise of any level.
 
-    kind: DensityKind
-    model: GaussianMixture | Empirical | Stationary
+    Attributes
+    ----------
+    kind : its name in kinds.DENSITIES.
+    model : its parameters.
+    stride : steps of the windows where the model is of arrays smaller than an image (windows.py).
+    """
+
+    kind: str
+    model: Model
     stride: int = 2
 
     @property
     def channels(self) -> int:
+        """Channels of the images."""
         return self.model.channels
 
     def denoise(self, x: ArrayLike, sigma: float | Tensor) -> Tensor:
-        """The posterior mean D(x, sigma) of images x (n, c, h, w): shape, dtype and device of x.
+        """The posterior mean D(x, sigma) of images x (n, c, h, w).
+
+        Shape and device of x, and its dtype if that is float16, bfloat16 or float32 (computed in
+        float32 at least), float64 otherwise. Differentiable in x.
 
         sigma : noise level >= 0, or one for each image (n,). Beside a few copies of the images,
         and of `stationary` some 18 channels of one, memory does not grow with their size.
 
         Raises
         ------
-        ValueError : other channels than the density's, a sigma that is negative or not finite.
+        ValueError : other channels than the density's, a sigma that is negative or not finite, or
+            that requires a gradient.
         """
-        x = to_tensor(x, ndim=4, name="images")
-        levels = _levels(sigma, len(x))
-        self._check_channels(x)
-        denoised = torch.empty_like(x)
-        for s in dict.fromkeys(levels):
-            alike = [i for i, level in enumerate(levels) if level == s]
-            denoised[alike] = self._denoise_alike(x[alike], s)
-        return denoised
+        tensor = to_tensor(x, ndim=4, name="images")
+        return self._denoised(tensor, _levels(sigma, len(tensor))).to(result_dtype(x))
 
     def score(self, x: ArrayLike, sigma: float | Tensor) -> Tensor:
         """(D(x, sigma) - x) / sigma^2, as `denoise`; sigma must be positive."""
-        x = to_tensor(x, ndim=4, name="images")
-        levels = _positive(_levels(sigma, len(x)), "score")
-        s = torch.tensor(levels, dtype=x.dtype, device=x.device)[:, None, None, None]
-        return (self.denoise(x, sigma) - x) / s / s  # s^2 may be too small for the dtype
+        tensor = to_tensor(x, ndim=4, name="images")
+        levels = _positive(_levels(sigma, len(tensor)), "score")
+        s = torch.tensor(levels, dtype=tensor.dtype, device=tensor.device)[:, None, None, None]
+        # Divided twice: s^2 may be too small for the dtype.
+        return ((self._denoised(tensor, levels) - tensor) / s / s).to(result_dtype(x))
 
     def log_density(self, x: ArrayLike, sigma: float | Tensor) -> Tensor:
-        """log p_t(x) of images x (n, c, h, w) with noise of level sigma > 0, (n,).
+        """log p_t(x) of images x (n, c, h, w) with noise of level sigma > 0: (n,), device, dtype
+        and gradients as of `denoise`.
 
         Raises
         ------
         ValueError : as `score`, or the images are larger than the density's arrays, where these
             are windows: their average has no density in closed form.
         """
-        x = to_tensor(x, ndim=4, name="images")
-        levels, model = _positive(_levels(sigma, len(x)), "log-density"), self.model
-        self._check_channels(x)
-        if isinstance(model, Stationary):
-            return torch.stack([model.log_density(y, s) for y, s in zip(x, levels, strict=True)])
-        if model.shape[1:] == (1, 1):  # pixels are independent
-            pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (n, h w, c)
-            return torch.stack(
-                [model.log_density(y, s).sum() for y, s in zip(pixels, levels, strict=True)]
-            )
-        if tuple(x.shape[1:]) != model.shape:
-            raise ValueError(
-                f"images of shape {tuple(x.shape[1:])}: this density is one of arrays of shape "
-                f"{model.shape}, and its windows have no joint density in closed form"
-            )
-        flat = x.flatten(1)
-        rows = [model.log_density(y[None], s) for y, s in zip(flat, levels, strict=True)]
-        return torch.cat(rows)
+        tensor = to_tensor(x, ndim=4, name="images")
+        levels = _positive(_levels(sigma, len(tensor)), "log-density")
+        self._check_channels(tensor)
+        found = tensor.new_empty(len(tensor))
+        for s, same in _by_level(levels):
+            found[same] = self.model.log_density_images(tensor[same], s)
+        return found.to(result_dtype(x))
 
     def to(self, like: Tensor) -> Density:
         """On the device and in the dtype of `like`."""
@@ -102,19 +88,21 @@ class Density:
         if x.shape[1] != self.channels:
             raise ValueError(f"a density of {self.channels} channel(s), images of {x.shape[1]}")
 
-    def _denoise_alike(self, x: Tensor, s: float) -> Tensor:
-        """Images x (n, c, h, w), all with noise of level s."""
-        model = self.model
-        if s == 0:
-            return x
-        if isinstance(model, Stationary):
-            return torch.stack([model.denoise(y, s) for y in x])
-        return windows.average(x, model.shape[1:], self.stride, lambda w: model.denoise(w, s))
+    def _denoised(self, x: Tensor, levels: list[float]) -> Tensor:
+        """Images x (n, c, h, w) with noise of one level each; those of equal level together."""
+        self._check_channels(x)
+        denoised = torch.empty_like(x)
+        for s, same in _by_level(levels):
+            noisy = x[same]
+            denoised[same] = self.model.denoise_images(noisy, s, self.stride) if s > 0 else noisy
+        return denoised
 
 
+@positional_options
 def fit(
-    kind: DensityKind,
+    kind: str,
     images: ArrayLike | Sequence[Tensor],
+    *,
     side: int | None = None,
     stride: int = 2,
     components: int = 20,
@@ -127,27 +115,31 @@ def fit(
 
     Parameters
     ----------
-    kind : see score_embedding.scores.
-    images : (n, c, h, w), or a list of (c, h, w) of any sizes; floating point.
-    side : of the square arrays that it is a density of; SIDE has the default of each kind. Images
-        of exactly that size are taken as they are, from others windows are drawn.
-    stride : of the windows when it is asked about larger images; at most `side`.
+    kind : "white", "empirical", "gaussian", "low_rank", "stationary" or "patch_mixture": see
+        score_embedding.densities.
+    images : (n, c, h, w), or a list of (c, h, w) of any sizes; floating point. Fitted in float64
+        where they are float64, else in float32.
+    side : of the square arrays that the density is of; by kind if None. Images of exactly that size
+        are taken unchanged, from others windows are drawn.
+    stride : of the windows when larger images are denoised; at most `side`.
     components, em_steps : of patch_mixture; more of both are slower and a little better.
     rank : of low_rank.
-    arrays : how many windows are drawn, all places equally likely; where they are large, as many as
-        hold 2^24 numbers.
+    arrays : number of windows drawn, all places equally likely; of large windows, as many as hold
+        2^24 numbers.
     seed : of the windows and of the mixture.
 
     Raises
     ------
-    ValueError : an unknown kind, images without common channels, a number out of range.
+    ValueError : an unknown kind, images without common channels, images that require a gradient, a
+        number out of range.
     """
-    if kind not in SIDE:
-        raise ValueError(f"kind must be one of {', '.join(SIDE)}, got {kind!r}")
+    about = kinds.named(kinds.DENSITIES, kind, "kind")
     listed = [to_tensor(image, ndim=3, name="image") for image in images]
     if not listed or len({image.shape[0] for image in listed}) > 1:
         raise ValueError("images of the same number of channels are needed, one or more")
-    side = 1 if kind == "white" else SIDE[kind] if side is None else side
+    for image in listed:
+        refuse_gradient(image, "image", "which fitting does not have")
+    side = about.side if side is None or about.fixed_side else side
     numbers = {
         "side": side,
         "stride": stride,
@@ -158,45 +150,33 @@ def fit(
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name}: at least 1 is needed, got {value}")
-    if stride > side and kind != "white":
+    if stride > side and not about.fixed_side:
         raise ValueError(f"stride: from 1 to the side of the arrays, {side}, got {stride}")
     if rank < 0:
         raise ValueError(f"rank: at least 0 is needed, got {rank}")
     if all(tuple(image.shape[1:]) == (side, side) for image in listed):
         drawn = torch.stack(listed)
     else:
-        generator = torch.Generator().manual_seed(seed)
-        enough = max(1, min(arrays, _ENOUGH // (listed[0].shape[0] * side**2)))
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        enough = max(1, min(arrays, ENOUGH_NUMBERS // (listed[0].shape[0] * side**2)))
         drawn = crops.draw(listed, (side, side), enough, generator)
-    if kind == "patch_mixture" and len(drawn) < max(2, components):
-        raise ValueError(
-            f"components: {components} cannot be fitted to {len(drawn)} array(s) of side {side}"
-        )
-    return Density(kind, _model(kind, drawn, components, em_steps, rank, seed), min(stride, side))
-
-
-def _model(
-    kind: DensityKind, drawn: Tensor, components: int, em_steps: int, rank: int, seed: int
-) -> GaussianMixture | Empirical | Stationary:
-    if kind == "white":
-        return fitting.white(drawn)
-    if kind == "empirical":
-        return Empirical((drawn.shape[1], drawn.shape[2], drawn.shape[3]), drawn.flatten(1))
-    if kind == "gaussian":
-        return fitting.gaussian(drawn)
-    if kind == "low_rank":
-        return fitting.gaussian(drawn, rank)
-    if kind == "stationary":
-        return stationary.fit(drawn)
-    return fitting.patch_mixture(drawn, components, em_steps, seed)
+    model: Model = about.load().fit(drawn, FitOptions(components, rank, em_steps, seed))
+    return Density(kind, model, min(stride, side))
 
 
 def _levels(sigma: float | Tensor, n: int) -> list[float]:
     """One noise level for each of n images."""
+    refuse_gradient(sigma, "sigma", "which densities do not have")
     levels = np.asarray(sigma.tolist() if isinstance(sigma, Tensor) else sigma, dtype=np.float64)
     if levels.shape not in ((), (n,)) or not (np.isfinite(levels) & (levels >= 0)).all():
         raise ValueError(f"sigma: one finite number >= 0, or {n} of them, got {sigma}")
     return [float(s) for s in np.broadcast_to(levels, n)]
+
+
+def _by_level(levels: list[float]) -> Iterator[tuple[float, list[int]]]:
+    """Each noise level, and the images that have it."""
+    for s in dict.fromkeys(levels):
+        yield s, [i for i, level in enumerate(levels) if level == s]
 
 
 def _positive(levels: list[float], what: str) -> list[float]:

@@ -1,8 +1,7 @@
-"""The data themselves: n arrays, each equally likely, and what noise makes of them.
+"""The empirical density: n arrays, each equally likely.
 
-With noise of standard deviation s = std(t) the density is the mean of the Gaussians N(x_i, s^2 I):
-the Fokker-Planck equation of the variance-exploding SDE, solved. The posterior mean of x given the
-noisy y is
+Under the variance-exploding SDE it becomes the mean of the Gaussians N(x_i, s^2 I), s = std(t). The
+posterior mean of x given the noisy y is
 
     D(y, s) = sum over i of w_i(y, s) x_i,    w_i proportional to exp(-|y - x_i|^2 / (2 s^2))
 
@@ -12,43 +11,47 @@ noisy y is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_ROWS = 2048  # arrays at a time
+from score_embedding.densities.model import ArrayModel, FitOptions, shape_of
+
+BATCH_ROWS = 2048  # arrays at a time
 
 
 @dataclass(frozen=True)
-class Empirical:
+class Empirical(ArrayModel):
     """points (n, d); `shape` is that of an array, (c, h, w) with d = c h w."""
 
-    shape: tuple[int, int, int]
     points: Tensor
 
-    @property
-    def channels(self) -> int:
-        return self.shape[0]
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"points": (len(self.points), math.prod(self.shape))}
 
-    def denoise(self, y: Tensor, s: float) -> Tensor:
-        """The posterior mean of arrays y (L, d) at noise level s >= 0, shape and dtype of y."""
-        points, std = self.points.to(y), y.new_full((1,), max(s, _tiny(y)))
-        return torch.cat([posterior_mean(rows, points, std) for rows in torch.split(y, _ROWS)])
+    def denoise(self, y: Tensor, s: float, batch_rows: int = BATCH_ROWS) -> Tensor:
+        """As `ArrayModel.denoise`."""
+        points, std = self.points.to(y), y.new_full((1,), max(s, _smallest_level(y)))
+        return torch.cat([posterior_mean(rows, points, std) for rows in torch.split(y, batch_rows)])
 
-    def to(self, like: Tensor) -> Empirical:
-        """On the device and in the dtype of `like`."""
-        return replace(self, points=self.points.to(like))
-
-    def log_density(self, y: Tensor, s: float) -> Tensor:
-        """log p of arrays y (L, d) with noise of level s > 0, (L,)."""
+    def log_density(self, y: Tensor, s: float, batch_rows: int = BATCH_ROWS) -> Tensor:
+        """As `ArrayModel.log_density`."""
         n, d = self.points.shape
         constant = math.log(n) + d * math.log(s * math.sqrt(2 * math.pi))
         log_p = [
             torch.logsumexp(-((_distances(rows, self.points.to(y)) / s) ** 2) / 2, dim=1)
-            for rows in torch.split(y, _ROWS)
+            for rows in torch.split(y, batch_rows)
         ]
         return torch.cat(log_p) - constant
+
+
+Model = Empirical
+
+
+def fit(arrays: Tensor, options: FitOptions) -> Empirical:  # noqa: ARG001 - it has none
+    """Of arrays (L, c, h, w), all of them."""
+    return Empirical(shape_of(arrays), arrays.flatten(1))
 
 
 def posterior_mean(y: Tensor, points: Tensor, std: Tensor) -> Tensor:
@@ -65,5 +68,6 @@ def _distances(y: Tensor, points: Tensor) -> Tensor:
     return torch.cdist(y, points, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _tiny(y: Tensor) -> float:
+def _smallest_level(y: Tensor) -> float:
+    """The smallest s whose square, squared, is a normal number of the dtype of y."""
     return math.sqrt(math.sqrt(torch.finfo(y.dtype).tiny))

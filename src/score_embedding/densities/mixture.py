@@ -1,4 +1,4 @@
-"""A mixture of K Gaussians of arrays of one shape, and what noise makes of it.
+"""A mixture of K Gaussians of arrays of one shape: posterior mean and log-density under noise.
 
     p(x) = sum over k of weight_k N(x; mean_k, C_k),
     C_k = U_k diag(variance_k) U_k^T + rest_k (I - U_k U_k^T).
@@ -9,30 +9,34 @@ equation is solved by the same mixture with C_k + s^2 I. The posterior mean of x
     D(y, s) = sum over k of r_k(y) (mean_k + C_k (C_k + s^2 I)^-1 (y - mean_k)),
 
 r_k the probability of component k given y (Zoran and Weiss 2011; Tweedie's formula). One component
-is the Gaussian, full or of low rank; none of whose directions is kept, isotropic.
+is the Gaussian, full or of low rank, or isotropic where no axis is kept.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-# Directions of variance below this share of s^2 are left to the mean of the rest at noise level s.
+from score_embedding.densities.model import ArrayModel
+
+# Axes of variance below this share of s^2 are merged into the rest at noise level s.
 NEGLIGIBLE = 0.03
-_UNLIKELY = 1e-6  # a component of less probability than that adds nothing in float32
-_ROWS = 8192  # arrays at a time
+MIN_PROBABILITY = 1e-6  # a component of less adds nothing in float32
+BATCH_ROWS = 8192  # arrays at a time
 
 
 @dataclass(frozen=True)
-class GaussianMixture:
+class GaussianMixture(ArrayModel):
     """weights (K,), means (K, d), the leading axes (K, d, r) of the covariances as orthonormal
     columns, their variances (K, r) from the largest down, and the variance of all other directions
     (K,). `shape` is that of an array, (c, h, w) with d = c h w."""
 
-    shape: tuple[int, int, int]
+    NOT_NEGATIVE: ClassVar = ("weights", "variances", "rest")
+
     weights: Tensor
     means: Tensor
     axes: Tensor
@@ -44,32 +48,44 @@ class GaussianMixture:
         """Numbers in an array."""
         return self.means.shape[1]
 
-    @property
-    def channels(self) -> int:
-        return self.shape[0]
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        d, (K, r) = math.prod(self.shape), self.variances.shape
+        axes = {"axes": (K, d, r), "variances": (K, r)}
+        return {"weights": (K,), "means": (K, d), **axes, "rest": (K,)}
 
-    def denoise(self, y: Tensor, s: float) -> Tensor:
-        """The posterior mean of arrays y (L, d) at noise level s >= 0, shape and dtype of y."""
-        seen = self._visible(s).to(y)
-        return torch.cat([seen._posterior_mean(rows, s) for rows in torch.split(y, _ROWS)])
+    def denoise(
+        self,
+        y: Tensor,
+        s: float,
+        min_probability: float = MIN_PROBABILITY,
+        batch_rows: int = BATCH_ROWS,
+    ) -> Tensor:
+        """As `ArrayModel.denoise`, from the components of at least `min_probability`."""
+        visible = self._visible(s).to(y)
+        return torch.cat(
+            [
+                visible._posterior_mean(rows, s, min_probability)
+                for rows in torch.split(y, batch_rows)
+            ]
+        )
 
-    def log_density(self, y: Tensor, s: float) -> Tensor:
-        """log p of arrays y (L, d) with noise of level s >= 0, (L,)."""
+    def log_density(self, y: Tensor, s: float, batch_rows: int = BATCH_ROWS) -> Tensor:
+        """As `ArrayModel.log_density`; s may be 0."""
         own = self.to(y)
         return torch.cat(
-            [own._log_joint(rows, s).logsumexp(dim=1) for rows in torch.split(y, _ROWS)]
+            [own._log_joint(rows, s).logsumexp(dim=1) for rows in torch.split(y, batch_rows)]
         )
 
     def responsibilities(self, y: Tensor, s: float) -> Tensor:
         """The probability of each component given y (L, d) at noise level s, (L, K)."""
-        seen = self._visible(s).to(y)
+        visible = self._visible(s).to(y)
         return torch.cat(
-            [seen._log_joint(rows, s).softmax(dim=1) for rows in torch.split(y, _ROWS)]
+            [visible._log_joint(rows, s).softmax(dim=1) for rows in torch.split(y, BATCH_ROWS)]
         )
 
     def covariances(self) -> Tensor:
         """C_k, (K, d, d)."""
-        identity = torch.eye(self.d).to(self.means)
+        identity = torch.eye(self.d, dtype=self.means.dtype, device=self.means.device)
         excess = self.variances - self.rest[:, None]
         return (self.axes * excess[:, None]) @ self.axes.mT + self.rest[:, None, None] * identity
 
@@ -81,13 +97,8 @@ class GaussianMixture:
         rest = trace / others if others else self.rest
         return replace(self, axes=self.axes[..., :rank], variances=kept, rest=rest)
 
-    def to(self, like: Tensor) -> GaussianMixture:
-        """On the device and in the dtype of `like`."""
-        tensors = {name: value.to(like) for name, value in vars(self).items() if name != "shape"}
-        return replace(self, **tensors)
-
     def _visible(self, s: float) -> GaussianMixture:
-        """Without the axes that noise of level s hides in every component."""
+        """Without the axes that are negligible beside noise of level s in every component."""
         return self.truncated(int((self.variances > NEGLIGIBLE * s**2).sum(dim=1).max()))
 
     def _log_joint(self, y: Tensor, s: float) -> Tensor:
@@ -106,11 +117,11 @@ class GaussianMixture:
         log_det = noisy.log().sum(dim=1) + (d - r) * rest.log()
         return self.weights.log() - (distance + log_det + d * math.log(2 * math.pi)) / 2
 
-    def _posterior_mean(self, y: Tensor, s: float) -> Tensor:
+    def _posterior_mean(self, y: Tensor, s: float, min_probability: float) -> Tensor:
         probability = self._log_joint(y, s).softmax(dim=1)
         mean = torch.zeros_like(y)
         for k, (own, axes) in enumerate(zip(self.means, self.axes, strict=True)):
-            likely = (probability[:, k] > _UNLIKELY).nonzero()[:, 0]
+            likely = (probability[:, k] > min_probability).nonzero()[:, 0]
             centred = y[likely] - own
             gain = self.variances[k] / (self.variances[k] + s**2)
             rest = self.rest[k] / (self.rest[k] + s**2)

@@ -1,8 +1,8 @@
 """A stationary Gaussian on images of any size: diagonal in the DCT after a rotation of the colours.
 
 With a rotation R that decorrelates the colours, a mean for each of them, and the variance V_c(f) of
-colour c at spatial frequency f along each axis of the orthonormal DCT-II, noise of level s makes of
-V_c(f) the variance V_c(f) + s^2, and the posterior mean is the Wiener filter
+colour c at spatial frequency f along each axis of the orthonormal DCT-II, the variance under noise
+of level s is V_c(f) + s^2, and the posterior mean is the Wiener filter
 
     D(y, s) = mean + R^T DCT^-1 [ V_c(f) / (V_c(f) + s^2) DCT [R (y - mean)] ].
 
@@ -13,7 +13,8 @@ basis do not depend on the size of the image.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,12 +22,15 @@ from torch.nn import functional as F
 
 from score_embedding.data import crops
 from score_embedding.dct import basis
+from score_embedding.densities.model import FitOptions, Parameters
 
 
 @dataclass(frozen=True)
-class Stationary:
+class Stationary(Parameters):
     """mean (c,), colours (c, c) with orthonormal rows, and variances (c, G, G) at the frequencies
     k / (2 G) cycles per pixel, k = 0 .. G - 1, of each axis."""
+
+    NOT_NEGATIVE: ClassVar = ("variances",)
 
     mean: Tensor
     colours: Tensor
@@ -35,6 +39,18 @@ class Stationary:
     @property
     def channels(self) -> int:
         return len(self.mean)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        c, grid = len(self.mean), self.variances.shape[-1]
+        return {"mean": (c,), "colours": (c, c), "variances": (c, grid, grid)}
+
+    def denoise_images(self, x: Tensor, s: float, stride: int) -> Tensor:  # noqa: ARG002
+        """As `Model.denoise_images`, of whole images: there are no windows."""
+        return torch.stack([self.denoise(y, s) for y in x])
+
+    def log_density_images(self, x: Tensor, s: float) -> Tensor:
+        """As `Model.log_density_images`, of images of any size."""
+        return torch.stack([self.log_density(y, s) for y in x])
 
     def denoise(self, y: Tensor, s: float) -> Tensor:
         """The posterior mean of an image y (c, h, w) at noise level s, shape and dtype of y.
@@ -45,13 +61,14 @@ class Stationary:
         own = self.to(y)
         _, h, w = y.shape
         coloured = own._coloured(y)
-        for plane, variances in zip(coloured, own.variances, strict=True):
-            V = _variances_at(variances, torch.arange(2 * h), torch.arange(w + 1), h, w)
+        filtered = torch.empty_like(coloured)
+        for colour, variances in enumerate(own.variances):
+            V = _variances_at(variances, _indices(2 * h, y), _indices(w + 1, y), h, w)
             gain = V.div_(V + s**2)
-            spectrum = torch.fft.rfft2(crops.continued(plane, 2 * h, 2 * w))
+            spectrum = torch.fft.rfft2(crops.continued(coloured[colour], 2 * h, 2 * w))
             torch.view_as_real(spectrum).mul_(gain[..., None])  # complex, it would be a copy
-            plane.copy_(torch.fft.irfft2(spectrum, (2 * h, 2 * w))[:h, :w])
-        back: Tensor = own.colours.T @ coloured.flatten(1)
+            filtered[colour] = torch.fft.irfft2(spectrum, (2 * h, 2 * w))[:h, :w]
+        back: Tensor = own.colours.T @ filtered.flatten(1)
         return back.reshape(y.shape) + own.mean[:, None, None]
 
     def log_density(self, y: Tensor, s: float) -> Tensor:
@@ -60,20 +77,20 @@ class Stationary:
         _, h, w = y.shape
         (C_h, _), (C_w, _) = (basis(size, "reflect", y.device) for size in (h, w))
         coefficients = C_h.to(y) @ own._coloured(y) @ C_w.to(y).T
-        rows, columns = torch.arange(h), torch.arange(w)
+        rows, columns = _indices(h, y), _indices(w, y)
         V = torch.stack([_variances_at(v, rows, columns, h, w) for v in own.variances])
         variances = V + s**2
         terms = coefficients**2 / variances + (2 * math.pi * variances).log()
         total: Tensor = terms.sum()
         return total / -2
 
-    def to(self, like: Tensor) -> Stationary:
-        """On the device and in the dtype of `like`."""
-        return replace(self, **{name: value.to(like) for name, value in vars(self).items()})
-
     def _coloured(self, y: Tensor) -> Tensor:
         centred = y - self.mean[:, None, None]
         return (self.colours @ centred.flatten(1)).reshape(y.shape)
+
+
+def _indices(count: int, like: Tensor) -> Tensor:
+    return torch.arange(count, device=like.device)
 
 
 def _variances_at(variances: Tensor, k_h: Tensor, k_w: Tensor, h: int, w: int) -> Tensor:
@@ -90,15 +107,18 @@ def _variances_at(variances: Tensor, k_h: Tensor, k_w: Tensor, h: int, w: int) -
     return found[0, 0].exp()
 
 
-def fit(windows: Tensor) -> Stationary:
-    """Of windows (L, c, G, G), in their dtype."""
-    L, c, G, _ = windows.shape
-    pixels = windows.permute(1, 0, 2, 3).reshape(c, -1)
+Model = Stationary
+
+
+def fit(arrays: Tensor, options: FitOptions) -> Stationary:  # noqa: ARG001 - it has none
+    """To arrays (L, c, G, G), in their dtype."""
+    L, c, G, _ = arrays.shape
+    pixels = arrays.permute(1, 0, 2, 3).reshape(c, -1)
     mean = pixels.mean(dim=1)
     centred = pixels - mean[:, None]
     _, axes = torch.linalg.eigh(centred @ centred.T)
     colours = axes.T.contiguous()
     coloured = (colours @ centred).reshape(c, L, G, G).transpose(0, 1)
-    C, _ = basis(G, "reflect", windows.device)
-    variances = (C.to(windows) @ coloured @ C.to(windows).T).square().mean(dim=0)
-    return Stationary(mean, colours, variances.clamp_min(torch.finfo(windows.dtype).eps ** 2))
+    C, _ = basis(G, "reflect", arrays.device)
+    variances = (C.to(arrays) @ coloured @ C.to(arrays).T).square().mean(dim=0)
+    return Stationary(mean, colours, variances.clamp_min(torch.finfo(arrays.dtype).eps ** 2))

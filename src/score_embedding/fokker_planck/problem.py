@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from score_embedding.arrays import refuse_gradient
 from score_embedding.fokker_planck.operators.differences import Boundary
 from score_embedding.fokker_planck.operators.drift import Drift
 from score_embedding.sde import SDE
@@ -41,11 +41,11 @@ class Problem:
     def refuse_gradients(self, scheme: str) -> None:
         """Raise ValueError where a gradient is wanted of a scheme that has none."""
         for name, value in (("m0", self.m0), ("drift", self.drift)):
-            if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
-                raise ValueError(
-                    f"{name} requires a gradient, which the {scheme} scheme does not have; use "
-                    f'scheme="spectral", which is differentiable in m0, or {name}.detach()'
-                )
+            refuse_gradient(
+                value,
+                name,
+                f"which the {scheme} scheme does not have (spectral is differentiable in m0)",
+            )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from score_embedding import kinds
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import ArrayLike, result_dtype, to_tensor
+from score_embedding.arrays import ArrayLike, refuse_gradient, result_dtype, to_tensor
 from score_embedding.fokker_planck.operators.differences import Boundary, check_boundary
 from score_embedding.fokker_planck.operators.drift import AffineDrift, Drift
 from score_embedding.fokker_planck.problem import Evolution, LinearMethod, Options, Problem
@@ -121,8 +121,7 @@ def _checked(
     check_boundary(boundary)
     if len(times) == 0 or bool((times.diff() <= 0).any()):
         raise ValueError(f"times must be ascending and at least one, got {times.tolist()}")
-    if times.requires_grad and torch.is_grad_enabled():
-        raise ValueError("times require a gradient, which no scheme has; use times.detach()")
+    refuse_gradient(times, "times", "which no scheme has")
     for name, number in (("dh", dh), ("tolerance", tolerance)):
         if not number > 0:
             raise ValueError(f"{name} must be positive, got {number!r}")

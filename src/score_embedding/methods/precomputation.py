@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_embedding import progress
+from score_embedding import kinds, progress
 from score_embedding.config.sections import Diffusion, Misc
 from score_embedding.errors import DataError, DivergenceError
 from score_embedding.fokker_planck.embedding import embed
@@ -60,7 +60,7 @@ def check(images: Tensor, diffusion: Diffusion) -> None:
     """Raise DataError where the images cannot be pre-computed for training as asked."""
     if diffusion.embedding == "shuffled" and len(images) < 2:
         raise DataError("diffusion.embedding shuffled needs two images or more, there is one")
-    if diffusion.scheme != "spectral" and not fits_in_memory(images, diffusion):
+    if not kinds.SCHEMES[diffusion.scheme].fast and not fits_in_memory(images, diffusion):
         raise DataError(
             f"{len(images)} images at {diffusion.num_timesteps} times are too many to be kept in "
             f"memory, and the {diffusion.scheme} scheme is too slow to be computed during "

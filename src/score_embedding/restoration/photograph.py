@@ -81,7 +81,7 @@ def read(path: Path) -> Photograph:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of large pictures and of damaged tags
-            values = image_files.read(path, tell=False)
+            values = image_files.read(path, log_conversion=False)
             with Image.open(path) as opened:
                 return _photograph(path, values, opened)
     except MemoryError:
