@@ -52,9 +52,9 @@ class KarrasWeighted(ResidualMatching):
     """Karras et al.'s weight of the loss, whatever the density leaves."""
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
-        error = self.precomputed.denoise(network, batch.x, batch.t) - batch.z
+        error = self.precomputed.denoise(network, batch.x, batch.condition) - batch.target
         data = self.precomputed.sigma_data
-        weight = (batch.t**2 + data**2) / (batch.t * data) ** 2
+        weight = (batch.condition**2 + data**2) / (batch.condition * data) ** 2
         return (weight * error.square().mean(dim=(1, 2, 3))).mean()
 
 

@@ -9,7 +9,6 @@ scaled sample from the config's own prior, median over the seeds.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from statistics import median
@@ -18,11 +17,12 @@ from typing import Any
 import torch
 
 from _common import environment, write
-from score_embedding.config.schema import AnyConfig, BaselineConfig
+from score_embedding.config.schema import AnyConfig
 from score_embedding.evaluation import samples as evaluation
-from score_embedding.methods import model as trained
+from score_embedding.methods.base import method_of
 from score_embedding.runs import artifacts
 from score_embedding.runs import folder as run_folder
+from score_embedding.runs.loading import load_model
 
 FLOW: dict[str, dict[str, Any]] = {
     "Heun, 10 steps": {"solver": "heun", "steps": 10},
@@ -36,13 +36,12 @@ CHAIN = {f"{steps} steps": {"steps": steps} for steps in (50, 1000)}
 def sampled(folder: Path, options: dict[str, Any]) -> dict[str, float]:
     """The metrics of new samples from a run folder's network."""
     opened, config = run_folder.open_existing(folder)
-    images = artifacts.read_images(opened, config)
+    images = artifacts.read_images(opened, method_of(config))
     changed: AnyConfig = config.model_copy(
         update={"sample": config.sample.model_copy(update=options)}
     )
-    model = trained.load(opened, config, len(images), torch.device("cpu"))
-    drawn = dataclasses.replace(model, config=changed).sample(images)
-    return evaluation.measure({"": drawn}, images, changed)
+    model = load_model(opened, config, len(images), torch.device("cpu")).with_config(changed)
+    return evaluation.measure(model, {"": model.sample(images)}, images)
 
 
 def main() -> None:
@@ -52,7 +51,7 @@ def main() -> None:
     for method in methods:
         runs = sorted((folder / "runs").glob(f"{method}_seed?"))
         _, config = run_folder.open_existing(runs[0])
-        samplers = CHAIN if isinstance(config, BaselineConfig) else FLOW
+        samplers = CHAIN if method_of(config).baseline else FLOW
         for name, options in samplers.items():
             found = [sampled(run, options) for run in runs]
             row = {"method": method, "sampler": name, "runs": len(runs)}

@@ -25,7 +25,7 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 
-from score_embedding import atomic_files, cli, progress
+from score_embedding import atomic_files, cli, kinds, progress
 from score_embedding.config import loading
 from score_embedding.methods import precomputation
 from score_embedding.runs import folder as run_folder
@@ -160,7 +160,7 @@ def test_a_run_leaves_exactly_the_files_of_a_run_folder_and_nothing_else(finishe
         f"saves/quickstart_seed5_x/{name}" for name in SHIPPED
     )
     of_others = {
-        *(run_folder.DUMP, run_folder.DENSITY, run_folder.PRECONDITIONING),
+        *(run_folder.DUMP, kinds.DENSITY, kinds.PRECONDITIONING),
         *(run_folder.DENOISED, run_folder.DENOISED_PICTURE),
     }
     assert set(SHIPPED) == set(run_folder.FILES) - of_others
@@ -351,7 +351,7 @@ def test_no_train_samples_anew_and_leaves_the_model(copied, call):
 
 
 def test_the_report_does_not_contradict_itself_after_sampling_anew(copied, call):
-    assert call("sample", copied, "--set", "sample.prior=matched").returncode == 0
+    assert call("sample", "--overwrite", copied, "--set", "sample.prior=matched").returncode == 0
     page = re.sub(r"\s*<[^>]+>\s*", "|", Page(copied / "report.html").source)
     assert "prior matched" in page
     assert "sample.prior||unit" not in page
@@ -376,7 +376,7 @@ def test_no_train_without_a_run_says_so(call, tmp_path):
 def test_a_seed_repeats_the_samples_and_another_changes_them(copied, call):
     drawn = [atomic_files.read_arrays(copied / "samples.npz")["samples"]]
     for seed in (5, 6):  # the run's own, in another process, and another
-        done = call("sample", copied, "--seed", seed)
+        done = call("sample", "--overwrite", copied, "--seed", seed)
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"samples: {copied}/samples.npz and sample.png beside it\n"
         drawn.append(atomic_files.read_arrays(copied / "samples.npz")["samples"])
@@ -550,7 +550,7 @@ def test_three_images_are_told_apart_by_an_index(pictures, call, tmp_path):
     assert "start 0.5 image + 0.5 N(0, 2² I)" in text
     for path in pictures:
         (tmp_path / path).unlink()  # the folder has its own copy
-    again = call("sample", folder)
+    again = call("sample", "--overwrite", folder)
     assert again.returncode == 0, again.stderr
     repeated = atomic_files.read_arrays(folder / "samples.npz")
     np.testing.assert_array_equal(repeated["samples"], arrays["samples"])
@@ -638,7 +638,7 @@ def test_the_report_of_a_baseline_names_method_prior_and_evaluations(trained_bas
     folder = trained_baseline / "saves" / "base"
     page = Page(folder / "report.html")
     assert "DDPM, 1 image of 8 x 8 x 3 (sample)" in page.text
-    assert "prior unit: N(0, 1² I); DDPM; 10 NFE; seed 0" in page.text
+    assert "prior unit: N(0, 1² I); DDPM, 10 steps; 10 NFE; seed 0" in page.text
     assert "Fokker-Planck" not in page.text
     assert page.tags.count("img") == 3
     last = atomic_files.read_rows(folder / "metrics.csv")[-1]
@@ -688,7 +688,7 @@ def test_no_train_with_another_method_than_the_model_learned_is_refused(baseline
 def test_a_seed_repeats_the_samples_of_a_baseline_and_another_changes_them(baseline, call):
     drawn = [samples_of(baseline)["samples"]]
     for seed in (0, 6):
-        done = call("sample", baseline, "--seed", seed)
+        done = call("sample", "--overwrite", baseline, "--seed", seed)
         assert done.returncode == 0, done.stderr
         drawn.append(samples_of(baseline)["samples"])
     np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -710,7 +710,7 @@ def test_the_report_of_a_baseline_is_made_anew(baseline, call):
 def test_damage_to_a_baseline_is_named(baseline, call, name):
     cut_in_half(baseline / name)
     before = tree(baseline)
-    assert_mistake(call("sample", baseline), name)
+    assert_mistake(call("sample", "--overwrite", baseline), name)
     assert tree(baseline) == before
 
 
@@ -719,8 +719,8 @@ def test_a_baseline_whose_loss_is_not_finite_leaves_what_reproduces_it(baseline,
     done = call("run", "--config", "base.yml", *options)
     assert_mistake(done, "the loss is", "training.lr", "divergence.npz", code=3)
     dump = atomic_files.read_arrays(baseline / "divergence.npz")
-    assert dump["x"].shape == dump["z"].shape == (4, 3, 8, 8)
-    assert dump["t"].max() < 10
+    assert dump["x"].shape == dump["target"].shape == (4, 3, 8, 8)
+    assert dump["condition"].max() < 10
     assert "model.safetensors" not in tree(baseline)
 
 
@@ -755,7 +755,7 @@ def test_the_closed_form_is_sampled_and_reported_anew(call, tmp_path):
     assert call(*closed_form()).returncode == 0
     folder = tmp_path / "saves" / "quickstart"
     first = samples_of(folder)["samples"]
-    assert call("sample", folder, "--seed", 4).returncode == 0
+    assert call("sample", "--overwrite", folder, "--seed", 4).returncode == 0
     assert np.abs(samples_of(folder)["samples"] - first).max() > 0.01
     assert call(*closed_form("--no-train")).returncode == 0
     np.testing.assert_array_equal(samples_of(folder)["samples"], first)
@@ -1015,7 +1015,7 @@ def other_arrays(path):
 def test_damage_is_named_before_anything_is_sampled(copied, call, name, damage):
     damage(copied / name)
     before = tree(copied)
-    assert_mistake(call("sample", copied), name)
+    assert_mistake(call("sample", "--overwrite", copied), name)
     assert tree(copied) == before
 
 
@@ -1042,7 +1042,7 @@ def test_damage_is_named_before_a_report_is_replaced(copied, call, name, damage)
 
 def test_a_seed_that_is_none_is_refused_before_anything_is_sampled(copied, call):
     before = tree(copied)
-    assert_mistake(call("sample", copied, "--seed", "-1"), "training.seed", "-1")
+    assert_mistake(call("sample", "--overwrite", copied, "--seed", "-1"), "training.seed", "-1")
     assert tree(copied) == before
 
 
@@ -1050,7 +1050,7 @@ def test_weights_of_another_network_are_refused(copied, call):
     values = yaml.safe_load((copied / "config.yml").read_text())
     values["model"]["ch"] = 12
     loading.write_document(copied / "config.yml", yaml.safe_dump(values))
-    assert_mistake(call("sample", copied), "model.safetensors", "config.yml")
+    assert_mistake(call("sample", "--overwrite", copied), "model.safetensors", "config.yml")
 
 
 # Divergence
@@ -1064,10 +1064,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_reproduces_it(ca
     assert {"config.yml", "divergence.npz", "scores.npz"} <= left
     assert left.isdisjoint({"model.safetensors", "state.json", "samples.npz", "report.html"})
     dump = atomic_files.read_arrays(folder / "divergence.npz")
-    assert dump["x"].shape == dump["z"].shape == (4, 3, 8, 8)
-    assert dump["t"].shape == (4,)
+    assert dump["x"].shape == dump["target"].shape == (4, 3, 8, 8)
+    assert dump["condition"].shape == (4,)
     assert max(float(np.abs(dump[name]).max()) for name in dump if "weights/" in name) > 1e20
-    assert_mistake(call("sample", folder), "lacks model.safetensors", "did not finish", "--resume")
+    assert_mistake(
+        call("sample", "--overwrite", folder),
+        "lacks model.safetensors",
+        "did not finish",
+        "--resume",
+    )
 
 
 def test_a_score_that_is_not_finite_while_evaluating_leaves_what_reproduces_it(call, tmp_path):

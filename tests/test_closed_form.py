@@ -9,13 +9,19 @@ import torch
 from score_embedding.config import loading
 from score_embedding.errors import ConfigError, DataError
 from score_embedding.methods import embedded as method
-from score_embedding.methods import exact as closed_form
 from score_embedding.methods import precomputation
 from score_embedding.methods.embedded import ScoreMatching, draw_times
-from score_embedding.methods.exact import posterior_mean, score_of
+from score_embedding.methods.exact import create, posterior_mean, score_of
+from score_embedding.methods.model import TrainedModel
 from score_embedding.sde import VarianceExploding
 
 EPS = 1e-3
+
+
+def sampled(images, config):
+    method = create(config)
+    known = method.precompute(images, torch.device("cpu"))
+    return TrainedModel(method, None, known).sample(images)
 
 
 def config_of(sample=None, **sections):
@@ -137,7 +143,7 @@ def test_the_score_is_the_gradient_of_the_logarithm_of_the_mixture(n, sigma, ima
 def test_the_flow_of_one_image_has_its_closed_form(generator):
     image = torch.rand(1, 3, 4, 5, generator=generator, dtype=torch.float64)
     config = config_of({"tolerance": 1e-9, "prior": "matched"})
-    samples = closed_form.sample(image, config)
+    samples = sampled(image, config)
     assert samples.x.shape == image.shape
     for state, t in zip(samples.path, samples.path_times.tolist(), strict=True):
         expected = image + std_of(3, t) / std_of(3, 1) * (samples.path[0] - image)
@@ -149,7 +155,7 @@ def test_the_flow_of_one_image_has_its_closed_form(generator):
 @pytest.mark.parametrize("solver", ["rk45", "heun"])
 def test_denoised_the_sample_of_one_image_is_that_image(solver, photographs):
     image = photographs(8, 8, 1).float()
-    samples = closed_form.sample(image, config_of({"solver": solver, "denoise": True}))
+    samples = sampled(image, config_of({"solver": solver, "denoise": True}))
     torch.testing.assert_close(samples.x, image, rtol=0, atol=1e-5)
     assert torch.equal(samples.path[-1], samples.x)
 
@@ -157,7 +163,7 @@ def test_denoised_the_sample_of_one_image_is_that_image(solver, photographs):
 def test_of_several_images_each_denoised_sample_is_one_of_them(photographs):
     images = photographs(8, 8, 3).float()
     config = config_of({"prior": "matched", "denoise": True, "tolerance": 1e-4})
-    x = closed_form.sample(images.repeat(4, 1, 1, 1)[:10], config).x
+    x = sampled(images.repeat(4, 1, 1, 1)[:10], config).x
     distance = (x[:, None] - images[None]).abs().flatten(2).amax(dim=2)
     assert float(distance.amin(dim=1).max()) < 1e-3
     assert len(distance.argmin(dim=1).unique()) > 1
@@ -179,24 +185,24 @@ def batches(embedded, size, seed=4, index=0, sigma=3.0):
 def test_of_one_image_the_exact_target_is_the_drawn_noise(generator):
     embedded = torch.rand(1, 5, 2, 3, 2, generator=generator)
     noise, exact = batches(embedded, 17)
-    for name in ("x", "t", "index"):
+    for name in ("x", "condition", "index"):
         assert torch.equal(getattr(noise, name), getattr(exact, name))
-    torch.testing.assert_close(exact.z, noise.z, rtol=0, atol=1e-4)
+    torch.testing.assert_close(exact.target, noise.target, rtol=0, atol=1e-4)
 
 
 def test_of_three_images_the_exact_target_is_the_one_by_loops(generator):
     embedded = torch.rand(3, 5, 2, 3, 2, generator=generator, dtype=torch.float64)
     noise, exact = batches(embedded, 17, index=1)
     k, t = draw_times(5, 17, EPS, torch.Generator().manual_seed(4))
-    assert torch.equal(exact.t, t)
+    assert torch.equal(exact.condition, t)
     assert torch.equal(exact.x, noise.x)
     for b in range(17):
         std = std_of(3.0, float(t[b]))
         x = exact.x[b].flatten().tolist()
         mean = mean_by_loops(x, embedded[:, k[b]].flatten(1).tolist(), std)
         expected = (np.array(x) - np.array(mean)) / std
-        np.testing.assert_allclose(exact.z[b].flatten().numpy(), expected, rtol=0, atol=1e-5)
-    assert float((exact.z - noise.z).abs().max()) > 0.1
+        np.testing.assert_allclose(exact.target[b].flatten().numpy(), expected, rtol=0, atol=1e-5)
+    assert float((exact.target - noise.target).abs().max()) > 0.1
 
 
 def test_the_exact_target_is_the_mean_of_the_noise_given_the_noisy_image():
@@ -206,9 +212,9 @@ def test_the_exact_target_is_the_mean_of_the_noise_given_the_noisy_image():
         torch.cat([of(*pair).flatten() for pair in pairs]).double().numpy()
         for of in (
             lambda noise, _: noise.x,
-            lambda noise, _: noise.t,
-            lambda _, exact: exact.z,
-            lambda noise, _: noise.z,
+            lambda noise, _: noise.condition,
+            lambda _, exact: exact.target,
+            lambda noise, _: noise.target,
         )
     )
     x_bin = np.searchsorted(np.quantile(x, np.linspace(0, 1, 13)[1:-1]), x)

@@ -22,6 +22,7 @@ from score_embedding import atomic_files
 from score_embedding.comparison import compare as comparisons
 from score_embedding.comparison import spec
 from score_embedding.methods import model as trained
+from score_embedding.methods.base import method_of
 from test_cli import ENV, sets, tree
 
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
@@ -244,7 +245,7 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_the_same_noise(compare
     for name in names():
         arrays = atomic_files.read_arrays(compared.folder / "runs" / name / "samples.npz")
         starts[name] = arrays["path"][0]
-        built = trained.build_network(jobs[name].config, 1, torch.device("cpu"))
+        built = trained.build_network(method_of(jobs[name].config), 1, torch.device("cpu"))
         weights[name] = torch.cat([p.flatten() for p in built.parameters()])
     for seed in SEEDS:
         ours = f"score_embedding_seed{seed}"

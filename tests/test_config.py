@@ -4,6 +4,7 @@ import yaml
 from score_embedding.config import loading
 from score_embedding.config.schema import BaselineConfig, Config
 from score_embedding.errors import ConfigError
+from score_embedding.methods.base import method_of
 
 # REFERENCE.md, section 2: images, size, data, seed, batch, sigma, N, tolerance, epochs, lr, clip,
 # time multiplier, time embedding, convolution in resampling, conditional weight (None: off)
@@ -233,13 +234,14 @@ def test_the_method_decides_what_kind_of_config_it_is(method, kind, load):
     c = load(SHORT + f"sample_method: {method}\n")
     assert type(c) is kind
     assert c.method == ("score_embedding" if method == "null" else method)
-    assert c.tells_index is (method != "closed_form")
+    assert method_of(c).uses_index is (method != "closed_form")
     assert load(loading.dump(c)) == c
     not_told = load(SHORT + f"sample_method: {method}\nmodel: {{image_index: false}}\n")
-    assert not_told.tells_index is False
+    assert method_of(not_told).uses_index is False
     elsewhere = "held_out: {image: [china], shrink: 2, crop: 32}\n"
     if method in ("ddpm", "null"):  # measured on other images, there is nothing to be told
-        assert load(SHORT + f"sample_method: {method}\n" + elsewhere).tells_index is False
+        c = load(SHORT + f"sample_method: {method}\n" + elsewhere)
+        assert method_of(c).uses_index is False
 
 
 @pytest.mark.parametrize(

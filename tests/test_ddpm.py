@@ -71,7 +71,9 @@ def test_a_noisy_image_is_the_closed_form_of_its_noise(method, betas, generator)
     batch = ddpm.objective(images, config_of(method, betas, 50)).draw_batch(0, generator)
     abar = products(betas)
     clean = 2 * images.double().numpy() - 1
-    for x, t, i, z in zip(batch.x, batch.t.tolist(), batch.index.tolist(), batch.z, strict=True):
+    for x, t, i, z in zip(
+        batch.x, batch.condition.tolist(), batch.index.tolist(), batch.target, strict=True
+    ):
         expected = math.sqrt(abar[t]) * clean[i] + math.sqrt(1 - abar[t]) * z.double().numpy()
         np.testing.assert_allclose(x.numpy(), expected, rtol=0, atol=3e-6)
 
@@ -80,7 +82,7 @@ def test_the_forward_marginals_have_their_mean_and_variance(generator):
     image = torch.tensor([0.15, 0.8]).reshape(1, 1, 1, 2).expand(1, 400, 1, 2)
     batch = ddpm.objective(image, config_of("ddpm", EIGHT, 400)).draw_batch(0, generator)
     for t, abar in enumerate(products(EIGHT)):
-        of_t = batch.x[batch.t == t].double().flatten(0, 1)[:, 0]  # about 20,000 x 2
+        of_t = batch.x[batch.condition == t].double().flatten(0, 1)[:, 0]  # about 20,000 x 2
         assert len(of_t) > 10_000
         for values, pixel in zip(of_t.T, (0.15, 0.8), strict=True):
             mean = math.sqrt(abar) * (2 * pixel - 1)
@@ -92,11 +94,11 @@ def test_the_forward_marginals_have_their_mean_and_variance(generator):
 def test_a_batch_draws_images_with_replacement_and_times_uniformly(generator):
     objective = ddpm.objective(torch.zeros(3, 1, 1, 1), config_of("ddpm", EIGHT, 24_000))
     batch = objective.draw_batch(0, generator)
-    pairs = torch.bincount(batch.index * 8 + batch.t, minlength=24)
+    pairs = torch.bincount(batch.index * 8 + batch.condition, minlength=24)
     assert (len(objective), int(pairs.sum()), len(pairs)) == (3, 24_000, 24)
     assert float((pairs - 1000).abs().max()) < 4.5 * math.sqrt(1000)
-    assert float(batch.z.mean()) == pytest.approx(0, abs=0.03)
-    assert float(batch.z.var()) == pytest.approx(1, abs=0.04)
+    assert float(batch.target.mean()) == pytest.approx(0, abs=0.03)
+    assert float(batch.target.var()) == pytest.approx(1, abs=0.04)
 
 
 def test_the_turn_of_an_image_does_not_choose_what_is_drawn():
@@ -105,7 +107,7 @@ def test_the_turn_of_an_image_does_not_choose_what_is_drawn():
         objective.draw_batch(turn, torch.Generator().manual_seed(seed))
         for turn, seed in ((0, 5), (2, 5), (0, 6))
     )
-    for name in ("x", "t", "index", "z"):
+    for name in ("x", "condition", "index", "target"):
         assert torch.equal(getattr(first, name), getattr(second, name))
         assert not torch.equal(getattr(first, name), getattr(other, name))
 

@@ -35,6 +35,7 @@ from score_embedding.data.images import load_images
 from score_embedding.errors import CheckpointError, ConfigError, DataError, RunFolderError
 from score_embedding.methods import embedded
 from score_embedding.methods import model as trained
+from score_embedding.methods.base import method_of
 from score_embedding.methods.precomputation import precompute
 from score_embedding.report import figures
 from score_embedding.report import render as report
@@ -702,7 +703,7 @@ def forged(content, values, forgery):
 def test_a_damaged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property):
     names = ("model.safetensors", "state.json")
     whole = {name: (copied / name).read_bytes() for name in names}
-    folder, network = RunFolder(copied), trained.build_network(run_config, 1, CPU)
+    folder, network = RunFolder(copied), trained.build_network(method_of(run_config), 1, CPU)
     before = {name: w.clone() for name, w in network.state_dict().items()}
 
     def case(name, changes):
@@ -729,7 +730,7 @@ def test_a_damaged_model_is_loaded_whole_or_not_at_all(copied, run_config, recor
 def test_a_forged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property):
     content = (copied / "model.safetensors").read_bytes()
     values = json.loads((copied / "state.json").read_text())
-    folder, network = RunFolder(copied), trained.build_network(run_config, 1, CPU)
+    folder, network = RunFolder(copied), trained.build_network(method_of(run_config), 1, CPU)
     before = {name: w.clone() for name, w in network.state_dict().items()}
 
     def case(forgery):

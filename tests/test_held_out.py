@@ -11,7 +11,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from score_embedding.config import loading
 from score_embedding.errors import DivergenceError
 from score_embedding.evaluation import held_out
-from score_embedding.methods.model import Trained
+from score_embedding.methods.base import Known, method_of
+from score_embedding.methods.model import TrainedModel
 from score_embedding.sde import VarianceExploding
 from test_residual import config_of
 
@@ -116,7 +117,7 @@ def test_a_perfect_network_takes_all_of_the_noise_out(method, size, photographs,
     network = Exact(image, score if method == "score_embedding" else noise)
     s = torch.tensor([0.02, 0.1, 0.5, 1.3])
     x = image + s[:, None, None, None] * torch.randn((4, *image.shape), generator=generator)
-    answer = Trained(config, network).denoise(x, s)
+    answer = TrainedModel(method_of(config), network, Known({})).denoise(x, s)
     torch.testing.assert_close(answer, image.expand_as(x), rtol=0, atol=2e-4)
     assert {tuple(seen.shape[2:]) for seen, _ in network.seen} == {
         tuple(-(-side // 4) * 4 for side in size)

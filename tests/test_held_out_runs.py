@@ -95,7 +95,7 @@ def test_a_run_leaves_its_files_and_a_report_of_denoising(ran):
 
 def test_the_photographs_can_be_denoised_again(mine, call):  # noqa: F811
     before, (expected, arrays) = tree(mine), results(mine)
-    for again in ([*asked(), "--no-train"], ["sample", mine]):
+    for again in ([*asked(), "--no-train"], ["sample", "--overwrite", mine]):
         (mine / "denoised.png").write_bytes(b"")
         done = call(*again)
         assert done.returncode == 0, done.stderr
@@ -111,7 +111,7 @@ def test_the_photographs_can_be_denoised_again(mine, call):  # noqa: F811
 
 
 def test_sampling_anew_names_the_files_that_it_wrote(mine, call):  # noqa: F811
-    done = call("sample", mine)
+    done = call("sample", "--overwrite", mine)
     named = re.findall(r"[\w.]+\.(?:npz|png)", done.stdout)
     assert named
     assert all((mine / name).is_file() for name in named)
@@ -122,7 +122,7 @@ def test_the_density_alone_needs_no_weights_and_meets_the_same_noise(ran, call, 
     done = call(*asked("sample_method=closed_form"), "--seed", 7, "--out", "a")
     assert done.returncode == 0, done.stderr
     assert sorted(tree(alone)) == sorted(ALWAYS + DENSITY + DENOISED)
-    assert call("sample", alone).returncode == 0
+    assert call("sample", "--overwrite", alone).returncode == 0
     description, arrays = results(ran)
     of_alone, others = results(alone)
     assert of_alone["psnr"] != description["psnr"]
@@ -159,7 +159,7 @@ def test_without_held_out_a_residual_run_samples(change, call, tmp_path):  # noq
     assert samples["samples"].shape == samples["images"].shape == (4, 3, 16, 16)
     assert atomic_files.read_rows(folder / "metrics.csv")[-1]["nfe"] == 4
     assert "prior matched" in Page(folder / "report.html").text
-    assert call("sample", folder, "--set", "sample.steps=3").returncode == 0
+    assert call("sample", "--overwrite", folder, "--set", "sample.steps=3").returncode == 0
     again = atomic_files.read_arrays(folder / "samples.npz")
     assert np.array_equal(again["images"], samples["images"])
     assert not np.array_equal(again["samples"], samples["samples"])
@@ -230,7 +230,7 @@ def flipped(content):
 def test_what_is_damaged_is_named_and_nothing_replaced(name, damage, mine, call):  # noqa: F811
     (mine / name).write_bytes(damage((mine / name).read_bytes()))
     before = tree(mine)
-    assert_mistake(call("sample", mine), f"photographs/{name}")
+    assert_mistake(call("sample", "--overwrite", mine), f"photographs/{name}")
     assert tree(mine) == before
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from score_embedding.config import loading
 from score_embedding.errors import LimitError
-from score_embedding.methods.network import ScoreNetwork
+from score_embedding.methods.network import create
 from score_embedding.runs import resources
 from test_cli import assert_mistake, call, sets  # noqa: F401 - call is a fixture
 
@@ -28,7 +28,7 @@ def cost_of(config, num_images=1):
 
 def evaluated(config, num_images=1):
     """The real network, and one evaluation of a batch."""
-    network = ScoreNetwork(config.model, config.data_loader.image_size, num_images, 1.0)
+    network = create(config.model, config.data_loader.image_size, num_images, 1.0)
     batch = config.data_loader.batch_size
     return network, lambda: network(
         torch.rand(batch, 3, *config.data_loader.image_size), torch.ones(batch)

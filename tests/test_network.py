@@ -6,7 +6,8 @@ from torch import nn
 
 from score_embedding.config import loading
 from score_embedding.config.sections import Model
-from score_embedding.methods.network import TimeProjection, build
+from score_embedding.methods.network import build
+from score_embedding.methods.unet import TimeProjection
 
 CPU = torch.device("cpu")
 

@@ -217,7 +217,7 @@ def test_a_model_that_would_run_code_is_refused_and_does_not(kind, copied, call,
         torch.save({"weights": Harm(harm)}, saved)
     forge(copied, "model.safetensors", "state.json", saved.read_bytes())
     before = tree(copied)
-    assert_mistake(call("sample", copied), "no readable checkpoint")
+    assert_mistake(call("sample", "--overwrite", copied), "no readable checkpoint")
     assert tree(copied) == before
     assert not harm.exists()
     if kind == "pickle":  # the attack is one
@@ -300,7 +300,7 @@ def test_samples_are_not_replaced_where_no_report_can_be_made(name, content, cop
     else:
         (copied / name).write_bytes(content)
     before = tree(copied)
-    assert_mistake(call("sample", copied, "--seed", 3), name)
+    assert_mistake(call("sample", "--overwrite", copied, "--seed", 3), name)
     assert tree(copied) == before
 
 
@@ -361,6 +361,6 @@ def test_a_run_that_diverged_is_said_to_have(call):  # noqa: F811
 def test_one_process_at_a_time_samples_into_a_folder(copied):  # noqa: F811
     before = tree(copied)
     with run_folder.locked(copied):
-        done = process(copied.parent, "sample", copied)
+        done = process(copied.parent, "sample", "--overwrite", copied)
     assert_mistake(done, "another process is writing")
     assert tree(copied) == before

@@ -17,7 +17,7 @@ from score_embedding.methods.precomputation import (
     fits_in_memory,
     precompute,
     time_grid,
-    write_scores,
+    write_all_scores,
 )
 from score_embedding.sde import VarianceExploding
 
@@ -147,7 +147,7 @@ def test_scores_of_many_images_stream_into_a_file_that_can_be_mapped(
     diffusion = Diffusion(num_timesteps=12, sigma=2.0, scheme=scheme, solve_tolerance=1e-6)
     together = precompute(images, diffusion, Misc())
     monkeypatch.setattr(precomputation, "_BLOCK", 3 * 4 * 12 * images[0].numel())
-    diagnostics = write_scores(images, diffusion, Misc(), tmp_path / "scores.npy")
+    diagnostics = write_all_scores(images, diffusion, Misc(), tmp_path / "scores.npy")
     scores = np.load(tmp_path / "scores.npy", mmap_mode="r")
     assert (scores.dtype, scores.shape) == (np.float32, (4, 12, 3, 8, 10))
     scale = float(together.scores.abs().max())
@@ -162,7 +162,7 @@ def test_a_file_larger_than_the_disk_is_refused_with_the_figures(tmp_path, photo
     with pytest.raises(
         DataError, match=r"1000000000 images take [\d.]+ GiB, the disk has"
     ) as error:
-        write_scores(images, Diffusion(num_timesteps=1000), Misc(), tmp_path / "scores.npy")
+        write_all_scores(images, Diffusion(num_timesteps=1000), Misc(), tmp_path / "scores.npy")
     assert str(tmp_path / "scores.npy") in str(error.value)
     assert os.listdir(tmp_path) == []
 

@@ -13,10 +13,15 @@ from scipy.fft import dctn, idctn
 
 from score_embedding import densities
 from score_embedding.config import loading
-from score_embedding.methods import residual
-from score_embedding.methods.model import Trained, build_network
-from score_embedding.methods.residual import Precomputed
+from score_embedding.methods import preconditioning, residual
+from score_embedding.methods.base import method_of
+from score_embedding.methods.model import TrainedModel, build_network
+from score_embedding.methods.residual import KnownDensity, Precomputed
 from score_embedding.training import loop as training
+
+
+def model_of(config, network, known):
+    return TrainedModel(method_of(config), network, KnownDensity({}, known, []))
 
 
 def config_of(kind="white", **sections):
@@ -46,7 +51,7 @@ def white():
     """Of Gaussian pixels; their mean, and their standard deviation."""
     pictures = noise_pictures()
     pixels = np.concatenate([picture.numpy().ravel() for picture in pictures])
-    return residual.precompute(pictures, config_of(**GREY))[0], pixels.mean(), pixels.std()
+    return preconditioning.precompute(pictures, config_of(**GREY))[0], pixels.mean(), pixels.std()
 
 
 def by_hand(levels=(0.1, 1.0, 10.0), spread=(0.05, 0.2, 0.3)):
@@ -83,22 +88,22 @@ def test_with_white_it_is_the_preconditioning_of_karras_et_al(white):
         expected = skipped + mean + float(known.c_out(s[i : i + 1])) * F
         np.testing.assert_allclose(answer[i].numpy(), expected, rtol=0, atol=1e-3)
     assert (known.mean, known.sigma_data) == pytest.approx((mean, sd), rel=1e-4)
-    assert not known.sees_density
+    assert not known.uses_density_input
 
 
 def test_the_levels_are_those_of_the_diffusion_and_the_spread_is_what_the_density_leaves():
     pictures = noise_pictures(3)
     config = config_of("gaussian", diffusion={"sigma": 5}, misc={"eps": 0.01})
-    known, seconds = residual.precompute(pictures, config)
+    known, seconds = preconditioning.precompute(pictures, config)
     ends = [integrate.quad(lambda t: 5 ** (2 * t), 0, end)[0] ** 0.5 for end in (0.01, 1)]
     np.testing.assert_allclose(known.levels.numpy(), np.geomspace(*ends, 9), rtol=1e-5)
-    assert known.spread.shape == (9, 4)  # rings of crops of 8 x 8
-    for s, rings in zip(known.levels.tolist(), known.spread.tolist(), strict=True):
+    assert known.residual_std.shape == (9, 4)  # rings of crops of 8 x 8
+    for s, rings in zip(known.levels.tolist(), known.residual_std.tolist(), strict=True):
         assert rings == pytest.approx(4 * [0.2 * s / math.hypot(0.2, s)], rel=0.1)
     assert set(seconds) == {"density", "preconditioning"}
     assert min(seconds.values()) > 0
-    again, _ = residual.precompute(pictures, config)
-    assert torch.equal(again.spread, known.spread)
+    again, _ = preconditioning.precompute(pictures, config)
+    assert torch.equal(again.residual_std, known.residual_std)
 
 
 def test_c_out_is_interpolated_in_both_logarithms_and_clamped():
@@ -115,7 +120,7 @@ def test_c_out_is_interpolated_in_both_logarithms_and_clamped():
 def test_the_network_is_asked_for_what_is_left_at_each_frequency(generator):
     """By a loop, with SciPy's DCT."""
     rings = torch.tensor([[0.3, 0.1], [0.5, 0.4]])
-    known = replace(by_hand((0.1, 1.0), (1.0, 1.0)), spread=rings)
+    known = replace(by_hand((0.1, 1.0), (1.0, 1.0)), residual_std=rings)
     s, (h, w) = torch.tensor([0.1, 0.3]), (6, 9)
     x = torch.randn(2, 1, h, w, generator=generator)
     c_out = np.empty((2, h, w))
@@ -134,7 +139,7 @@ def test_the_network_is_asked_for_what_is_left_at_each_frequency(generator):
 
 def test_a_network_that_sees_the_density_is_given_its_answer_standardised(photographs):
     pictures = list(photographs(16, 12, 2).float())
-    known, _ = residual.precompute(pictures, config_of("gaussian"))
+    known, _ = preconditioning.precompute(pictures, config_of("gaussian"))
     pixels = torch.stack(pictures).double().numpy()
     mean, sd = pixels.mean(), pixels.std()
     s = torch.tensor([0.05, 0.4])
@@ -160,15 +165,15 @@ def test_a_network_that_sees_the_density_is_given_its_answer_standardised(photog
 def test_an_untrained_network_answers_as_the_density_to_the_bit(kind, photographs):
     pictures = list(photographs(16, 12, 2).float())
     config = config_of(kind)
-    known, _ = residual.precompute(pictures, config)
-    network = build_network(config, 2, torch.device("cpu"))
+    known, _ = preconditioning.precompute(pictures, config)
+    network = build_network(method_of(config), 2, torch.device("cpu"))
     assert network.unet.conv_in.in_channels == (3 if kind == "white" else 6)
     x, s = torch.stack(pictures) + 0.1, torch.tensor([0.1, 0.7])
-    alone = Trained(config, None, known).denoise(x, s)
+    alone = model_of(config, None, known).denoise(x, s)
     assert torch.equal(alone, known.density.denoise(x, s))
-    assert torch.equal(Trained(config, network, known).denoise(x, s), alone)
+    assert torch.equal(model_of(config, network, known).denoise(x, s), alone)
     torch.nn.init.ones_(network.unet.conv_out.bias)  # F = 1
-    moved = Trained(config, network, known).denoise(x, s) - alone
+    moved = model_of(config, network, known).denoise(x, s) - alone
     expected = known.c_out(s, *x.shape[-2:])[..., :1, :1].expand_as(moved)  # at frequency 0
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5)
 
@@ -180,11 +185,11 @@ def test_an_untrained_network_answers_as_the_density_to_the_bit(kind, photograph
 def test_the_loss_is_that_of_a_loop_over_images(kind, generator):
     pictures = noise_pictures()
     config = config_of(kind, **GREY)
-    known, _ = residual.precompute(pictures, config)
+    known, _ = preconditioning.precompute(pictures, config)
     objective = residual.objective(pictures, known, config, 5)
     batch = objective.draw_batch(0, generator)
     total = 0.0
-    for x, s, x_0 in zip(batch.x, batch.t, batch.z, strict=True):
+    for x, s, x_0 in zip(batch.x, batch.condition, batch.target, strict=True):
         D = known.denoise(a_network, x[None], s[None])[0]
         error = dctn((D - x_0).double().numpy(), axes=(1, 2), norm="ortho")
         weight = known.c_out(s[None], *error.shape[1:])[0].double().numpy() ** -2
@@ -197,7 +202,7 @@ def test_before_training_the_loss_is_one_on_average(generator):
     pictures = noise_pictures()
     config = config_of("gaussian", data_loader={**GREY["data_loader"], "batch_size": 200},
                        model=GREY["model"])  # fmt: skip
-    known, _ = residual.precompute(pictures, config)
+    known, _ = preconditioning.precompute(pictures, config)
     objective = residual.objective(pictures, known, config, 1)
     loss = objective.loss(lambda x, *_: 0 * x[:, :1], objective.draw_batch(0, generator))
     assert float(loss) == pytest.approx(1, rel=0.08)
@@ -213,15 +218,15 @@ def test_a_batch_is_crops_with_noise_of_its_levels(crops):
     batches = [objective.draw_batch(i, torch.Generator().manual_seed(7)) for i in (0, 5)]
     assert all(torch.equal(vars(batches[0])[k], vars(batches[1])[k]) for k in vars(batches[0]))
     other = objective.draw_batch(0, torch.Generator().manual_seed(8))
-    assert not torch.equal(other.t, batches[0].t)
+    assert not torch.equal(other.condition, batches[0].condition)
     batch = batches[0]
-    noise = ((batch.x - batch.z) / batch.t[:, None, None, None]).numpy().ravel()
+    noise = ((batch.x - batch.target) / batch.condition[:, None, None, None]).numpy().ravel()
     assert stats.kstest(noise, "norm").pvalue > 1e-3
-    h, w = batch.z.shape[-2:]
+    h, w = batch.target.shape[-2:]
     known = [p.unfold(1, h, 1).unfold(2, w, 1)[0].reshape(-1, h, w) for p in pictures]
     own = {array.numpy().tobytes() for windows in known for array in windows}
-    plain = [crop[0].numpy().tobytes() in own for crop in batch.z]
-    turned = [crop[0].flip(1).numpy().tobytes() in own for crop in batch.z]
+    plain = [crop[0].numpy().tobytes() in own for crop in batch.target]
+    turned = [crop[0].flip(1).numpy().tobytes() in own for crop in batch.target]
     assert all(a != b for a, b in zip(plain, turned, strict=True))
     flipped = sum(turned)
     assert stats.binomtest(flipped, 60).pvalue > 1e-3 if crops else flipped == 0
@@ -249,9 +254,9 @@ def test_a_density_that_knows_its_only_image_by_heart_can_be_trained_on(kind, st
     pictures = [noise_pictures(std=std)[0][:, :8, :8]]
     changes = {"image_density": {"side": 8}, "training": {"epochs": 3}}
     config = config_of(kind, **changes, **GREY)
-    known, _ = residual.precompute(pictures, config)
-    assert float(known.spread.min()) > 0
-    network = build_network(config, 1, torch.device("cpu"))
+    known, _ = preconditioning.precompute(pictures, config)
+    assert float(known.residual_std.min()) > 0
+    network = build_network(method_of(config), 1, torch.device("cpu"))
     history = training.train(network, residual.objective(pictures, known, config, 1), config)
     assert len(history.rows) == 3
     assert all(math.isfinite(row["loss"]) for row in history.rows)
@@ -265,7 +270,7 @@ def test_seconds_end_the_training_at_the_first_step_past_them(monkeypatch):
     monkeypatch.setattr(training, "time", clock)
     config = config_of(training={"seconds": 5, "epochs": 10**6}, **GREY)
     objective = residual.objective(noise_pictures(), by_hand(), config, 7)
-    network = build_network(config, 7, torch.device("cpu"))
+    network = build_network(method_of(config), 7, torch.device("cpu"))
     history = training.train(network, objective, config, {"density": 4.0})
     found = [row["training_seconds"] for row in history.rows]
     assert found == pytest.approx([4.3, 4.6, 4.9, 5.2])
@@ -289,8 +294,8 @@ def test_samples_of_a_gaussian_have_its_mean_and_covariance():
         image_density={"side": 2},
         sample=sample,
     )
-    known, _ = residual.precompute(list(images), config)
-    samples = Trained(config, None, known).sample(images[:100])
+    known, _ = preconditioning.precompute(list(images), config)
+    samples = model_of(config, None, known).sample(images[:100])
     x = samples.x.flatten(1).double().numpy()
     # std(1) = 3.9: what the start lacks of the data's own spread is then nothing
     np.testing.assert_allclose(x.mean(axis=0), 0.5, atol=0.15)
@@ -306,11 +311,13 @@ def test_samples_of_a_gaussian_have_its_mean_and_covariance():
 
 def test_a_residual_model_denoises_sides_that_its_network_cannot_halve(photographs):
     config = config_of("stationary")
-    known, _ = residual.precompute(list(photographs(16, 12, 2).float()), config)
-    known = replace(known, spread=torch.zeros_like(known.spread) + 1e-30)  # F counts for nothing
-    network = build_network(config, 2, torch.device("cpu"))
+    known, _ = preconditioning.precompute(list(photographs(16, 12, 2).float()), config)
+    known = replace(
+        known, residual_std=torch.zeros_like(known.residual_std) + 1e-30
+    )  # F counts for nothing
+    network = build_network(method_of(config), 2, torch.device("cpu"))
     x, s = photographs(7, 9, 2).float(), torch.tensor([0.1, 0.3])
     padded = np.pad(x.numpy(), ((0, 0), (0, 0), (0, 1), (0, 1)), mode="symmetric")
     expected = known.density.denoise(padded, s)[:, :, :7, :9]
-    answer = Trained(config, network, known).denoise(x, s)
+    answer = model_of(config, network, known).denoise(x, s)
     torch.testing.assert_close(answer, expected, rtol=0, atol=1e-6)

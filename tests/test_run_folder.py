@@ -43,7 +43,7 @@ def test_a_writer_that_is_killed_leaves_the_old_file_whole_and_the_next_one_succ
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from score_embedding import files\n"
+        "from score_embedding import atomic_files as files\n"
         "with files.replacing(Path(sys.argv[1])) as partial:\n"
         "    partial.write_text('{')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -103,8 +103,8 @@ def draw(embedded, index, batch_size, generator, sigma=2.0):
     """A batch, and its states as they were without the noise."""
     objective = ScoreMatching(embedded, VarianceExploding(sigma), batch_size, EPS)
     batch = objective.draw_batch(index, generator)
-    lam = ((sigma ** (2 * batch.t.double()) - 1) / (2 * math.log(sigma))).sqrt()
-    return batch, batch.x - lam[:, None, None, None] * batch.z
+    lam = ((sigma ** (2 * batch.condition.double()) - 1) / (2 * math.log(sigma))).sqrt()
+    return batch, batch.x - lam[:, None, None, None] * batch.target
 
 
 @pytest.mark.parametrize("N", [1, 5, 20])
@@ -114,18 +114,18 @@ def test_a_batch_holds_states_in_order_at_times_of_their_intervals(N, batch_size
     sets = math.ceil(batch_size / N)
     for index in (0, 2):
         batch, states = draw(labelled_states(3, N), index, batch_size, generator)
-        assert batch.x.shape == batch.z.shape == (batch_size, 3, 4, 5)
-        assert batch.x.dtype == batch.z.dtype == torch.float32
-        assert batch.t.shape == (batch_size,)
+        assert batch.x.shape == batch.target.shape == (batch_size, 3, 4, 5)
+        assert batch.x.dtype == batch.target.dtype == torch.float32
+        assert batch.condition.shape == (batch_size,)
         assert batch.index.tolist() == [index] * batch_size
         k = (states[:, 0, 0, 0] - 100 * index).round().long()
         expected = (100 * index + k)[:, None, None, None].double().expand(states.shape)
         torch.testing.assert_close(states, expected, rtol=0, atol=1e-3)
         earliest = EPS + k * (1 - dt / 2 - EPS) / N - EPS * dt / 2
-        assert (batch.t >= earliest - 1e-6).all()
-        assert (batch.t <= earliest + dt / 2 + 1e-6).all()
-        assert (batch.t > 0).all()
-        assert (batch.t < 1).all()
+        assert (batch.condition >= earliest - 1e-6).all()
+        assert (batch.condition <= earliest + dt / 2 + 1e-6).all()
+        assert (batch.condition > 0).all()
+        assert (batch.condition < 1).all()
         assert int((k.diff() <= 0).sum()) <= sets - 1
         assert int(k.bincount().max()) <= sets
 
@@ -137,9 +137,9 @@ def test_a_batch_of_whole_sets_holds_every_state(generator):
 
 def test_the_noise_of_a_batch_is_standard_normal_and_its_own_in_each_entry(generator):
     batch, _ = draw(labelled_states(1, 6), 0, 600, generator)
-    assert float(batch.z.mean()) == pytest.approx(0, abs=0.02)
-    assert float(batch.z.std()) == pytest.approx(1, abs=0.02)
-    assert len(batch.z.flatten(1).unique(dim=0)) == 600
+    assert float(batch.target.mean()) == pytest.approx(0, abs=0.02)
+    assert float(batch.target.std()) == pytest.approx(1, abs=0.02)
+    assert len(batch.target.flatten(1).unique(dim=0)) == 600
 
 
 def test_every_state_is_drawn_equally_often_and_times_are_uniform(generator):
@@ -161,7 +161,7 @@ def test_a_batch_is_determined_by_the_generator():
     first, second, other = (
         draw(embedded, 1, 7, torch.Generator().manual_seed(seed))[0] for seed in (3, 3, 4)
     )
-    for name in ("x", "t", "z"):
+    for name in ("x", "condition", "target"):
         assert torch.equal(getattr(first, name), getattr(second, name))
         assert not torch.equal(getattr(first, name), getattr(other, name))
 

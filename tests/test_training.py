@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_stops_with_what_reproduces_it(embedded):
     with pytest.raises(NotFiniteError, match=r"training\.lr") as caught:
         train(network, objective(embedded), config)
     batch = caught.value.batch
-    assert batch.x.shape == batch.z.shape == (4, 3, 8, 8)
+    assert batch.x.shape == batch.target.shape == (4, 3, 8, 8)
     assert not torch.isfinite(objective(embedded).loss(network, batch))
     assert all(torch.equal(w, before[name]) for name, w in network.state_dict().items())
 

@@ -62,3 +62,8 @@ def _from_numpy(x: NDArray[Any], name: str) -> Tensor:
     computed = np.float64 if result_dtype(array) == torch.float64 else np.float32
     # A copy: torch would share memory that may not be written to, and warn of it.
     return torch.from_numpy(np.array(array, dtype=computed, order="C"))
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """`device`, or the CPU where that has no float64 (MPS)."""
+    return torch.device("cpu") if device.type == "mps" else device

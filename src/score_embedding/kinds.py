@@ -57,6 +57,22 @@ class DatasetKind(Kind):
     needs: str | None = None
 
 
+@dataclass(frozen=True)
+class MethodKind(Kind):
+    """A method. `files`: what it saves in the run folder before training; `diffusion`: whether its
+    config describes a continuous SDE ("sde") or a chain of steps ("steps"); `by_name`: whether
+    sample_method selects it, or (False) the rest of the config does (config/schema.py)."""
+
+    files: tuple[str, ...] = ()
+    diffusion: str = "sde"
+    by_name: bool = True
+
+
+# Files of a run folder that a method saves before training.
+SCORES = "scores.npz"
+DENSITY = "density.safetensors"
+PRECONDITIONING = "preconditioning.json"
+
 _SCHEMES = "score_embedding.fokker_planck.schemes"
 _DENSITIES = "score_embedding.densities"
 _DATA = "score_embedding.data"
@@ -114,6 +130,31 @@ SAMPLERS = {
     "rk45": Kind(f"{_SAMPLERS}.rk45", "adaptive Runge-Kutta of order 5(4), the paper's"),
     "heun": Kind(f"{_SAMPLERS}.heun", "Heun's method, a fixed number of steps"),
 }
+
+# sample_method, or what follows from diffusion.embedding: how a model is trained and sampled.
+METHODS = {
+    "score_embedding": MethodKind(
+        f"{_METHODS}.embedded", "the paper's embedded images", (SCORES,), by_name=False
+    ),
+    "residual": MethodKind(
+        f"{_METHODS}.residual",
+        "a closed-form denoiser as skip path",
+        (DENSITY, PRECONDITIONING),
+        by_name=False,
+    ),
+    "density": MethodKind(
+        f"{_METHODS}.untrained_density",
+        "a closed-form denoiser, no training",
+        (DENSITY, PRECONDITIONING),
+        by_name=False,
+    ),
+    "ddpm": MethodKind(f"{_METHODS}.ddpm", "DDPM", diffusion="steps"),
+    "ddim": MethodKind(f"{_METHODS}.ddpm", "DDIM", diffusion="steps"),
+    "closed_form": MethodKind(f"{_METHODS}.exact", "the exact score of the images, no training"),
+}
+
+# model.network: the architecture that is trained.
+NETWORKS = {"unet": Kind(f"{_METHODS}.unet", "the U-Net of diffusers, as the paper has it")}
 
 
 K = TypeVar("K", bound=Kind)

@@ -49,12 +49,13 @@ def denoise(
     if mode not in ("mean", "sample"):
         raise DataError(f"--mode {mode}: mean or sample is needed")
 
+    from score_embedding import arrays
     from score_embedding.restoration import files as restoration
     from score_embedding.runs import environment
 
     chosen = environment.select_device(device)
     if model != "bundled":  # what is learnt takes float64 where there is little noise
-        chosen = environment.with_float64(chosen)
+        chosen = arrays.with_float64(chosen)
     options = restoration.Options(level, model, "mean" if mode == "mean" else "sample", chosen)
     for written in restoration.denoise(photographs, options, out, overwrite):
         typer.echo(f"denoised: {written}")

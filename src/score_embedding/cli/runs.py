@@ -58,7 +58,9 @@ def run(
 
     selected = environment.select_device(device)
     if no_train:
-        pipeline.sample_again(path, selected, settings.sample, settings.training.seed)
+        pipeline.sample_again(
+            path, selected, settings.sample, settings.training.seed, overwrite=True
+        )
     else:
         pipeline.run(settings, path, selected, profile, overwrite, resume)
     typer.echo(f"report: {path / run_folder.HTML} and {run_folder.PDF} beside it")
@@ -129,13 +131,26 @@ def solve(
 
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")],
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "--number", "-n", min=1, help="How many samples; default one for each training image."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to write the samples into; default RUN_FOLDER."),
+    ] = None,
     seed: Seed = None,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     overrides: Overrides = None,
 ) -> None:
-    """Draw new samples from a trained model, into its folder, and make its report anew.
+    """Draw new samples from a trained model.
 
-    Everything comes from the folder; --set sample.prior=matched, for one, changes how to sample.
+    They are written into the folder DIR, or with --overwrite into the run folder, whose report is
+    then made anew. Everything else comes from the run folder; --set sample.prior=matched, for
+    example, changes how to sample.
     """
     from score_embedding.config import loading
     from score_embedding.runs import folder as run_folder
@@ -148,16 +163,22 @@ def sample(
         changes.append(f"training.seed={seed}")
     run_folder.open_existing(folder)
     settings = loading.load(str(folder / run_folder.CONFIG), changes)
+    what, beside = run_folder.SAMPLES, run_folder.SAMPLE_PICTURE
+    if settings.held_out:
+        what, beside = run_folder.DENOISED, run_folder.DENOISED_PICTURE
+        if number is not None:
+            raise ConfigError("--number: this run denoises photographs and draws no samples")
+    target = run_folder.RunFolder(out or folder)
+    run_folder.check_not_there(target, what, overwrite)
 
     from score_embedding import pipeline
     from score_embedding.runs import environment
 
     selected = environment.select_device(device)
-    pipeline.sample_again(folder, selected, settings.sample, settings.training.seed)
-    what, beside = run_folder.SAMPLES, run_folder.SAMPLE_PICTURE
-    if settings.held_out:
-        what, beside = run_folder.DENOISED, run_folder.DENOISED_PICTURE
-    typer.echo(f"{what.split('.')[0]}: {folder / what} and {beside} beside it")
+    pipeline.sample_again(
+        folder, selected, settings.sample, settings.training.seed, number, out, overwrite
+    )
+    typer.echo(f"{what.split('.')[0]}: {target / what} and {beside} beside it")
 
 
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")]) -> None:

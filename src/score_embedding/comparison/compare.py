@@ -34,6 +34,7 @@ from score_embedding.comparison.summary import Summary, frame, outcomes, summari
 from score_embedding.config.sections import HeldOut
 from score_embedding.data.datasets import load_dataset
 from score_embedding.errors import RunFolderError
+from score_embedding.methods.base import method_of
 from score_embedding.report import figures
 from score_embedding.report.content import Table
 from score_embedding.runs import folder as run_folder
@@ -105,7 +106,7 @@ def compare(
     if pending:
         images = load_dataset(pending[0].config.data_loader)
         for job in pending:
-            pipeline.check(images, job.config)
+            pipeline.check(images, method_of(job.config))
         if slurm is None:
             needs = [resources.need(job.config, len(images)) for job in pending]
             together = resources.together(needs, processes)

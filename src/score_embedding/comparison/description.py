@@ -6,8 +6,8 @@ import json
 
 from score_embedding import atomic_files
 from score_embedding.comparison.spec import Comparison, Job
-from score_embedding.config.schema import BaselineConfig, Config
 from score_embedding.config.sections import HeldOut
+from score_embedding.methods.base import method_of
 from score_embedding.runs import folder as run_folder
 
 
@@ -54,18 +54,8 @@ def _held_out(options: HeldOut, done: list[Job]) -> list[str]:
 
 def _samplers(comparison: Comparison) -> list[str]:
     """How the methods are sampled from, each sampler once."""
-    named = {}
-    for config in comparison.configs.values():
-        if isinstance(config, Config):
-            options = config.sample
-            rk45 = options.solver == "rk45"
-            how = f"RK45 {options.tolerance:g}" if rk45 else f"Heun {options.steps} steps"
-            named[how] = f"probability flow by {how}"
-        elif isinstance(config, BaselineConfig):
-            steps = config.sample.steps or config.diffusion.num_timesteps
-            how = f"{config.method.upper()} {steps} steps"
-            named[how] = how
-    return list(named.values())
+    samplers = (method_of(config).sampler for config in comparison.configs.values())
+    return list(dict.fromkeys(samplers))
 
 
 def _machines(done: list[Job]) -> list[str]:

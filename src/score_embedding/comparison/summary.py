@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from score_embedding.comparison.spec import PRIORS, Comparison, Job
-from score_embedding.config.schema import BaselineConfig
 from score_embedding.errors import RunFolderError
 from score_embedding.evaluation import metrics
+from score_embedding.methods.base import method_of
 from score_embedding.runs import artifacts
 from score_embedding.runs import folder as run_folder
 from score_embedding.runs.folder import RunFolder
@@ -170,7 +170,7 @@ def summarise(found: list[Outcome], targets: tuple[float, ...]) -> list[Summary]
 def baselines(comparison: Comparison) -> list[str]:
     """The methods that the others are measured against."""
     configs = comparison.configs.items()
-    return [method for method, config in configs if isinstance(config, BaselineConfig)]
+    return [name for name, config in configs if method_of(config).baseline]
 
 
 def ratio(summary: Summary, baseline: Summary, target: float) -> tuple[str, float]:

@@ -11,8 +11,8 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import ValidationError
 
-from score_embedding import atomic_files
-from score_embedding.config.schema import BASELINES, AnyConfig, BaselineConfig, Config
+from score_embedding import atomic_files, kinds
+from score_embedding.config.schema import AnyConfig, BaselineConfig, Config
 from score_embedding.errors import ConfigError
 
 Kind = TypeVar("Kind", Config, BaselineConfig)
@@ -76,13 +76,13 @@ def for_images(paths: list[str], size: int, overrides: list[str]) -> Config:
 def validate(values: dict[Any, Any], source: str) -> AnyConfig:
     """The config of a mapping; `source` names it in errors. Raises ConfigError."""
     method = values.get("sample_method")
-    allowed = (*BASELINES, "closed_form")
+    allowed = [name for name, kind in kinds.METHODS.items() if kind.by_name]
     if method is not None and method not in allowed:
         raise ConfigError(
             f"{source}:\n  sample_method: {_shown(method)} is not allowed; allowed: "
             f"{', '.join(allowed)}{_nearest(method, allowed)}"
         )
-    if method in BASELINES:
+    if method is not None and kinds.METHODS[method].diffusion == "steps":
         return _validated(BaselineConfig, values, source)
     return _validated(Config, values, source)
 

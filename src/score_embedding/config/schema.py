@@ -5,10 +5,11 @@ They are checked before any work. A file in the official layout is a valid confi
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from pydantic import model_validator
 
+from score_embedding import kinds
 from score_embedding.config.sections import (
     DataLoader,
     Diffusion,
@@ -24,7 +25,8 @@ from score_embedding.config.sections import (
     Training,
 )
 
-BASELINES = ("ddpm", "ddim")
+# Methods with a chain of discrete steps instead of an SDE.
+BASELINES = tuple(name for name, kind in kinds.METHODS.items() if kind.diffusion == "steps")
 
 
 class Run(Section):
@@ -48,7 +50,7 @@ class Run(Section):
                     f"model.{key}: {getattr(self.model, key)} does not fit "
                     f"data_loader.channels: {channels}; set both to the same number"
                 )
-        divisor = 2 ** (len(self.model.ch_mult) - 1)
+        divisor = self.model.divisor
         if any(side % divisor for side in self.data_loader.image_size):
             size = "x".join(map(str, self.data_loader.image_size))
             raise ValueError(
@@ -58,19 +60,13 @@ class Run(Section):
             )
         return self
 
-    @property
-    def tells_index(self) -> bool:
-        """Whether the network is told which of the images is meant, if the method tells it at all:
-        measured on other photographs there is nothing to tell."""
-        return self.model.image_index and self.held_out is None
-
 
 class Config(Run):
     """Score embedding, or (sample_method closed_form) the exact score of the images, untrained."""
 
     diffusion: Diffusion = Diffusion()
     sample: Sample = Sample()
-    sample_method: Literal["closed_form"] | None = None
+    sample_method: str | None = None
     image_density: ImageDensity = ImageDensity()  # an addition, for diffusion.embedding residual
 
     @model_validator(mode="before")
@@ -100,22 +96,18 @@ class Config(Run):
 
     @property
     def method(self) -> str:
+        """Its name in the table of methods: sample_method, or what diffusion.embedding asks for."""
+        if self.sample_method == "closed_form" and self.residual:
+            return "density"
         return self.sample_method or ("residual" if self.residual else "score_embedding")
-
-    @property
-    def tells_index(self) -> bool:
-        """Whether the method is told which of the images a sample is meant to be."""
-        return super().tells_index and self.method == "score_embedding"
 
 
 class BaselineConfig(Run):
     """A baseline: DDPM or DDIM."""
 
-    residual: ClassVar[bool] = False
-
     diffusion: NoiseSchedule = NoiseSchedule()
     sample: DiscreteSample = DiscreteSample()
-    sample_method: Literal["ddpm", "ddim"]
+    sample_method: str
 
     @property
     def method(self) -> str:

@@ -238,7 +238,13 @@ class Model(Section):
     resample_with_conv: bool = True
     embedding_method: Literal["linear", "fourier"] = "linear"
     # ours
-    image_index: bool = True  # of several images, the network is told which one is meant
+    image_index: bool = True  # of several images, the network is conditioned on which is meant
+    network: Annotated[str, _one_of(kinds.NETWORKS)] = "unet"
+
+    @property
+    def divisor(self) -> int:
+        """The sides of an image must be multiples of it: each level but the first halves them."""
+        return int(2 ** (len(self.ch_mult) - 1))
 
 
 class Start(Section):

@@ -59,7 +59,7 @@ def evaluate(samples: Tensor, images: Tensor) -> dict[str, float]:
     return values
 
 
-def told(values: dict[str, float]) -> str:
+def format_metrics(values: dict[str, float]) -> str:
     """The metrics of an evaluation in a few words, for the log."""
     if "ssim_minmax" in values:
         return f"SSIM {values['ssim_minmax']:.4f} (min-max), {values['ssim_clipped']:.4f} (clipped)"

@@ -1,26 +1,46 @@
-"""What the training loop asks of a method."""
+"""What every method is: the protocol that the pipeline, the training loop and the report rely on.
+
+A method is resolved once from the config (`method_of`); nothing outside methods/ asks which one it
+is. A new one is a file with a class that extends `Method`, a function `create(config)`, and a line
+in kinds.METHODS.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+
+from score_embedding import kinds
+from score_embedding.config.schema import AnyConfig
+from score_embedding.config.sections import Model
+from score_embedding.kinds import MethodKind
+from score_embedding.methods.samplers import Samples
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, c, h, w), (b,), (b,) -> (b, c, h, w)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Training data of one step: noisy images x (b, c, h, w), times t (b,), image indices (b,),
-    and what the network learns from: the noise z in x, or its mean given x, like x."""
+    """Training data of one step.
+
+    Attributes
+    ----------
+    x : noisy images (b, c, h, w).
+    condition : (b,), what the network is conditioned on: the time of the diffusion, the number of
+        the step in a chain, or the noise level.
+    index : (b,), which of the training images each entry comes from; 0 where nothing depends on it.
+    target : like x, what the loss compares with: the noise, its mean given x, or the clean images.
+    """
 
     x: Tensor
-    t: Tensor
+    condition: Tensor
     index: Tensor
-    z: Tensor
+    target: Tensor
 
 
 class Objective(Protocol):
@@ -37,3 +57,118 @@ class Objective(Protocol):
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
         """The scalar to be minimised."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a method has computed before training; `seconds`: how long it took, by stage."""
+
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its config. The defaults are those of a method that computes nothing before
+    training."""
+
+    config: AnyConfig
+
+    trained: ClassVar[bool] = True  # whether there is a network
+    baseline: ClassVar[bool] = False  # whether the others are measured against it
+
+    @property
+    def kind(self) -> MethodKind:
+        """Its line in the table of methods."""
+        return kinds.METHODS[self.config.method]
+
+    @property
+    def label(self) -> str:
+        """The name that reports give it."""
+        return self.kind.summary
+
+    @property
+    def sampler(self) -> str:
+        """How samples are drawn, in a few words."""
+        raise NotImplementedError
+
+    @property
+    def start_std(self) -> float:
+        """Standard deviation of the noise that sampling starts from."""
+        raise NotImplementedError
+
+    @property
+    def uses_index(self) -> bool:
+        """Whether the model is conditioned on which of the images a sample is meant to be."""
+        return False
+
+    @property
+    def denoises_others(self) -> bool:
+        """Whether it has a denoiser of images other than those it was trained on."""
+        return True
+
+    @property
+    def images_in_scores(self) -> bool:
+        """Whether the training images are stored with the scores, not with the samples."""
+        return kinds.SCORES in self.kind.files
+
+    def check(self, images: Tensor) -> None:
+        """Raise DataError or ConfigError where images (n, c, h, w) cannot be trained on."""
+
+    def precompute(self, images: Tensor, device: torch.device) -> Known:
+        """Everything that is known before training on images (n, c, h, w)."""
+        del images, device
+        return Known({})
+
+    def save(self, folder: Path, images: Tensor, known: Known) -> None:
+        """Write the files of `kind.files`."""
+
+    def load(self, folder: Path, device: torch.device) -> Known:
+        """What `save` has written, as far as sampling and denoising need it.
+
+        Raises
+        ------
+        RunFolderError, CheckpointError : a file is missing or damaged.
+        """
+        del folder, device
+        return Known({})
+
+    def field_bytes(self, num_images: int) -> tuple[int, int]:
+        """Bytes of memory and of disk that `precompute` and `save` take for N images."""
+        del num_images
+        return 0, 0
+
+    def model(self) -> Model:
+        """The network's options, as the method needs them."""
+        model = self.config.model
+        return model.model_copy(update={"image_index": False}) if self.config.held_out else model
+
+    def starts_at_zero(self) -> bool:
+        """Whether the network's output is 0 before training."""
+        return False
+
+    def objective(self, images: Tensor, known: Known) -> Objective:
+        """Batches and loss on images (n, c, h, w)."""
+        raise NotImplementedError
+
+    def sample(
+        self,
+        network: Network | None,
+        images: Tensor,
+        index: Tensor,
+        known: Known,
+        first: int = 0,
+    ) -> Samples:
+        """One sample for each of images (b, c, h, w), whose numbers among the training images are
+        index (b,). Sample i draws its noise from the run's seed and first + i."""
+        raise NotImplementedError
+
+    def denoise(self, network: Network | None, x: Tensor, s: Tensor, known: Known) -> Tensor:
+        """The posterior mean of images x (b, c, h, w), in [0, 1] before the noise, at noise levels
+        s (b,)."""
+        raise NotImplementedError
+
+
+def method_of(config: AnyConfig) -> Method:
+    """The method that a config asks for."""
+    method: Method = kinds.METHODS[config.method].load().create(config)
+    return method

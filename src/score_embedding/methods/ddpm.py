@@ -10,7 +10,7 @@ variance is the posterior's, DDIM is deterministic. A chain of fewer than T step
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -22,7 +22,7 @@ from score_embedding.config.schema import BaselineConfig
 from score_embedding.config.sections import NoiseSchedule
 from score_embedding.errors import DivergenceError
 from score_embedding.methods import samplers
-from score_embedding.methods.base import Batch, Network
+from score_embedding.methods.base import Batch, Known, Method, Network
 from score_embedding.methods.samplers import Samples
 
 Scheduler: TypeAlias = DDPMScheduler | DDIMScheduler
@@ -55,7 +55,7 @@ class NoisePrediction:
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
         """The mean of (network(x_t, t) - z)^2 over batch and pixels."""
-        return F.mse_loss(network(batch.x, batch.t, batch.index), batch.z)
+        return F.mse_loss(network(batch.x, batch.condition, batch.index), batch.target)
 
 
 def objective(images: Tensor, config: BaselineConfig) -> NoisePrediction:
@@ -65,28 +65,36 @@ def objective(images: Tensor, config: BaselineConfig) -> NoisePrediction:
     )
 
 
-def sample(network: Network, images: Tensor, config: BaselineConfig) -> Samples:
+def sample(
+    network: Network,
+    images: Tensor,
+    config: BaselineConfig,
+    index: Tensor | None = None,
+    first: int = 0,
+) -> Samples:
     """One sample for each of the images (n, c, h, w) in [0, 1], by the reverse chain; the path's
-    times are (t + 1) / T. Raises DivergenceError when a prediction is not finite."""
+    times are (t + 1) / T. index (n,): their numbers among the training images; sample i draws from
+    the seed and first + i. Raises DivergenceError when a prediction is not finite."""
     scheduler, steps = scheduler_of(config), steps_of(config)
     scheduler.set_timesteps(steps)
     options, seed = config.sample, config.training.seed
-    x = samplers.start(to_symmetric(images), start_std(config), seed, options.image_weight)
-    generators = [samplers.generator_of(seed, i, stream=1) for i in range(len(images))]
-    index = torch.arange(len(images), device=images.device)
-    states = [x]
+    x = samplers.start(to_symmetric(images), start_std(config), seed, options.image_weight, first)
+    generators = [samplers.generator_of(seed, first + i, stream=1) for i in range(len(images))]
+    if index is None:
+        index = torch.arange(len(images), device=images.device)
+    snapshots = samplers.Snapshots(steps)
+    snapshots.add(0, x)
     with torch.no_grad(), progress.stage(f"sampling ({config.method.upper()})", steps) as stage:
-        for t in scheduler.timesteps.tolist():
+        for k, t in enumerate(scheduler.timesteps.tolist(), start=1):
             z = network(x, torch.full_like(index, t), index)
             if not torch.isfinite(z).all():
                 raise DivergenceError(f"the predicted noise is not finite at step {t} of the chain")
             x = scheduler.step(z, t, x, generator=generators).prev_sample
-            states.append(x)
+            snapshots.add(k, x)
             stage.update()
     times = torch.tensor([*(scheduler.timesteps + 1).tolist(), 0]) / config.diffusion.num_timesteps
-    kept = torch.linspace(0, steps, samplers.SNAPSHOTS).round().long()
-    path = from_symmetric(torch.stack([states[i] for i in kept]))
-    return Samples(path[-1], path, times[kept].double(), steps)
+    path = from_symmetric(snapshots.path())
+    return Samples(path[-1], path, times[snapshots.numbers].double(), steps)
 
 
 def denoise(network: Network, x: Tensor, s: Tensor, config: BaselineConfig) -> Tensor:
@@ -133,3 +141,50 @@ def to_symmetric(images: Tensor) -> Tensor:
 def from_symmetric(x: Tensor) -> Tensor:
     """[-1, 1] to [0, 1]."""
     return (x + 1) / 2
+
+
+@dataclass(frozen=True)
+class Baseline(Method):
+    """DDPM or DDIM with a config."""
+
+    config: BaselineConfig
+
+    baseline: ClassVar[bool] = True
+
+    @property
+    def sampler(self) -> str:
+        return f"{self.label}, {steps_of(self.config)} steps"
+
+    @property
+    def start_std(self) -> float:
+        return start_std(self.config)
+
+    @property
+    def uses_index(self) -> bool:
+        return self.config.model.image_index and self.config.held_out is None
+
+    def objective(self, images: Tensor, known: Known) -> NoisePrediction:
+        del known
+        return objective(images, self.config)
+
+    def sample(
+        self,
+        network: Network | None,
+        images: Tensor,
+        index: Tensor,
+        known: Known,
+        first: int = 0,
+    ) -> Samples:
+        del known
+        assert network is not None
+        return sample(network, images, self.config, index, first)
+
+    def denoise(self, network: Network | None, x: Tensor, s: Tensor, known: Known) -> Tensor:
+        del known
+        assert network is not None
+        return denoise(network, x, s, self.config)
+
+
+def create(config: BaselineConfig) -> Baseline:
+    """DDPM or DDIM with a config."""
+    return Baseline(config)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from score_embedding import kinds
+from score_embedding.arrays import with_float64
 from score_embedding.config.schema import Config
 from score_embedding.errors import ConfigError, DataError
-from score_embedding.methods import exact, precomputation, samplers
-from score_embedding.methods.base import Batch, Network
-from score_embedding.methods.precomputation import EmbeddedImages
-from score_embedding.methods.samplers import Samples
+from score_embedding.methods import exact, precomputation
+from score_embedding.methods.base import Batch, Known, Network
+from score_embedding.methods.continuous import ContinuousMethod
+from score_embedding.methods.precomputation import EmbeddedImages, Precomputed
+from score_embedding.methods.samplers import Score
 from score_embedding.sde import VarianceExploding
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,9 +66,10 @@ class ScoreMatching:
 
         mean over the batch of 1 / (2 g(t)^2) * sum over pixels of (s(x, t) lambda + z)^2.
         """
-        std = self.sde.std(batch.t)[:, None, None, None]
-        residual = network(batch.x, batch.t, batch.index) * std + batch.z
-        weight = 1 / (2 * self.sde.g(batch.t) ** 2)
+        t = batch.condition
+        std = self.sde.std(t)[:, None, None, None]
+        residual = network(batch.x, t, batch.index) * std + batch.target
+        weight = 1 / (2 * self.sde.g(t) ** 2)
         return (weight * residual.square().sum(dim=(1, 2, 3))).mean()
 
 
@@ -109,21 +118,77 @@ def draw_times(
     return kept % N, t[kept]
 
 
-def sample(network: Network, images: Tensor, config: Config) -> Samples:
-    """One sample for each image by the probability flow of the network's score."""
-    index = torch.arange(len(images), device=images.device)
-    return samplers.draw(
-        lambda x, t: network(x, t, index),
-        images,
-        VarianceExploding(config.diffusion.sigma),
-        config.sample,
-        config.misc.eps,
-        config.training.seed,
-    )
-
-
-def denoise(network: Network, x: Tensor, s: Tensor, config: Config) -> Tensor:
+def denoise(network: Network, x: Tensor, s: Tensor, sde: VarianceExploding) -> Tensor:
     """The posterior mean x + s^2 score(x, t) at noise levels s (b,), std(t) = s (Tweedie)."""
-    t = VarianceExploding(config.diffusion.sigma).time_of(s)
     index = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    return x + s[:, None, None, None] ** 2 * network(x, t, index)
+    return x + s[:, None, None, None] ** 2 * network(x, sde.time_of(s), index)
+
+
+@dataclass(frozen=True)
+class KnownScores(Known):
+    """The embedded images that training draws from, and all fields of them or of the first."""
+
+    embedded: Tensor | EmbeddedImages
+    shown: Precomputed
+
+
+@dataclass(frozen=True)
+class ScoreEmbedding(ContinuousMethod):
+    """Score embedding with a config."""
+
+    @property
+    def label(self) -> str:
+        return "Score embedding"
+
+    @property
+    def uses_index(self) -> bool:
+        return self.config.model.image_index and self.config.held_out is None
+
+    def check(self, images: Tensor) -> None:
+        check(images, self.config)
+
+    def precompute(self, images: Tensor, device: torch.device) -> KnownScores:
+        """Of more images than fit into memory only the log-densities are kept; all fields are
+        those of the first SHOWN images."""
+        diffusion, misc = self.config.diffusion, self.config.misc
+        images = images.to(with_float64(device))
+        if precomputation.fits_in_memory(images, diffusion):
+            shown = precomputation.precompute(images, diffusion, misc)
+            log.info("%s", shown.diagnostics.summary())
+            return KnownScores(shown.seconds, shown.embedded.to(device), shown)
+        started = time.perf_counter()
+        embedded = EmbeddedImages(images, diffusion, misc, device)
+        seconds = {"density": time.perf_counter() - started, "solve": 0.0, "embedding": 0.0}
+        shown = embedded.fields(precomputation.SHOWN)
+        log.info("log-density of %d images; their scores are computed in training", len(images))
+        return KnownScores(seconds, embedded, shown)
+
+    def save(self, folder: Path, images: Tensor, known: Known) -> None:
+        assert isinstance(known, KnownScores)
+        precomputation.save(folder / kinds.SCORES, images, known.shown)
+
+    def field_bytes(self, num_images: int) -> tuple[int, int]:
+        data = self.config.data_loader
+        shape = (data.channels, *data.image_size)
+        N = self.config.diffusion.num_timesteps
+        return precomputation.field_bytes(shape, N, num_images)
+
+    def objective(self, images: Tensor, known: Known) -> ScoreMatching:
+        del images  # the embedded ones hold them
+        assert isinstance(known, KnownScores)
+        return objective(known.embedded, self.config)
+
+    def score(self, network: Network | None, known: Known, images: Tensor, index: Tensor) -> Score:
+        del known, images
+        assert network is not None
+        return lambda x, t: network(x, t, index)
+
+    def denoise(self, network: Network | None, x: Tensor, s: Tensor, known: Known) -> Tensor:
+        del known
+        assert network is not None
+        return denoise(network, x, s, self.sde)
+
+
+def create(config: Config) -> ScoreEmbedding:
+    """Score embedding with a config."""
+    return ScoreEmbedding(config)

@@ -1,7 +1,7 @@
 """The exact score of the images themselves, diffused: no training, and the bound of all training.
 
 The n images, each equally likely, are a density whose posterior mean D is known at every noise
-level (scores/empirical.py), and with it
+level (densities/empirical.py), and with it
 
     score(x, t) = (D(x, t) - x) / std(t)^2.
 
@@ -11,12 +11,19 @@ them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
 from torch import Tensor
 
+from score_embedding import atomic_files
 from score_embedding.config.schema import Config
 from score_embedding.densities import empirical
-from score_embedding.methods import samplers
-from score_embedding.methods.samplers import Samples, Score
+from score_embedding.methods.base import Known, Network
+from score_embedding.methods.continuous import ContinuousMethod
+from score_embedding.methods.samplers import Score
 from score_embedding.sde import VarianceExploding
 
 
@@ -37,9 +44,40 @@ def score_of(images: Tensor, sde: VarianceExploding) -> Score:
     return score
 
 
-def sample(images: Tensor, config: Config) -> Samples:
-    """One sample from each image's start, by the probability flow of the exact score."""
-    sde = VarianceExploding(config.diffusion.sigma)
-    return samplers.draw(
-        score_of(images, sde), images, sde, config.sample, config.misc.eps, config.training.seed
-    )
+@dataclass(frozen=True)
+class KnownImages(Known):
+    """The training images (n, c, h, w), which are the density."""
+
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class ExactScore(ContinuousMethod):
+    """The exact score of the training images."""
+
+    trained: ClassVar[bool] = False
+
+    @property
+    def label(self) -> str:
+        return "Exact score of the images, no training"
+
+    @property
+    def denoises_others(self) -> bool:
+        return False
+
+    def score(self, network: Network | None, known: Known, images: Tensor, index: Tensor) -> Score:
+        del network, images, index
+        assert isinstance(known, KnownImages)
+        return score_of(known.images, self.sde)
+
+    def precompute(self, images: Tensor, device: torch.device) -> KnownImages:
+        return KnownImages({}, images.to(device))
+
+    def load(self, folder: Path, device: torch.device) -> KnownImages:
+        images = atomic_files.read_arrays(folder / "samples.npz", "images")["images"]
+        return KnownImages({}, torch.from_numpy(images).to(device))
+
+
+def create(config: Config) -> ExactScore:
+    """The exact score with a config."""
+    return ExactScore(config)

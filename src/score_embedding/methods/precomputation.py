@@ -7,6 +7,9 @@ next to nothing beside a step (benchmarks/solvers.py), so that only the log-dens
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_embedding import kinds, progress
+from score_embedding import atomic_files, kinds, progress
 from score_embedding.config.sections import Diffusion, Misc
 from score_embedding.errors import DataError, DivergenceError
 from score_embedding.fokker_planck.embedding import embed
@@ -68,10 +71,15 @@ def check(images: Tensor, diffusion: Diffusion) -> None:
         )
 
 
-def precompute(images: Tensor, diffusion: Diffusion, misc: Misc) -> Precomputed:
-    """Log-density, Fokker-Planck solve, score and embedding of images (n, c, h, w)."""
+def precompute(
+    images: Tensor, diffusion: Diffusion, misc: Misc, sources: Tensor | None = None
+) -> Precomputed:
+    """Log-density, Fokker-Planck solve, score and embedding of images (n, c, h, w). `sources`: the
+    images whose log-densities they are given, by default as `score_sources` has it."""
     started = time.perf_counter()
-    m0 = _of_the_images(log_density(images, method=diffusion.density), diffusion)
+    if sources is None:
+        sources = score_sources(images, diffusion)
+    m0 = log_density(sources, method=diffusion.density)
     density = time.perf_counter() - started
     precomputed = evolve(images, m0, diffusion, misc)
     return replace(precomputed, seconds={"density": density, **precomputed.seconds})
@@ -113,30 +121,37 @@ def evolve(images: Tensor, m0: Tensor, diffusion: Diffusion, misc: Misc) -> Prec
     )
 
 
-def _of_the_images(m0: Tensor, diffusion: Diffusion) -> Tensor:
-    """The log-density (n, c, h, w) that each image is given: its own, or that of the one before."""
-    return m0.roll(1, dims=0) if diffusion.embedding == "shuffled" else m0
+def score_sources(images: Tensor, diffusion: Diffusion) -> Tensor:
+    """The images (n, c, h, w) whose log-density each image is given: its own, or with embedding
+    "shuffled" that of the image before it, so that every score is another image's."""
+    return images.roll(1, dims=0) if diffusion.embedding == "shuffled" else images
 
 
 class EmbeddedImages:
     """The embedded images of a data set, computed when they are asked for.
 
-    Indexed like the tensor (n, N, c, h, w) on `device` that it stands for, in float32; computed on
-    the device of the images (n, c, h, w). Images that follow each other are computed together,
-    those of the last block are kept.
+    Indexed like a tensor (n, N, c, h, w) on `device`, in float32; computed on the device of the
+    images (n, c, h, w). Images that follow each other are computed together, and those of the last
+    block are kept.
     """
 
     def __init__(self, images: Tensor, diffusion: Diffusion, misc: Misc, device: torch.device):
         self.device = device
         self._images, self._diffusion, self._misc = images, diffusion, misc
         self._m0 = torch.empty_like(images, dtype=torch.float32)
+        sources = score_sources(images, diffusion)
         for block in blocks(images, diffusion, "log-density"):
-            self._m0[block] = log_density(images[block], method=diffusion.density).to(torch.float32)
-        self._m0 = _of_the_images(self._m0, diffusion)
+            m0 = log_density(sources[block], method=diffusion.density)
+            self._m0[block] = m0.to(torch.float32)
         self._block, self._embedded = slice(0, 0), torch.empty(0)
 
     def __len__(self) -> int:
         return len(self._images)
+
+    def fields(self, count: int) -> Precomputed:
+        """All fields of the first `count` images, as training sees them."""
+        images, m0 = self._images[:count], self._m0[:count]
+        return evolve(images, m0, self._diffusion, self._misc)
 
     def __getitem__(self, index: int) -> Tensor:
         """The N states (N, c, h, w) of image `index`."""
@@ -164,7 +179,31 @@ def blocks(images: Tensor, diffusion: Diffusion, description: str) -> Iterator[s
             stage.to(min(start + size, n))
 
 
-def write_scores(images: Tensor, diffusion: Diffusion, misc: Misc, path: Path) -> Diagnostics:
+def save(path: Path, images: Tensor, precomputed: Precomputed) -> None:
+    """An .npz file: images (n, c, h, w), fields in float32 of all or of the first of them, times,
+    and the solver's diagnostics as JSON."""
+    arrays = {
+        "images": images.detach().cpu().numpy(),
+        "times": precomputed.times.cpu().numpy(),
+        "diagnostics": np.array(json.dumps(dataclasses.asdict(precomputed.diagnostics))),
+    }
+    for name in ("log_density", "scores", "embedded"):
+        field = getattr(precomputed, name)
+        arrays[name] = field.detach().cpu().to(torch.float32).contiguous().numpy()
+    atomic_files.write_arrays(path, arrays)
+
+
+def field_bytes(shape: tuple[int, ...], num_timesteps: int, num_images: int) -> tuple[int, int]:
+    """Bytes that the fields of N images of a shape (c, h, w) take in memory at the peak, and those
+    of the file of `save`."""
+    each = 4 * math.prod(shape) * num_timesteps
+    many = 5 * each * num_images > IN_MEMORY
+    kept = each * (min(num_images, SHOWN) if many else num_images)
+    rest = IN_MEMORY if many else 0  # log-densities, and a block of all fields
+    return 8 * kept + rest, 3 * kept  # in float64 with their intermediates; three in float32
+
+
+def write_all_scores(images: Tensor, diffusion: Diffusion, misc: Misc, path: Path) -> Diagnostics:
     """The scores of all images as a .npy file, float32 (n, N, c, h, w), one block in memory at a
     time; `numpy.load(path, mmap_mode="r")` opens it.
 
@@ -182,8 +221,9 @@ def write_scores(images: Tensor, diffusion: Diffusion, misc: Misc, path: Path) -
         )
     scores = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     diagnostics = []
+    sources = score_sources(images, diffusion)
     for block in blocks(images, diffusion, "scores"):
-        m0 = log_density(images[block], method=diffusion.density).to(torch.float32)
+        m0 = log_density(sources[block], method=diffusion.density).to(torch.float32)
         precomputed = evolve(images[block], m0, diffusion, misc)
         scores[block] = precomputed.scores.cpu().numpy()
         diagnostics.append(precomputed.diagnostics)

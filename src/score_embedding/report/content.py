@@ -12,8 +12,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from score_embedding import atomic_files
-from score_embedding.config.schema import AnyConfig, Config
+from score_embedding.config.schema import AnyConfig
 from score_embedding.evaluation import metrics
+from score_embedding.methods.base import method_of
 from score_embedding.report import figures
 from score_embedding.runs import artifacts
 from score_embedding.runs import environment as environments
@@ -21,13 +22,6 @@ from score_embedding.runs import folder as run_folder
 from score_embedding.runs.folder import RunFolder
 
 THRESHOLDS = (0.90, 0.95, 0.98, 0.99)
-METHODS = {
-    "score_embedding": "Score embedding",
-    "residual": "Residual of a closed-form denoiser",
-    "closed_form": "Exact score of the images, no training",
-    "ddpm": "DDPM",
-    "ddim": "DDIM",
-}
 
 
 @dataclass(frozen=True)
@@ -57,12 +51,13 @@ class Content:
 
 
 def needs(config: AnyConfig) -> tuple[str, ...]:
-    """The files that a report of this method is made from."""
+    """The files that a report is made from."""
+    method = method_of(config)
     result = run_folder.DENOISED if config.held_out else run_folder.SAMPLES
     needed = [run_folder.ENVIRONMENT, result, run_folder.METRICS, run_folder.TIMING]
-    if config.method != "closed_form":
+    if method.trained:
         needed.append(run_folder.STATE)
-    if config.method == "score_embedding":
+    if run_folder.SCORES in method.kind.files:
         needed.append(run_folder.SCORES)
     return tuple(needed)
 
@@ -84,15 +79,17 @@ def collect(folder: RunFolder, config: AnyConfig) -> Content:
     rows, environment, timing = read_course(folder)
     result = (_of_denoising if config.held_out else _of_samples)(folder, config, rows)
     config, tables, pictures = result.config, [*result.tables, _timing(timing)], result.pictures
-    training = _training(folder, len(rows)) if config.method != "closed_form" else ""
-    if config.method == "score_embedding":
-        assert isinstance(config, Config)
+    method = method_of(config)
+    training = _training(folder, len(rows)) if method.trained else ""
+    if run_folder.SCORES in method.kind.files:
         scores = atomic_files.read_arrays(folder / run_folder.SCORES, *artifacts.SCORE_ARRAYS)
-        tables.append(_solve(json.loads(str(scores["diagnostics"])), config))
+        tables.append(
+            _solve(json.loads(str(scores["diagnostics"])), config.model_dump()["diffusion"])
+        )
         pictures += _fields(scores)
     tables += [_parameters(config), _environment(environment)]
     subtitle = (
-        f"{_method(config)}, {result.data}, {training}seed "
+        f"{method.label}, {result.data}, {training}seed "
         f"{config.training.seed}, {environment['processor']}"
     )
     return Content(config.name, subtitle, tables, pictures)
@@ -148,15 +145,6 @@ def _of_denoising(folder: RunFolder, config: AnyConfig, rows: list[dict[str, flo
     what = f"crops of {_size(config)}" if data.crops else f"images of {_size(config)}"
     of = f"{what} ({', '.join([data.dataset, *(data.image or [])])})"
     return _Result(config, [Table("Denoising", header, lines, note)], pictures, of)
-
-
-def _method(config: AnyConfig) -> str:
-    if not (isinstance(config, Config) and config.residual):
-        return METHODS[config.method]
-    kind = config.image_density.kind
-    if config.method == "closed_form":
-        return f"Density {kind} in closed form, no training"
-    return f"{METHODS[config.method]} ({kind})"
 
 
 def _size(config: AnyConfig) -> str:
@@ -222,21 +210,22 @@ def _passed(rows: list[dict[str, float]]) -> Table:
 
 def _timing(timing: dict[str, float]) -> Table:
     rows = [(stage, f"{seconds:.3f}") for stage, seconds in timing.items()]
-    clock = [stage for stage in ("density", "solve", "embedding", "training") if stage in timing]
+    stages = list(timing)  # all stages before training, and training, are on its clock
+    clock = stages[: stages.index("training") + 1]
     note = f"The training clock of all figures is {' + '.join(clock)}."
     return Table("Seconds by stage", ("stage", "seconds"), rows, note)
 
 
-def _solve(diagnostics: dict[str, object], config: Config) -> Table:
+def _solve(diagnostics: dict[str, object], diffusion: dict[str, Any]) -> Table:
     iterations = diagnostics["iterations"]
     counts = ", ".join(map(str, iterations)) if isinstance(iterations, list) else ""
     rows = [
         ("scheme", str(diagnostics["scheme"])),
-        ("density", config.diffusion.density),
+        ("density", diffusion["density"]),
         ("boundary", str(diagnostics["boundary"])),
         ("drift on the grid", str(diagnostics["drift"])),
-        ("embedding", config.diffusion.embedding),
-        ("tolerance (config)", f"{config.diffusion.solve_tolerance:g}"),
+        ("embedding", diffusion["embedding"]),
+        ("tolerance (config)", f"{diffusion['solve_tolerance']:g}"),
         ("iterations", counts or "none"),
     ]
     warnings = diagnostics["warnings"]

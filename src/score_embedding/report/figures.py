@@ -128,7 +128,7 @@ def embedded(arrays: Arrays) -> Figure:
 
 def samples(arrays: Arrays) -> Figure:
     """Ground truth, sample min-max scaled, sample clipped; one row an image."""
-    n = min(len(arrays["images"]), IMAGES_SHOWN)
+    n = min(len(arrays["samples"]), IMAGES_SHOWN)
     description = json.loads(str(arrays["description"]))
     figure, axes = grid(n, 3, side=1.7)
     for i in range(n):
@@ -143,7 +143,7 @@ def samples(arrays: Arrays) -> Figure:
 def strip(arrays: Arrays) -> Figure:
     """From the start of sampling to the sample, each min-max scaled, beside the ground truth."""
     path, times = arrays["path"], arrays["path_times"]
-    n = min(len(arrays["images"]), IMAGES_SHOWN)
+    n = min(len(arrays["samples"]), IMAGES_SHOWN)
     figure, axes = grid(n, len(path) + 1)
     for i in range(n):
         for axis, x, t in zip(axes[i], path[:, i], times, strict=False):
@@ -196,17 +196,19 @@ def how_sampled(description: dict[str, Any]) -> str:
         start = f"start {weight:g} image + {1 - weight:g} {noise}"
     else:
         start = f"prior {description['prior']}: {noise}"
-    if "solver" not in description:
-        sampler = description["method"].upper()
-    elif description["solver"] == "rk45":
-        sampler = f"RK45, tolerance {description['tolerance']:g}"
-    else:
-        sampler = f"Heun, {description['steps']} steps"
-    if description.get("denoise"):
-        sampler += ", denoised at the end"
+    sampler = description.get("sampler") or _sampler_of_older_runs(description)
     return (
         f"{start}; {sampler}; {description['metrics']['nfe']:.0f} NFE; seed {description['seed']}"
     )
+
+
+def _sampler_of_older_runs(description: dict[str, Any]) -> str:
+    """The sampler in a few words, which version 0.1.0 did not write down."""
+    if "solver" not in description:
+        return str(description["method"]).upper()
+    rk45 = f"RK45, tolerance {description.get('tolerance', 0):g}"
+    sampler = rk45 if description["solver"] == "rk45" else f"Heun, {description['steps']} steps"
+    return f"{sampler}, denoised at the end" if description.get("denoise") else sampler
 
 
 def curves(rows: list[dict[str, float]]) -> Figure:

@@ -28,14 +28,15 @@ from skimage.util import img_as_float32
 from torch import Tensor
 
 from score_embedding import densities, progress
+from score_embedding.arrays import with_float64
 from score_embedding.densities import Density, fitting
 from score_embedding.densities.mixture import GaussianMixture
 from score_embedding.errors import DataError
-from score_embedding.methods import model as trained
+from score_embedding.methods.base import method_of
 from score_embedding.restoration import adaptive
 from score_embedding.restoration.adaptive import Estimate
-from score_embedding.runs import environment
 from score_embedding.runs import folder as run_folder
+from score_embedding.runs.loading import load_model
 
 Mode = Literal["mean", "sample"]
 Model = str | Path | Density  # "fit", "bundled", a run folder, or a density
@@ -188,8 +189,9 @@ def check_model(model: Model, channels: int) -> None:
         _, config = run_folder.open_existing(Path(model))
         name, of = str(model), config.data_loader.channels
         data = config.data_loader
-        told = config.tells_index and (data.num_images != 1 or data.rotate_augment)
-        if (config.method == "closed_form" and not config.residual) or told:
+        method = method_of(config)
+        told = method.uses_index and (data.num_images != 1 or data.rotate_augment)
+        if not method.denoises_others or told:
             raise DataError(
                 f"{model}: a model of its own images only; one with held_out photographs, as of "
                 f"the config photographs, denoises others"
@@ -260,7 +262,7 @@ def to_array(x: Tensor, ndim: int) -> NDArray[np.float32]:
 
 
 def _on(device: torch.device | str, image: NDArray[Any]) -> Tensor:
-    return to_tensor(image).to(environment.with_float64(torch.device(device)))
+    return to_tensor(image).to(with_float64(torch.device(device)))
 
 
 def _of_density(density: Density) -> Estimate:
@@ -268,7 +270,7 @@ def _of_density(density: Density) -> Estimate:
 
 
 def _of_run(path: Path, device: torch.device) -> Estimate:
-    model = trained.load(*run_folder.open_existing(path), 1, device)
+    model = load_model(*run_folder.open_existing(path), 1, device)
     return lambda x, s: model.denoise(x[None], x.new_full((1,), s))[0]
 
 

@@ -1,4 +1,5 @@
-"""What a run leaves of each station: scores, samples, metrics, and the state of a divergence."""
+"""What a run leaves in its folder: samples, denoised photographs, metrics, and the state of a
+divergence."""
 
 from __future__ import annotations
 
@@ -10,41 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_embedding import atomic_files, densities
-from score_embedding.config.schema import AnyConfig, BaselineConfig, Config
-from score_embedding.errors import CheckpointError, DivergenceError, RunFolderError
+from score_embedding import atomic_files
+from score_embedding.config.schema import Config
+from score_embedding.errors import DivergenceError, RunFolderError
 from score_embedding.evaluation import metrics
 from score_embedding.evaluation.held_out import Measured
-from score_embedding.methods import ddpm, residual, samplers
+from score_embedding.methods.base import Method
 from score_embedding.methods.network import ScoreNetwork
 from score_embedding.methods.precomputation import Precomputed
 from score_embedding.methods.samplers import Samples
-from score_embedding.report import figures
 from score_embedding.runs import folder as run_folder
 from score_embedding.runs.folder import RunFolder
-from score_embedding.sde import VarianceExploding
-from score_embedding.training import checkpoints
 from score_embedding.training.loop import NotFiniteError
 from score_embedding.training.state import History
 
 SCORE_ARRAYS = ("images", "times", "log_density", "scores", "embedded", "diagnostics")
 SAMPLE_ARRAYS = ("samples", "path", "path_times", "images", "truth", "description")
-
-
-def write_scores(folder: RunFolder, images: Tensor, precomputed: Precomputed) -> None:
-    """scores.npz (fields in float32, the solver's diagnostics as JSON) and scores.png. The fields
-    may be those of the first images only."""
-    arrays = {
-        "images": _numpy(images),
-        "times": _numpy(precomputed.times),
-        "log_density": _numpy(precomputed.log_density).astype(np.float32),
-        "scores": _numpy(precomputed.scores).astype(np.float32),
-        "embedded": _numpy(precomputed.embedded),
-        "diagnostics": np.array(json.dumps(dataclasses.asdict(precomputed.diagnostics))),
-    }
-    atomic_files.write_arrays(folder / run_folder.SCORES, arrays)
-    with atomic_files.replacing(folder / run_folder.SCORES_PICTURE) as partial:
-        figures.save(figures.solution(arrays), partial)
 
 
 def write_diagnostics(
@@ -68,48 +50,13 @@ def write_diagnostics(
     atomic_files.write_json(folder / run_folder.DIAGNOSTICS, values)
 
 
-def write_density(folder: RunFolder, precomputed: residual.Precomputed) -> None:
-    """density.safetensors, and preconditioning.json: what it leaves of the data."""
-    densities.save(precomputed.density, folder / run_folder.DENSITY)
-    values = {
-        "mean": precomputed.mean,
-        "sigma_data": precomputed.sigma_data,
-        "levels": precomputed.levels.tolist(),
-        "spread": precomputed.spread.tolist(),
-        "sha256": checkpoints.sha256_of(folder / run_folder.DENSITY),
-    }
-    own = {checkpoints.OWN_DIGEST: checkpoints.digest(values)}
-    atomic_files.write_json(folder / run_folder.PRECONDITIONING, {**values, **own})
-
-
-def read_density(folder: RunFolder, device: torch.device) -> residual.Precomputed:
-    """What `write_density` has written. Raises RunFolderError or CheckpointError where a file is
-    missing or damaged."""
-    path, density_path = folder / run_folder.PRECONDITIONING, folder / run_folder.DENSITY
-    own = checkpoints.OWN_DIGEST
-    values = atomic_files.read_json(path, "mean", "sigma_data", "levels", "spread", "sha256", own)
-    if values.pop(own) != checkpoints.digest(values):
-        raise CheckpointError(f"{path}: changed since it was written; nothing was loaded")
-    density = densities.load(density_path)
-    if values["sha256"] != checkpoints.sha256_of(density_path):
-        raise CheckpointError(f"{density_path}: changed since it was written; nothing was loaded")
-    levels = torch.tensor(values["levels"])
-    return residual.Precomputed(
-        density.to(torch.empty(0, device=device)),
-        float(values["mean"]),
-        float(values["sigma_data"]),
-        levels,
-        torch.tensor(values["spread"]).reshape(len(levels), -1),  # of older runs one number a level
-    )
-
-
 def write_denoised(
-    folder: RunFolder, measured: Measured, photographs: dict[str, Tensor], config: AnyConfig
+    folder: RunFolder, measured: Measured, photographs: dict[str, Tensor], method: Method
 ) -> None:
-    """denoised.npz: photographs, noisy and denoised, numbered in the order of the names, and what
-    was measured as JSON; denoised.png."""
+    """denoised.npz: photographs, noisy and denoised, numbered in the order of the names, and the
+    measurements as JSON."""
     description = {
-        "method": config.method,
+        "method": method.config.method,
         "names": measured.names,
         "levels": measured.levels,
         "psnr": measured.psnr,
@@ -122,8 +69,6 @@ def write_denoised(
         arrays[f"noisy_{i}"] = _numpy(torch.stack(measured.noisy[i]))
         arrays[f"denoised_{i}"] = _numpy(torch.stack(measured.denoised[i]))
     atomic_files.write_arrays(folder / run_folder.DENOISED, arrays)
-    with atomic_files.replacing(folder / run_folder.DENOISED_PICTURE) as partial:
-        figures.save(figures.denoised(arrays), partial)
 
 
 def write_samples(
@@ -131,20 +76,21 @@ def write_samples(
     drawn: dict[str, Samples],
     images: Tensor,
     truth: Tensor,
-    config: AnyConfig,
+    method: Method,
     values: dict[str, float],
     seconds: float,
 ) -> None:
-    """samples.npz, with how they were drawn and their metrics as JSON, and sample.png.
+    """samples.npz, with how they were drawn and their metrics as JSON.
 
     `drawn`: the samples from sample.prior under "", those from other priors under their names.
     `truth`: which of the images (b,) each sample is compared with.
     """
-    samples = drawn[""]
+    samples, config = drawn[""], method.config
     description: dict[str, Any] = {
         **config.sample.model_dump(),
         "method": config.method,
-        "prior_std": _start_std(config),
+        "sampler": method.sampler,
+        "prior_std": method.start_std,
         "seed": config.training.seed,
         "seconds": seconds,
         "metrics": values,
@@ -159,26 +105,18 @@ def write_samples(
         "description": np.array(json.dumps(description)),
     }
     atomic_files.write_arrays(folder / run_folder.SAMPLES, arrays)
-    with atomic_files.replacing(folder / run_folder.SAMPLE_PICTURE) as partial:
-        figures.save(figures.samples(arrays), partial)
 
 
-def _start_std(config: AnyConfig) -> float:
-    if isinstance(config, BaselineConfig):
-        return ddpm.start_std(config)
-    return samplers.start_std(VarianceExploding(config.diffusion.sigma), config.sample)
-
-
-def images_file(config: AnyConfig) -> str:
-    """The file of a run folder that has the images it was trained on."""
-    return run_folder.SCORES if config.method == "score_embedding" else run_folder.SAMPLES
-
-
-def read_images(folder: RunFolder, config: AnyConfig) -> Tensor:
+def read_images(folder: RunFolder, method: Method) -> Tensor:
     """The images that the folder's run was trained on, float32 (n, c, h, w). Raises RunFolderError
     where the file that has them is missing or damaged."""
-    path = folder / images_file(config)
+    path = folder / images_file(method)
     return torch.from_numpy(atomic_files.read_arrays(path, "images")["images"])
+
+
+def images_file(method: Method) -> str:
+    """The file of a run folder that has the training images."""
+    return run_folder.SCORES if method.images_in_scores else run_folder.SAMPLES
 
 
 def write_metrics(folder: RunFolder, history: History) -> None:

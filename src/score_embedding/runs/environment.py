@@ -86,11 +86,6 @@ def select_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def with_float64(device: torch.device) -> torch.device:
-    """`device`, or the CPU where that has no float64 (MPS)."""
-    return torch.device("cpu") if device.type == "mps" else device
-
-
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

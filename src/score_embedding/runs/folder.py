@@ -14,19 +14,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from score_embedding import atomic_files
+from score_embedding import atomic_files, kinds
 from score_embedding.config import loading
 from score_embedding.config.schema import AnyConfig
 from score_embedding.errors import ConfigError, RunFolderError
 
+SCORES = kinds.SCORES
 CONFIG = "config.yml"
 WEIGHTS = "model.safetensors"
 STATE = "state.json"
-SCORES = "scores.npz"
 ALL_SCORES = "scores.npy"  # of more images than fit into memory
 DIAGNOSTICS = "diagnostics.json"
-DENSITY = "density.safetensors"
-PRECONDITIONING = "preconditioning.json"
 DENOISED = "denoised.npz"
 DENOISED_PICTURE = "denoised.png"
 SAMPLES = "samples.npz"
@@ -45,9 +43,7 @@ FILES = (
     CONFIG,
     WEIGHTS,
     STATE,
-    SCORES,
-    DENSITY,
-    PRECONDITIONING,
+    *dict.fromkeys(file for kind in kinds.METHODS.values() for file in kind.files),
     SAMPLES,
     SAMPLE_PICTURE,
     DENOISED,
@@ -136,6 +132,14 @@ def check_place(path: Path) -> None:
         if not os.access(place, os.W_OK | os.X_OK):
             raise RunFolderError(f"{place}: no permission to write there; try another --out")
         return
+
+
+def check_not_there(folder: RunFolder, name: str, overwrite: bool) -> None:
+    """Raise RunFolderError where the folder has the file already, unless it may be overwritten."""
+    if folder.has(name) and not overwrite:
+        raise RunFolderError(
+            f"{folder / name}: already there; --overwrite replaces it, --out DIR writes elsewhere"
+        )
 
 
 def check_own(path: Path, mark: str) -> None:

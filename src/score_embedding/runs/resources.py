@@ -25,7 +25,8 @@ from score_embedding.config.schema import AnyConfig, Config
 from score_embedding.config.sections import Model
 from score_embedding.errors import LimitError
 from score_embedding.methods import precomputation, samplers, tiles
-from score_embedding.methods.network import ScoreNetwork, model_of, num_indices
+from score_embedding.methods.base import method_of
+from score_embedding.methods.network import create, num_indices
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +95,11 @@ def check_fits(name: str, needed: Need, device: torch.device, path: Path) -> Non
 def need(config: AnyConfig, num_images: int) -> Need:
     """What a run of the config on so many images takes, at the most."""
     images = num_images * _image_bytes(config)
-    fields = scores = 0
-    if isinstance(config, Config) and config.method == "score_embedding":
-        fields, scores = _fields(config, num_images)
+    method = method_of(config)
+    fields, scores = method.field_bytes(num_images)
     samples = (samplers.SNAPSHOTS + 3) * images * (1 + len(config.misc.profile_priors))
     disk = {"samples": samples, "reports": REPORTS}
-    if config.method == "closed_form":
+    if not method.trained:
         pairs = _FLOAT * num_images**2
         return Need({"images": 2 * images, "sampling": samples + 2 * pairs}, disk)
     cost = _cost(config, num_images)
@@ -120,7 +120,10 @@ def need(config: AnyConfig, num_images: int) -> Need:
 
 def need_of_solve(config: Config, num_images: int) -> Need:
     """What the pre-computation alone of so many images takes, at the most."""
-    fields, scores = _fields(config, num_images)
+    data = config.data_loader
+    shape = (data.channels, *data.image_size)
+    N = config.diffusion.num_timesteps
+    fields, scores = precomputation.field_bytes(shape, N, num_images)
     images = num_images * _image_bytes(config)
     if num_images > precomputation.SHOWN:
         scores += images * config.diffusion.num_timesteps
@@ -141,7 +144,7 @@ def together(needs: list[Need], at_a_time: int) -> Need:
 
 def expected_seconds(config: AnyConfig, num_images: int, device: torch.device) -> float:
     """What training is expected to take on the device, to its last epoch; 0 where that is soon."""
-    if config.method == "closed_form":
+    if not method_of(config).trained:
         return 0.0
     cost = _cost(config, num_images)
     steps = config.training.epochs * num_images
@@ -163,14 +166,14 @@ def _cost(config: AnyConfig, num_images: int) -> Cost:
     if config.held_out:  # a tile at a time is evaluated, in images' worth of pixels
         h, w = data.image_size
         num_images = -(-(min(config.held_out.crop or tiles.SIDE, tiles.SIDE) ** 2) // (h * w))
-    return cost_of(model_of(config), data.image_size, data.batch_size, num_images)
+    return cost_of(method_of(config).model(), data.image_size, data.batch_size, num_images)
 
 
 @functools.cache
 def cost_of(model: Model, size: tuple[int, int], batch_size: int, num_images: int) -> Cost:
     """Of the model's network on images of this size, from shapes alone."""
     with torch.device("meta"):
-        network = ScoreNetwork(model, size, num_indices(model, num_images), 1.0)
+        network = create(model, size, num_indices(model, num_images), 1.0)
 
     def evaluate(count: int) -> torch.Tensor:
         x = torch.empty(count, model.in_channels, *size, device="meta")
@@ -224,15 +227,6 @@ def free_disk(path: Path) -> int:
         place for place in (path.absolute(), *path.absolute().parents) if place.exists()
     )
     return shutil.disk_usage(existing).free
-
-
-def _fields(config: Config, num_images: int) -> tuple[int, int]:
-    """Bytes that the fields of the pre-computation take in memory, and those of scores.npz."""
-    each = _image_bytes(config) * config.diffusion.num_timesteps
-    many = 5 * each * num_images > precomputation.IN_MEMORY
-    kept = each * (min(num_images, precomputation.SHOWN) if many else num_images)
-    rest = precomputation.IN_MEMORY if many else 0  # log-densities, and a block of all fields
-    return 8 * kept + rest, 3 * kept  # in float64 with their intermediates; three in float32
 
 
 def _image_bytes(config: AnyConfig) -> int:

@@ -17,7 +17,6 @@ import torch
 from score_embedding import progress
 from score_embedding.config.schema import AnyConfig
 from score_embedding.errors import DivergenceError, Interrupted
-from score_embedding.evaluation.metrics import told
 from score_embedding.methods.base import Batch, Network, Objective
 from score_embedding.methods.network import ScoreNetwork
 from score_embedding.training import recovery
@@ -50,6 +49,7 @@ def train(
     precompute_seconds: dict[str, float] | None = None,
     evaluate: Evaluate | None = None,
     checkpoints: Checkpoints | None = None,
+    describe: Callable[[dict[str, float]], str] = str,
 ) -> History:
     """Train `network` in place, epochs times one step an image. With training.ema it is the
     averaged weights that are evaluated, and that it ends with.
@@ -59,7 +59,8 @@ def train(
     training.target_ssim. What is computed only in the loop counts as training time. With
     `checkpoints` it goes on from the last one of them, to the bit, and writes one every so many
     seconds, at the end, and when it is interrupted; and, with training.on_divergence "restart",
-    goes back to the last one at a divergence, with half the lr.
+    goes back to the last one at a divergence, with half the lr. `describe` puts the metrics of an
+    evaluation into words, for the log.
 
     Raises
     ------
@@ -92,12 +93,12 @@ def train(
         def advance() -> None:
             """Steps and evaluations until the next checkpoint is due, then that checkpoint."""
             due = state.history.training_seconds + (checkpoints.every if checkpoints else math.inf)
-            _evaluate_when_due(state, evaluate, config, signals)
+            _evaluate_when_due(state, evaluate, config, signals, describe)
             while not done() and state.history.training_seconds < due:
                 with signals.postponed():
                     _step(forward, state, objective, config)
                 stage.to(state.history.step, note=f"loss {state.history.rows[-1]['loss']:.4g}")
-                _evaluate_when_due(state, evaluate, config, signals)
+                _evaluate_when_due(state, evaluate, config, signals, describe)
             state.finished = done()
             if checkpoints:
                 recovery.save(state, checkpoints, device)
@@ -145,7 +146,11 @@ def _step(forward: Network, state: TrainingState, objective: Objective, config: 
 
 
 def _evaluate_when_due(
-    state: TrainingState, evaluate: Evaluate | None, config: AnyConfig, signals: Signals
+    state: TrainingState,
+    evaluate: Evaluate | None,
+    config: AnyConfig,
+    signals: Signals,
+    describe: Callable[[dict[str, float]], str],
 ) -> None:
     """The metrics, when the clock has come to them; training is finished at the target."""
     history, target = state.history, config.training.target_ssim
@@ -159,7 +164,10 @@ def _evaluate_when_due(
         state.next_evaluation = history.training_seconds + config.misc.profile_freq
         state.finished = target is not None and metrics["ssim_minmax"] >= target
     log.info(
-        "step %d, %.1f training seconds: %s", history.step, history.training_seconds, told(metrics)
+        "step %d, %.1f training seconds: %s",
+        history.step,
+        history.training_seconds,
+        describe(metrics),
     )
     if state.finished:
         log.info("the target %g is reached after %d steps", target, history.step)
