@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import score_embedding as se
+from score_embedding import kinds
 from score_embedding.errors import DataError
 
 TIMES = torch.linspace(0.1, 1, 4, dtype=torch.float64)
@@ -162,3 +165,147 @@ def test_loading_refuses_a_gradient_and_complex_numbers():
     for x in (np.zeros((1, 1, 4), dtype=complex), torch.zeros(1, 1, 4, dtype=torch.complex64)):
         with pytest.raises(ValueError, match="real numbers, got dtype"):
             se.solve(x, SDE, TIMES)
+
+
+# --- torch's defaults --------------------------------------------------------------------------
+
+
+def every_call(path, dtype, device):
+    script = Path(__file__).with_name("every_call.py")
+    subprocess.run([sys.executable, str(script), str(path), dtype, device], check=True)
+    return load_file(path)
+
+
+@pytest.mark.parametrize(("dtype", "device"), [("float64", "cpu"), ("float32", "meta")])
+def test_a_default_dtype_or_device_of_the_user_changes_nothing(dtype, device, usual, tmp_path):
+    changed = every_call(tmp_path / "changed", dtype, device)
+    assert changed.keys() == usual.keys()
+    assert len(usual) > 150
+    for name, value in usual.items():
+        assert changed[name].dtype == value.dtype, name
+        assert torch.equal(changed[name], value), name
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    return every_call(tmp_path_factory.mktemp("usual") / "usual", "float32", "cpu")
+
+
+# --- every scheme x every option ---------------------------------------------------------------
+
+
+class Swirl:
+    """A drift of two grid axes with a divergence, its strength growing in time."""
+
+    def __call__(self, x, t):
+        pull = -0.2 * (1 + t) * x
+        return pull + 0.1 * x.flip(0) if len(x) == 2 else pull
+
+    def __str__(self):
+        return "swirl"
+
+
+def drift_of(name, grid):
+    array = 0.1 * random(len(grid), *grid, seed=3)
+    return {"none": None, "affine": se.AffineDrift(0.3), "any": Swirl(), "array": array}[name]
+
+
+@pytest.mark.parametrize("grid", [(7,), (5, 6), (3, 4, 5)])
+@pytest.mark.parametrize("drift", ["none", "affine", "any", "array"])
+@pytest.mark.parametrize("boundary", ["reflect", "zero"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_option_is_solved_or_refused(scheme, boundary, drift, grid):
+    about = kinds.SCHEMES[scheme]
+    known = boundary in (about.boundaries if drift == "none" else about.drift_boundaries)
+    if scheme == "spectral" and drift in ("any", "array"):
+        known = False
+    if scheme == "published" and len(grid) != 2:
+        known = False
+    m0 = 0.3 * random(2, 2, *grid)
+    times = torch.linspace(0.01, 0.3, 5, dtype=torch.float64)
+    options = {"boundary": boundary, "drift": drift_of(drift, grid), "dh": 0.8}
+
+    def solved(scheme, **more):
+        return se.solve(m0, SDE, times, scheme=scheme, tolerance=1e-6, **options, **more)
+
+    if not known:
+        with pytest.raises(ValueError, match="use implicit"):
+            solved(scheme)
+        return
+    solution = solved(scheme)
+    m = solution.log_density
+    assert m.shape == solution.score().shape == (2, 5, 2, *grid)
+    assert torch.equal(m[:, 0], m0)
+    about = solution.diagnostics
+    assert (about.scheme, about.dh) == (scheme, 0.8)
+    assert about.boundary == ("wrapping" if scheme == "published" else boundary)
+    assert (about.tolerance is None) == (scheme == "spectral")
+    assert about.summary().startswith(f"{scheme}, {about.boundary} boundary, drift {about.drift}: ")
+    if scheme in ("implicit", "krylov"):
+        other = solved("implicit", linear="direct").log_density
+        torch.testing.assert_close(m, other, rtol=0, atol=1e-5)
+    if scheme == "spectral" and boundary == "reflect":  # no probability is lost
+        mass = m.flatten(3).logsumexp(dim=3)
+        torch.testing.assert_close(mass, mass[:, :1].expand_as(mass), rtol=0, atol=1e-9)
+    if scheme == "spectral" and drift == "none":  # the maximum principle
+        lowest, highest = (m0.flatten(2).amin(2), m0.flatten(2).amax(2))
+        if boundary == "zero":
+            lowest, highest = lowest.clamp_max(0), highest.clamp_min(0)
+        inner = m.flatten(3)
+        assert (inner.amin(3) >= lowest[:, None] - 1e-9).all()
+        assert (inner.amax(3) <= highest[:, None] + 1e-9).all()
+
+
+# --- gradients of a solve ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_spectral_scheme_is_differentiable(dtype):
+    m0 = random(1, 2, 4, 5)
+    weights = random(1, 4, 2, 4, 5, seed=4)
+
+    def functional(m):
+        solution = se.solve(m, SDE, TIMES)
+        return (weights * (solution.log_density + solution.score())).sum()
+
+    tracked = m0.to(dtype).clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(functional(tracked), tracked)
+    direction, h = random(1, 2, 4, 5, seed=5), 1e-5
+    slope = float(functional(m0 + h * direction) - functional(m0 - h * direction)) / (2 * h)
+    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["implicit", "krylov", "published"])
+def test_other_schemes_refuse_a_gradient_and_name_spectral(scheme):
+    m0 = random(1, 1, 4, 5).requires_grad_()
+    message = rf"m0 requires a gradient, which the {scheme} scheme.*spectral.*m0\.detach\(\)"
+    with pytest.raises(ValueError, match=message):
+        se.solve(m0, SDE, TIMES, scheme=scheme)
+    with torch.no_grad():
+        tracked = se.solve(m0, SDE, TIMES, scheme=scheme).log_density
+    detached = se.solve(m0.detach(), SDE, TIMES, scheme=scheme).log_density
+    assert torch.equal(tracked, detached)
+
+
+def test_a_gradient_of_a_drift_or_of_times_is_refused():
+    drift = torch.zeros(2, 4, 5, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match="drift requires a gradient"):
+        se.solve(random(1, 1, 4, 5), SDE, TIMES, scheme="implicit", drift=drift)
+    with pytest.raises(ValueError, match="times requires a gradient"):
+        se.solve(random(1, 1, 4, 5), SDE, TIMES.clone().requires_grad_())
+
+
+def test_a_log_density_and_an_embedding_are_differentiable():
+    images, scores = random(1, 1, 3, 4), random(1, 4, 1, 3, 4, seed=1)
+    x = images.clone().requires_grad_()
+    se.log_density(x).sum().backward()
+    h, direction = 1e-6, random(1, 1, 3, 4, seed=2)
+    ends = [se.log_density(images + t * direction).sum() for t in (h, -h)]
+    slope = float(ends[0] - ends[1]) / (2 * h)
+    assert float((x.grad * direction).sum()) == pytest.approx(slope, rel=1e-5)
+    with pytest.raises(ValueError, match=r"images requires a gradient.*\"exact\" does"):
+        se.log_density(x, method="binned")
+    tracked = scores.clone().requires_grad_()
+    se.embed(images, tracked, SDE, TIMES)[:, -1].sum().backward()
+    steps = -(SDE.g(TIMES) ** 2) / 2 * torch.cat([torch.zeros(1).double(), TIMES.diff()])
+    torch.testing.assert_close(tracked.grad, steps[:, None, None, None].expand_as(scores))

@@ -29,7 +29,9 @@ class SDE(Protocol):
 
 
 def _tensor(t: Time) -> Tensor:
-    return t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
+    if isinstance(t, Tensor):
+        return t
+    return torch.as_tensor(t, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)

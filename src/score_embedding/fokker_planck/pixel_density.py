@@ -20,7 +20,7 @@ from torch import Tensor
 
 from score_embedding import progress
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import ArrayLike, to_tensor
+from score_embedding.arrays import ArrayLike, refuse_gradient, to_tensor
 
 Method = Literal["exact", "binned"]
 
@@ -28,9 +28,9 @@ Method = Literal["exact", "binned"]
 # square: docs/theory.md has the measured figures.
 CELL = 0.175
 GAP = 8.0  # kernel widths: the kernel is 1e-14 there
-WIDE = 20.0  # kernel widths: grids wider than that are worth looking for gaps
-_ROWS = 512  # kernel rows held at once by the exact estimate
-_CHANNELS = 8  # channels binned at once
+WIDE = 20.0  # kernel widths: wider grids are searched for gaps
+BATCH_ROWS = 512  # kernel rows held at once by the exact estimate
+BATCH_CHANNELS = 8  # channels binned at once
 
 
 @positional_options
@@ -50,10 +50,13 @@ def log_density(images: ArrayLike, *, method: Method = "exact") -> Tensor:
 
     Raises
     ------
-    ValueError : not four dimensions, a value that is NaN or infinite, or an unknown method.
+    ValueError : not four dimensions, a value that is NaN or infinite, an unknown method, or a
+        gradient wanted of "binned", which is too rough to have one.
     """
     if method not in ("exact", "binned"):
         raise ValueError(f'method must be "exact" or "binned", got {method!r}')
+    if method == "binned":
+        refuse_gradient(images, "images", 'which method "binned" does not have ("exact" does)')
     x = to_tensor(images, ndim=4, name="images").to(torch.float64)
     n, c, h, w = x.shape
     u = x.transpose(2, 3).reshape(n * c, h * w)
@@ -91,8 +94,8 @@ def _exact_sum(z: Tensor) -> Tensor:
     with progress.stage("log-density", total=len(z)) as stage:
         for channel, points in enumerate(z):
             half_square = 0.5 * points.square().sum(dim=1)
-            for start in range(0, len(points), _ROWS):
-                rows = slice(start, start + _ROWS)
+            for start in range(0, len(points), BATCH_ROWS):
+                rows = slice(start, start + BATCH_ROWS)
                 exponent = points[rows] @ points.T
                 exponent -= half_square[rows, None]
                 exponent -= half_square
@@ -106,7 +109,7 @@ def _binned_sum(z: Tensor) -> Tensor:
 
     Binning and interpolating each widen the kernel by CELL^2/6 on average; the smoothing kernel is
     made narrower by as much. A pair's own contribution, where the error would be largest, is known
-    exactly and put back as 1.
+    exactly and replaced by 1.
     """
     position = z - z.amin(dim=1, keepdim=True)
     wide = position.amax(dim=(1, 2)) > WIDE
@@ -114,7 +117,7 @@ def _binned_sum(z: Tensor) -> Tensor:
         position[wide] = _without_gaps(z[wide])
     extent = position.amax(dim=(1, 2)) / CELL
     total = torch.empty(z.shape[:2], dtype=z.dtype, device=z.device)
-    for channels in torch.split(extent.argsort(), _CHANNELS):  # of like size: one grid for all
+    for channels in torch.split(extent.argsort(), BATCH_CHANNELS):  # of like size: one grid for all
         cells = int(extent[channels].max()) + 2  # a point in the last has a right neighbour
         total[channels] = _binned_chunk(position[channels] / CELL, cells)
     return total

@@ -35,7 +35,7 @@ def precise_heat_kernel(
 ) -> Tensor:
     """The same with even the smallest entries relatively exact, at many times the cost. For "zero"
     it is (N, size + 1, size + 1): the last column holds what flows in from beyond the edge."""
-    inner = torch.ones(size - 1, dtype=torch.float64)
+    inner = torch.ones(size - 1, dtype=torch.float64, device="cpu")
     generator = torch.diag(inner, 1) + torch.diag(inner, -1)
     if boundary == "zero":
         generator = torch.nn.functional.pad(generator, (0, 1, 0, 1))
@@ -59,9 +59,9 @@ def affine_kernel(size: int, sde: SDE, times: Tensor, drift: AffineDrift, dh: fl
     times = times.to(torch.float64)
     for start, end in pairwise(times.tolist()):
         count = math.ceil(SUBSTEPS * (end - start) / float(times[-1] - times[0]))
-        substeps = torch.linspace(start, end, count + 1, dtype=torch.float64).tolist()
+        ends = torch.linspace(start, end, count + 1, dtype=torch.float64, device="cpu").tolist()
         coefficients = []
-        for a, b in pairwise(substeps):
+        for a, b in pairwise(ends):
             # Simpson's rule: exact for rates up to cubic in time
             pull = drift.rate_at(a) + 4 * drift.rate_at((a + b) / 2) + drift.rate_at(b)
             coefficients.append((float(sde.integral_g2(a, b)), pull * (b - a) / 6))
@@ -75,7 +75,7 @@ def _product_of_exponentials(
 ) -> Tensor:
     """From the diffusion time and pull of each substep of each interval: (N, size, size). Kept."""
     with torch.inference_mode(False):
-        kernel = torch.eye(size, dtype=torch.float64)
+        kernel = torch.eye(size, dtype=torch.float64, device="cpu")
         kernels = [kernel]
         for substeps in intervals:
             for diffusion_time, pull in substeps:
@@ -87,12 +87,12 @@ def _product_of_exponentials(
 
 def _generator(size: int, diffusion_time: float, pull: float, dh: float) -> Tensor:
     """The flux form of (tau/2) p_xx + pull (x p)_x with exponential fitting: second order, mass
-    conserved, rates never negative, and exp(-pull x^2 / tau) stationary to the bit."""
-    faces = (torch.arange(size - 1, dtype=torch.float64) - (size - 2) / 2) * dh
+    conserved, rates never negative, and exp(-pull x^2 / tau) stationary bit for bit."""
+    faces = (torch.arange(size - 1, dtype=torch.float64, device="cpu") - (size - 2) / 2) * dh
     rate = diffusion_time / (2 * dh**2)
     z = 2 * pull * faces * dh / diffusion_time  # rise of the potential across a face
     up, down = rate * _bernoulli(z), rate * _bernoulli(-z)
-    outflow = torch.zeros(size, dtype=torch.float64)
+    outflow = torch.zeros(size, dtype=torch.float64, device="cpu")
     outflow[:-1] += up
     outflow[1:] += down
     return torch.diag(up, -1) + torch.diag(down, 1) - torch.diag(outflow)
@@ -111,8 +111,9 @@ def _positive_exponential(generator: Tensor) -> Tensor:
     shift = float(-generator.diagonal().min())
     squarings = max(0, math.ceil(math.log2(shift))) if shift > 0 else 0
     squarings = max(squarings, math.ceil(math.log2(size / 4)))  # the series reaches every entry
-    P = (generator + shift * torch.eye(size, dtype=generator.dtype)) / 2**squarings
-    term = exponential = torch.eye(size, dtype=generator.dtype)
+    identity = torch.eye(size, dtype=generator.dtype, device=generator.device)
+    P = (generator + shift * identity) / 2**squarings
+    term = exponential = identity
     for k in range(1, 20):  # columns of P sum to 1 at most, and 1/20! is below round-off
         term = term @ P / k
         exponential = exponential + term

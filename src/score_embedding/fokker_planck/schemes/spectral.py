@@ -168,7 +168,7 @@ def _by_transform(m0: Tensor, diffusion_time: Tensor, dh: float) -> Tensor:
     for size in grid:
         Lambda = (2 - 2 * np.cos(np.pi * np.arange(size) / size)) / dh**2
         decays.append(np.exp(-0.5 * diffusion_time.to(torch.float64).numpy()[:, None] * Lambda))
-    log_density = torch.empty(n, len(diffusion_time), c, *grid, dtype=m0.dtype)
+    log_density = torch.empty(n, len(diffusion_time), c, *grid, dtype=m0.dtype, device=m0.device)
     for image, m_image in enumerate(m0.to(torch.float64).numpy()):
         for channel, m_initial in enumerate(m_image):
             peak, lowest = m_initial.max(), m_initial.min()
