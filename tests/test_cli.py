@@ -5,19 +5,14 @@ import csv
 import hashlib
 import io
 import json
-import logging
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
-import traceback
 import warnings
-from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +20,24 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 
-from score_embedding import atomic_files, cli, kinds, progress
+from command_line import (
+    SHIPPED,
+    Page,
+    assert_mistake,
+    cut_in_half,
+    empty,
+    files_config,
+    flip_a_bit,
+    fresh,
+    null,
+    other_arrays,
+    other_json,
+    process,
+    samples_of,
+    sets,
+    tree,
+)
+from score_embedding import atomic_files, cli, kinds
 from score_embedding.config import loading
 from score_embedding.methods import precomputation
 from score_embedding.runs import folder as run_folder
@@ -33,124 +45,7 @@ from score_embedding.runs import folder as run_folder
 # One test of its own is about this warning; the others need not fail with it.
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
 
-TINY = {
-    "model.ch": 8,
-    "model.ch_mult": "[1,2]",
-    "model.num_res_blocks": 1,
-    "model.attention_resolutions": "[]",
-    "training.epochs": 3,
-    "data_loader.image_size": 8,
-    "data_loader.batch_size": 4,
-    "diffusion.num_timesteps": 4,
-    "sample.solver": "heun",
-    "sample.steps": 2,
-    "misc.profile_freq": 1e-6,
-}
-SHIPPED = [
-    *("config.yml", "model.safetensors", "state.json", "scores.npz", "samples.npz", "sample.png"),
-    *("scores.png", "metrics.csv", "timing.json", "environment.json", "report.pdf", "report.html"),
-]
 METRICS = [f"{name}_{how}" for how in ("minmax", "clipped") for name in ("ssim", "psnr", "mse")]
-ENV = {
-    name: value
-    for name, value in os.environ.items()
-    if name not in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TTY_COMPATIBLE")
-}
-
-
-def sets(**changes):
-    """The tiny run's --set options, with changes: section__key=value."""
-    values = TINY | {name.replace("__", "."): value for name, value in changes.items()}
-    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
-
-
-def process(cwd, *arguments):
-    command = [sys.executable, "-m", "score_embedding", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, check=False)
-
-
-def tree(path):
-    """All files below a folder, with a hash of each."""
-    return {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
-
-
-def assert_mistake(done, *parts, code=2):
-    """One message with these parts, the exit status, and no traceback."""
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode == code
-    assert done.stdout == ""
-    for part in parts:
-        assert part in done.stderr
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """The entry point in this process, in an empty folder; an escaped error is a traceback."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["score-embedding", *map(str, arguments)])
-        capsys.readouterr()
-        escaped = ""
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        except Exception:
-            code, escaped = 1, traceback.format_exc(limit=-1)
-        output = capsys.readouterr()
-        return SimpleNamespace(returncode=code, stdout=output.out, stderr=output.err + escaped)
-
-    logger = logging.getLogger("score_embedding")
-    before = logger.handlers, logger.level
-    yield run
-    logger.handlers, logger.level = before
-    progress.show(None)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """One run by a process of its own: where, what it said, and its folder."""
-    cwd = tmp_path_factory.mktemp("user")
-    done = process(
-        cwd, "run", "--config", "quickstart", "--profile", "--seed", 5, "--folder-ext", "x", *sets()
-    )
-    assert done.returncode == 0, done.stderr
-    return SimpleNamespace(cwd=cwd, done=done, folder=cwd / "saves" / "quickstart_seed5_x")
-
-
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A copy of the finished run that a test may damage."""
-    return Path(shutil.copytree(finished.folder, tmp_path / "saves" / finished.folder.name))
-
-
-@pytest.fixture
-def pictures(tmp_path, photographs):
-    """Three photographs as files."""
-    paths = []
-    for name, image in zip("abc", photographs(24, 20, 3), strict=True):
-        pixels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-        paths.append(f"{name}.png")
-    return paths
-
-
-def files_config(paths, **changes):
-    return sets(
-        data_loader__dataset="files",
-        data_loader__path=f"[{','.join(paths)}]",
-        data_loader__num_images=len(paths),
-        data_loader__image="null",
-        **changes,
-    )
-
 
 # The whole command
 
@@ -167,19 +62,19 @@ def test_a_run_leaves_exactly_the_files_of_a_run_folder_and_nothing_else(finishe
 
 
 def test_a_run_says_where_its_report_is(finished):
-    assert finished.done.stdout == (
+    assert finished.stdout == (
         "report: saves/quickstart_seed5_x/report.html and report.pdf beside it\n"
     )
 
 
 def test_output_that_is_no_terminal_has_plain_lines(finished):
-    for text in (finished.done.stdout, finished.done.stderr):
+    for text in (finished.stdout, finished.stderr):
         assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f]", text) == []
-    assert "network of" in finished.done.stderr
+    assert "network of" in finished.stderr
 
 
 def test_lines_in_a_log_have_no_blanks_at_their_end(finished):
-    lines = finished.done.stderr.splitlines()
+    lines = finished.stderr.splitlines()
     assert [line for line in lines if line != line.rstrip()] == []
 
 
@@ -280,23 +175,6 @@ def test_the_pdf_has_pages(finished):
     assert len(re.findall(rb"/Type /Page\b(?!s)", content)) >= 2
 
 
-class Page(HTMLParser):
-    """Text, tags and the places that a page refers to."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.tags, self.links, self.text = [], [], ""
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.links += [value for name, value in attributes if name in ("src", "href", "srcset")]
-
-    def handle_data(self, data):
-        self.text += data
-
-
 def test_the_page_is_self_contained(finished):
     page = Page(finished.folder / "report.html")
     assert page.tags.count("img") == len(page.links) == 5
@@ -318,7 +196,7 @@ def test_the_page_states_prior_sampler_and_quality(finished):
     assert f"{last['ssim_clipped']:.4f}" in text
 
 
-def test_the_same_seed_gives_the_same_weights_and_samples_to_the_bit(finished, call, tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_samples_bit_for_bit(finished, call, tmp_path):
     done = call("run", "--config", "quickstart", "--seed", 5, "--out", "elsewhere", *sets())
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "elsewhere" / "quickstart_seed5"  # and without --profile
@@ -386,12 +264,12 @@ def test_a_seed_repeats_the_samples_and_another_changes_them(copied, call):
     assert sorted(tree(copied)) == sorted(SHIPPED)
 
 
-def test_a_report_is_made_anew_from_the_folder_alone(copied, call):
+def test_a_report_is_made_anew_from_the_folder_alone(copied, call_and_draw):
     html = (copied / "report.html").read_text(encoding="utf-8")
     before = tree(copied)
     for name in ("report.html", "report.pdf"):
         (copied / name).unlink()
-    done = call("report", copied)
+    done = call_and_draw("report", copied)
     assert done.returncode == 0, done.stderr
     assert (copied / "report.html").read_text(encoding="utf-8") == html
     assert (copied / "report.pdf").read_bytes().startswith(b"%PDF-")
@@ -399,10 +277,10 @@ def test_a_report_is_made_anew_from_the_folder_alone(copied, call):
     assert {name for name in before if before[name] != after[name]} <= {"report.pdf"}
 
 
-def test_a_report_is_made_without_warnings(copied, call):
+def test_a_report_is_made_without_warnings(copied, call_and_draw):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        done = call("report", copied)
+        done = call_and_draw("report", copied)
     assert done.returncode == 0, done.stderr
 
 
@@ -467,6 +345,22 @@ def test_a_solve_says_and_writes_what_it_did(options, said, pictures, call, tmp_
     assert diagnostics["iterations"] == [len(step) for step in diagnostics["residuals"]]
     if not iterated:
         assert diagnostics["largest_relative_change_of_mass"] < 1e-12
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *((), ("--boundary", "zero", "--scheme", "implicit")),
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (("--scheme", "krylov"), ("--scheme", "published"), ("--drift", 0.05))
+        ),
+    ],
+    ids=lambda options: " ".join(map(str, options)) or "default",
+)
+def test_a_solve_draws_its_fields(options, pictures, call_and_draw, tmp_path):
+    done = call_and_draw("solve", *pictures, "--size", 8, "-N", 7, "--out", "fields", *options)
+    assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "fields" / "scores.png") as picture:
         assert picture.size[1] > 1000
 
@@ -536,7 +430,7 @@ def test_solving_into_a_run_folder_is_refused(copied, pictures, call):
 # Other data
 
 
-def test_three_images_are_told_apart_by_an_index(pictures, call, tmp_path):
+def test_three_images_are_distinguished_by_an_index(pictures, call, tmp_path):
     conditional = {"sample__type": "conditional", "sample__conditional_weight": 0.5}
     done = call("run", "--config", "quickstart", *files_config(pictures, **conditional))
     assert done.returncode == 0, done.stderr
@@ -589,40 +483,11 @@ def test_a_constant_image_runs_through_with_a_score_of_zero(call, tmp_path):
 
 # Other methods
 
-BASELINE = """\
-name: base
-sample_method: ddpm
-data_loader: {dataset: sample, image: astronaut, image_size: 8, batch_size: 4}
-diffusion: {beta_max: 0.3, num_timesteps: 10}
-training: {epochs: 3, ema: 0.99, warmup: 2}
-model: {ch: 8, ch_mult: [1, 2], num_res_blocks: 1, attention_resolutions: []}
-misc: {profile_freq: 1e-6, profile_priors: [unit, matched]}
-"""
 BASELINE_FILES = sorted(set(SHIPPED) - {"scores.npz", "scores.png"})
 
 
-@pytest.fixture(scope="session")
-def trained_baseline(tmp_path_factory):
-    cwd = tmp_path_factory.mktemp("baseline")
-    (cwd / "base.yml").write_text(BASELINE, encoding="utf-8")
-    done = process(cwd, "run", "--config", "base.yml", "--profile")
-    assert done.returncode == 0, done.stderr
-    return cwd
-
-
-@pytest.fixture
-def baseline(trained_baseline, tmp_path):
-    """A copy of a finished run of a baseline, and its config beside it, as in `call`'s folder."""
-    shutil.copytree(trained_baseline, tmp_path, dirs_exist_ok=True)
-    return tmp_path / "saves" / "base"
-
-
-def samples_of(folder):
-    return atomic_files.read_arrays(folder / "samples.npz")
-
-
-def test_a_baseline_leaves_a_run_folder_without_a_solve(trained_baseline):
-    folder = trained_baseline / "saves" / "base"
+def test_a_baseline_leaves_a_run_folder_without_a_solve(finished_baseline):
+    folder = finished_baseline / "saves" / "base"
     assert sorted(tree(folder)) == BASELINE_FILES
     timing = json.loads((folder / "timing.json").read_text())
     assert list(timing) == ["training", "evaluation", "sampling", "total"]
@@ -634,8 +499,8 @@ def test_a_baseline_leaves_a_run_folder_without_a_solve(trained_baseline):
     assert loading.load(str(folder / "config.yml")).method == "ddpm"
 
 
-def test_the_report_of_a_baseline_names_method_prior_and_evaluations(trained_baseline):
-    folder = trained_baseline / "saves" / "base"
+def test_the_report_of_a_baseline_names_method_prior_and_evaluations(finished_baseline):
+    folder = finished_baseline / "saves" / "base"
     page = Page(folder / "report.html")
     assert "DDPM, 1 image of 8 x 8 x 3 (sample)" in page.text
     assert "prior unit: N(0, 1² I); DDPM, 10 steps; 10 NFE; seed 0" in page.text
@@ -646,8 +511,8 @@ def test_the_report_of_a_baseline_names_method_prior_and_evaluations(trained_bas
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF-")
 
 
-def test_every_prior_that_is_profiled_has_its_metrics_and_samples(trained_baseline):
-    folder = trained_baseline / "saves" / "base"
+def test_every_prior_that_is_profiled_has_its_metrics_and_samples(finished_baseline):
+    folder = finished_baseline / "saves" / "base"
     rows = atomic_files.read_rows(folder / "metrics.csv")
     matched = [f"matched_{name}" for name in (*METRICS, "nfe")]
     assert list(rows[0]) == ["step", "training_seconds", "loss", *METRICS, "nfe", *matched]
@@ -674,7 +539,7 @@ def test_a_baseline_is_sampled_anew_without_training(baseline, call):
     width = json.loads(str(samples_of(baseline)["description"]))["prior_std"]
     text = Page(baseline / "report.html").text
     assert 0.8 < width < 1
-    assert f"prior matched: N(0, {width:.3g}² I); DDPM; 5 NFE" in text
+    assert f"prior matched: N(0, {width:.3g}² I); DDPM, 5 steps; 5 NFE" in text
 
 
 def test_no_train_with_another_method_than_the_model_learned_is_refused(baseline, call):
@@ -696,11 +561,11 @@ def test_a_seed_repeats_the_samples_of_a_baseline_and_another_changes_them(basel
     assert "seed 6" in Page(baseline / "report.html").text
 
 
-def test_the_report_of_a_baseline_is_made_anew(baseline, call):
+def test_the_report_of_a_baseline_is_made_anew(baseline, call_and_draw):
     html = (baseline / "report.html").read_text(encoding="utf-8")
     for name in ("report.html", "report.pdf"):
         (baseline / name).unlink()
-    done = call("report", baseline)
+    done = call_and_draw("report", baseline)
     assert done.returncode == 0, done.stderr
     assert (baseline / "report.html").read_text(encoding="utf-8") == html
     assert sorted(tree(baseline)) == BASELINE_FILES
@@ -779,7 +644,7 @@ def test_the_samples_of_the_closed_form_are_compared_with_the_image_they_are_nea
     assert row["mse_clipped"] == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-def test_a_network_that_is_told_no_index_is_trained_on_the_exact_target(pictures, call, tmp_path):
+def test_a_network_without_an_index_is_trained_on_the_exact_target(pictures, call, tmp_path):
     options = ("--set", "training.target=exact")
     asked = files_config(pictures, training__epochs=1)
     refused = call("run", "--config", "quickstart", *asked, *options)
@@ -800,7 +665,7 @@ def test_a_network_that_is_told_no_index_is_trained_on_the_exact_target(pictures
 
 def test_help_is_quick_and_lists_the_commands(tmp_path):
     started = time.perf_counter()
-    done = process(tmp_path, "--help")
+    done = fresh(tmp_path, "--help")
     assert time.perf_counter() - started < 2
     assert done.returncode == 0
     for command in ("run", "solve", "sample", "report", "configs"):
@@ -823,7 +688,7 @@ def test_light_commands_load_no_torch(tmp_path, command):
 
 
 def test_configs_are_listed_one_a_line(tmp_path):
-    done = process(tmp_path, "configs")
+    done = fresh(tmp_path, "configs")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(loading.bundled())
@@ -841,7 +706,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
 def test_the_version_is_shown(tmp_path):
     from score_embedding import __version__
 
-    assert process(tmp_path, "--version").stdout == f"score-embedding {__version__}\n"
+    assert fresh(tmp_path, "--version").stdout == f"score-embedding {__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", ["--debug run --config nope", "run --config nope --debug"])
@@ -964,32 +829,6 @@ def test_a_file_where_a_folder_should_go_is_a_mistake_not_a_crash(
 
 
 # Damage
-
-
-def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def cut_in_half(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-def null(path):
-    path.write_text("null\n")
-
-
-def other_json(path):
-    path.write_text("{}\n")
-
-
-def other_arrays(path):
-    atomic_files.write_arrays(path, {"other": np.zeros(3)})
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,17 +15,15 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-import test_cli
+from command_line import ENV, SHIPPED, fresh, sets, tree
 from score_embedding import atomic_files
 from score_embedding.comparison import compare as comparisons
 from score_embedding.comparison import spec
 from score_embedding.methods import model as trained
 from score_embedding.methods.base import method_of
-from test_cli import ENV, sets, tree
 
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
 
-call = test_cli.call
 METHODS = ("score_embedding", "none", "closed_form", "ddpm_plain")
 TARGETS = (0.02, 0.99)  # of these seeds all reach the first but the baseline of seed 5
 SEEDS = (2, 5)
@@ -58,10 +54,7 @@ def compared(tmp_path_factory):
     folder."""
     if not made_before:
         cwd = tmp_path_factory.mktemp("comparison")
-        arguments = [sys.executable, "-m", "score_embedding", *map(str, command(METHODS))]
-        done = subprocess.run(
-            arguments, cwd=cwd, env=ONE_THREAD, capture_output=True, text=True, check=False
-        )
+        done = fresh(cwd, *command(METHODS))
         assert done.returncode == 0, done.stderr
         made_before.append(SimpleNamespace(cwd=cwd, done=done, folder=cwd / "c"))
     return made_before[0]
@@ -123,7 +116,7 @@ def test_a_comparison_leaves_a_run_folder_for_each_run_and_the_tables(compared):
     for name in names():
         lacks = {"model.safetensors", "state.json"} if "closed_form" in name else set()
         lacks |= set() if "embedding" in name or "none" in name else {"scores.npz", "scores.png"}
-        shipped = {f"c/runs/{name}/{file}" for file in set(test_cli.SHIPPED) - lacks}
+        shipped = {f"c/runs/{name}/{file}" for file in set(SHIPPED) - lacks}
         assert {path for path in left if path.startswith(f"c/runs/{name}/")} == shipped
 
 

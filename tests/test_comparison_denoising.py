@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-import test_cli
+from command_line import assert_mistake, tree
 from score_embedding import atomic_files
 from score_embedding.comparison import compare as comparisons
 from score_embedding.comparison import spec, variants
@@ -23,13 +23,11 @@ from score_embedding.data import datasets as data
 from score_embedding.errors import ConfigError
 from score_embedding.evaluation import held_out
 from score_embedding.restoration import rivals
-from test_cli import assert_mistake, tree
 from test_comparison import csv_rows, json_of, tables_of
 from test_comparison_runs import stamps
 
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
 
-call = test_cli.call
 METHODS = ("plain", "gaussian_residual", "gaussian_alone")
 SEEDS = (2, 5)
 LEVELS = (0.125, 0.5)
@@ -87,10 +85,10 @@ made_before = []
 
 
 @pytest.fixture
-def folder(call, tmp_path, tmp_path_factory):
+def folder(call_and_draw, tmp_path, tmp_path_factory):
     """A copy of one finished comparison, in the place where `call` looks for it."""
     if not made_before:
-        done = call(*command(METHODS))
+        done = call_and_draw(*command(METHODS))
         assert done.returncode == 0, done.stderr
         kept = tmp_path_factory.mktemp("denoising") / "c"
         shutil.move(tmp_path / "c", kept)

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -15,14 +14,13 @@ import yaml
 from PIL import Image
 
 import test_comparison
+from command_line import assert_mistake, empty, null, sets, start, tree
 from score_embedding.comparison import spec
 from score_embedding.comparison.variants import VARIANTS
 from score_embedding.config import loading
-from test_cli import assert_mistake, empty, null, sets, tree
 from test_comparison import (
     MADE,
     METHODS,
-    ONE_THREAD,
     PICTURES,
     command,
     csv_rows,
@@ -34,7 +32,7 @@ from test_comparison import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
 
-call, compared, folder = test_comparison.call, test_comparison.compared, test_comparison.folder
+compared, folder = test_comparison.compared, test_comparison.folder
 
 
 @pytest.fixture
@@ -65,9 +63,8 @@ def without_times(folder, methods, seed):
 def test_a_comparison_killed_in_the_middle_goes_on_where_it_was(compared, call, tmp_path):
     methods = ("closed_form", "ddpm_plain")
     asked = command(methods, seeds=[2])
-    arguments = [sys.executable, "-m", "score_embedding", *map(str, asked)]
     complete, begun = (tmp_path / "c/runs" / f"{m}_seed2" for m in ("closed_form", "ddpm_plain"))
-    with subprocess.Popen(arguments, cwd=tmp_path, env=ONE_THREAD, stderr=subprocess.PIPE) as going:
+    with start(tmp_path, *asked) as going:
         until = time.monotonic() + 100
         while not (begun / "config.yml").is_file() and time.monotonic() < until:
             time.sleep(0.005)
@@ -198,15 +195,14 @@ def test_two_processes_share_the_threads_and_give_the_same_runs(compared, call, 
 
 def test_interrupted_with_several_processes_it_starts_no_other_run(tmp_path):
     many = ("--processes", 2, "--set", "training.epochs=100000")
-    asked = [*map(str, command(("none",), *many, seeds=[0, 1, 2, 3, 4]))]
-    arguments = [sys.executable, "-m", "score_embedding", *asked]
-    with subprocess.Popen(arguments, cwd=tmp_path, env=ONE_THREAD, stderr=subprocess.PIPE) as going:
+    asked = command(("none",), *many, seeds=[0, 1, 2, 3, 4])
+    with start(tmp_path, *asked) as going:
         until = time.monotonic() + 100
         runs = tmp_path / "c" / "runs"
         while len(list(runs.glob("*/scores.npz"))) < 2 and time.monotonic() < until:
             time.sleep(0.05)
         going.send_signal(signal.SIGTERM)
-        said = going.communicate(timeout=60)[1].decode()
+        said = going.communicate(timeout=60)[1]
     assert going.returncode == 128 + signal.SIGTERM
     assert "the same command continues it" in said
     assert sorted(path.name for path in runs.iterdir()) == ["none_seed0", "none_seed1"]

@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
+from command_line import assert_mistake
 from score_embedding import atomic_files
 from score_embedding.errors import DataError
 from score_embedding.evaluation import frechet
 from score_embedding.runs import folder as run_folder
-from test_cli import assert_mistake, call  # noqa: F401 - call is a fixture
 
 # Scripting is deprecated in torch; files made with it are what FID networks come as.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -128,6 +128,6 @@ def test_a_network_that_gives_no_features_is_named(weights, run_of):
         frechet.of_run(run_of(frechet.MINIMUM), weights(Wrong()), CPU)
 
 
-def test_the_command_refuses_a_usual_run_without_a_traceback(run_of, call):  # noqa: F811
+def test_the_command_refuses_a_usual_run_without_a_traceback(run_of, call):
     done = call("fid", run_of(1), "--weights", "inception.pt")
     assert_mistake(done, "FID of 1 image is refused")

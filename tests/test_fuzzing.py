@@ -356,13 +356,13 @@ BOMBS = {
     "merged mappings": HEAD + laughs("{a: 1}", "{{<<: [{}]}}"),
 }
 READ_BOMBS = """
-    from score_embedding import configuration
+    from score_embedding.config import loading
     from score_embedding.errors import ConfigError
     little_memory()
     for path in sys.argv[1:]:
         signal.alarm(10)
         try:
-            configuration.load(path)
+            loading.load(path)
         except ConfigError as error:
             assert path in str(error) and len(str(error)) < 100_000
         except MemoryError:

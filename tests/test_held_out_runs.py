@@ -4,8 +4,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,10 +12,10 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from command_line import Page, assert_mistake, process, start, tree
 from score_embedding import atomic_files, densities
 from score_embedding.comparison import spec
 from score_embedding.config import loading
-from test_cli import ENV, Page, assert_mistake, call, process, tree  # noqa: F401 - call is a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
 
@@ -93,7 +91,7 @@ def test_a_run_leaves_its_files_and_a_report_of_denoising(ran):
     assert rows[-1]["psnr_0.5"] == pytest.approx(np.mean([p[1] for p in description["psnr"]]))
 
 
-def test_the_photographs_can_be_denoised_again(mine, call):  # noqa: F811
+def test_the_photographs_can_be_denoised_again(mine, call):
     before, (expected, arrays) = tree(mine), results(mine)
     for again in ([*asked(), "--no-train"], ["sample", "--overwrite", mine]):
         (mine / "denoised.png").write_bytes(b"")
@@ -110,14 +108,14 @@ def test_the_photographs_can_be_denoised_again(mine, call):  # noqa: F811
     assert changed <= {*DENOISED, "report.html", "report.pdf"}
 
 
-def test_sampling_anew_names_the_files_that_it_wrote(mine, call):  # noqa: F811
+def test_sampling_anew_names_the_files_that_it_wrote(mine, call):
     done = call("sample", "--overwrite", mine)
     named = re.findall(r"[\w.]+\.(?:npz|png)", done.stdout)
     assert named
     assert all((mine / name).is_file() for name in named)
 
 
-def test_the_density_alone_needs_no_weights_and_meets_the_same_noise(ran, call, tmp_path):  # noqa: F811
+def test_the_density_alone_needs_no_weights_and_meets_the_same_noise(ran, call, tmp_path):
     alone = tmp_path / "a" / "photographs_seed7"
     done = call(*asked("sample_method=closed_form"), "--seed", 7, "--out", "a")
     assert done.returncode == 0, done.stderr
@@ -134,7 +132,7 @@ def test_the_density_alone_needs_no_weights_and_meets_the_same_noise(ran, call, 
         np.testing.assert_allclose(others[f"denoised_{i}"], expected, rtol=0, atol=1e-6)
 
 
-def test_a_run_out_of_time_before_its_first_step_answers_as_the_density(call, tmp_path):  # noqa: F811
+def test_a_run_out_of_time_before_its_first_step_answers_as_the_density(call, tmp_path):
     done = call(*asked("training.seconds=1e-9", "held_out.crop=16"))
     folder = tmp_path / "saves" / "photographs"
     assert json.loads((folder / "state.json").read_text())["step"] == 0
@@ -146,7 +144,7 @@ def test_a_run_out_of_time_before_its_first_step_answers_as_the_density(call, tm
 
 
 @pytest.mark.parametrize("change", [[], ["sample_method=closed_form"]])
-def test_without_held_out_a_residual_run_samples(change, call, tmp_path):  # noqa: F811
+def test_without_held_out_a_residual_run_samples(change, call, tmp_path):
     steps = ("held_out=null", "sample.steps=2", *change)
     done = call(*asked(*steps))
     assert done.returncode == 0, done.stderr
@@ -166,7 +164,7 @@ def test_without_held_out_a_residual_run_samples(change, call, tmp_path):  # noq
 
 
 @pytest.mark.parametrize(("method", "kind"), [("ddpm_plain", "ddpm"), ("input", "score_embedding")])
-def test_other_methods_denoise_the_same(method, kind, ran, call, tmp_path):  # noqa: F811
+def test_other_methods_denoise_the_same(method, kind, ran, call, tmp_path):
     comparison = spec.build("photographs", [method], [0], None, TINY)
     (tmp_path / "own.yml").write_text(loading.dump(comparison.configs[method]))
     done = call("run", "--config", "own.yml", "--folder-ext", "x")
@@ -177,12 +175,11 @@ def test_other_methods_denoise_the_same(method, kind, ran, call, tmp_path):  # n
     assert np.isfinite(description["psnr"]).all()
 
 
-def test_a_run_killed_and_gone_on_with_ends_as_if_it_had_not_been(call, tmp_path):  # noqa: F811
+def test_a_run_killed_and_gone_on_with_ends_as_if_it_had_not_been(call, tmp_path):
     run = asked("training.epochs=8", "misc.checkpoint_freq=1e-6", "training.ema=0.9")
     assert call(*run, "--folder-ext", "whole").returncode == 0
     killed, whole = (tmp_path / "saves" / f"photographs{name}" for name in ("", "_whole"))
-    child = subprocess.Popen([sys.executable, "-m", "score_embedding", *run], cwd=tmp_path, env=ENV,
-                             stderr=subprocess.DEVNULL)  # fmt: skip
+    child = start(tmp_path, *run)
     while not list(killed.glob("checkpoint_*3.json")):
         assert child.poll() is None
         time.sleep(0.005)
@@ -227,7 +224,7 @@ def flipped(content):
         ("preconditioning.json", changed(spread=9 * [-1.0])),
     ],
 )
-def test_what_is_damaged_is_named_and_nothing_replaced(name, damage, mine, call):  # noqa: F811
+def test_what_is_damaged_is_named_and_nothing_replaced(name, damage, mine, call):
     (mine / name).write_bytes(damage((mine / name).read_bytes()))
     before = tree(mine)
     assert_mistake(call("sample", "--overwrite", mine), f"photographs/{name}")
@@ -242,13 +239,13 @@ def test_what_is_damaged_is_named_and_nothing_replaced(name, damage, mine, call)
         ["image_density.arrays=5", "image_density.components=6"],
     ],
 )
-def test_what_cannot_be_run_creates_nothing(change, call, tmp_path):  # noqa: F811
+def test_what_cannot_be_run_creates_nothing(change, call, tmp_path):
     done = call(*asked(*change))
     assert_mistake(done, change[0].split("=")[0].split(".")[1])
     assert tree(tmp_path) == {}
 
 
-def test_what_is_trained_on_is_not_held_out(call, tmp_path):  # noqa: F811
+def test_what_is_trained_on_is_not_held_out(call, tmp_path):
     done = call(*asked("held_out.image=[flower,chelsea]"))
     assert_mistake(done, "held_out: chelsea: trained on, too")
     assert tree(tmp_path) == {}

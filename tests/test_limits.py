@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from command_line import assert_mistake, sets
 from score_embedding.config import loading
 from score_embedding.errors import LimitError
 from score_embedding.methods.network import create
 from score_embedding.runs import resources
-from test_cli import assert_mistake, call, sets  # noqa: F401 - call is a fixture
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -158,7 +158,7 @@ def test_the_memory_of_a_container_is_its_own(limit, free, tmp_path):
     assert resources._free_in_group(tmp_path) == free
 
 
-def test_nothing_is_created_by_what_is_refused(call, tmp_path):  # noqa: F811
+def test_nothing_is_created_by_what_is_refused(call, tmp_path):
     large = sets(model__ch=20_000)
     assert_mistake(call("run", "--config", "quickstart", *large), "GiB of memory", "are free")
     methods = ("--methods", "none", "--seeds", "0")
@@ -166,7 +166,7 @@ def test_nothing_is_created_by_what_is_refused(call, tmp_path):  # noqa: F811
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_solve_at_too_many_times_is_refused_at_once(call, tmp_path):  # noqa: F811
+def test_a_solve_at_too_many_times_is_refused_at_once(call, tmp_path):
     Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "a.png")
     assert_mistake(call("solve", "a.png", "-N", 10**9), "solve: needs about", "num_timesteps")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

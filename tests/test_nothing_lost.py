@@ -19,29 +19,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from command_line import ENV, assert_mistake, process, sets, start, tree
 from score_embedding import atomic_files
 from score_embedding.runs import folder as run_folder
 from score_embedding.runs.folder import RunFolder
 from score_embedding.training import checkpoints as checkpoint
 from score_embedding.training.checkpoints import Checkpoints
-from test_cli import (  # noqa: F401 - call, copied and finished are fixtures
-    ENV,
-    assert_mistake,
-    call,
-    copied,
-    finished,
-    process,
-    sets,
-    tree,
-)
 
 LONG = {"training__epochs": 100_000, "misc__checkpoint_freq": 1e-6}
 ROOM = 6 * 2**10  # bytes that are left for what is written
-
-
-def started(cwd, *arguments):
-    command = [sys.executable, "-m", "score_embedding", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=ENV, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(run, condition):
@@ -54,7 +40,7 @@ def wait_for(run, condition):
 
 def interrupt(cwd, folder, *arguments):
     """A run stopped by SIGTERM once it has a checkpoint."""
-    run = started(cwd, "run", *arguments)
+    run = start(cwd, "run", *arguments)
     wait_for(run, lambda: list(folder.glob("checkpoint_*.json")))
     run.send_signal(signal.SIGTERM)
     run.communicate(timeout=60)
@@ -104,7 +90,7 @@ PYTHON = (sys.executable, "-m", "score_embedding")
 
 
 @pytest.mark.parametrize("how", ["long files", pytest.param("full disk", marks=MOUNT)])
-def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call, tmp_path):  # noqa: F811
+def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call, tmp_path):
     changes = sets(training__epochs=80, misc__checkpoint_freq=1e-6)
     asked = ("run", "--config", "quickstart", *changes)
     folder = tmp_path / "saves" / "quickstart"
@@ -136,7 +122,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call
 
 
 @pytest.mark.parametrize("command", ["report", "sample"])
-def test_a_report_that_cannot_be_written_leaves_all_as_it_was(command, copied):  # noqa: F811
+def test_a_report_that_cannot_be_written_leaves_all_as_it_was(command, copied):
     before = tree(copied)
     done = with_long_files_forbidden(copied.parent, *PYTHON, command, str(copied))
     assert_mistake(done, str(copied), "cannot be written")
@@ -144,7 +130,7 @@ def test_a_report_that_cannot_be_written_leaves_all_as_it_was(command, copied): 
 
 
 @MOUNT
-def test_a_disk_that_is_full_leaves_the_report_as_it_was(copied):  # noqa: F811
+def test_a_disk_that_is_full_leaves_the_report_as_it_was(copied):
     before = tree(copied)
     done = on_a_disk_that_fills_up(
         copied.parent, *PYTHON, "report", copied.name, folder=copied.name, full_when="true"
@@ -158,7 +144,7 @@ def test_a_signal_before_training_says_how_to_go_on_and_leaves_no_trace(number, 
     slow = sets(diffusion__scheme="published", diffusion__num_timesteps=3000)
     asked = ("run", "--config", "quickstart", *slow)
     folder = tmp_path / "saves" / "quickstart"
-    run = started(tmp_path, *asked)
+    run = start(tmp_path, *asked)
     wait_for(run, (folder / "environment.json").is_file)
     time.sleep(0.3)
     run.send_signal(number)
@@ -172,7 +158,7 @@ def test_a_signal_before_training_says_how_to_go_on_and_leaves_no_trace(number, 
 def test_a_signal_to_a_comparison_stops_its_runs_too_and_it_goes_on(tmp_path):
     asked = ("compare", "--config", "quickstart", "--methods", "none,score_embedding")
     asked += ("--seeds", 0, "--processes", 2, "--out", "c", *sets(**LONG))
-    run = started(tmp_path, *asked)
+    run = start(tmp_path, *asked)
     runs = tmp_path / "c" / "runs"
     wait_for(run, lambda: len({p.parent for p in runs.glob("*/checkpoint_*.json")}) == 2)
     workers = psutil.Process(run.pid).children(recursive=True)
@@ -209,7 +195,7 @@ def forge(folder, tensors_name, values_name, content):
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
-def test_a_model_that_would_run_code_is_refused_and_does_not(kind, copied, call, tmp_path):  # noqa: F811
+def test_a_model_that_would_run_code_is_refused_and_does_not(kind, copied, call, tmp_path):
     harm, saved = tmp_path / "harm", tmp_path / "saved"
     if kind == "pickle":
         saved.write_bytes(pickle.dumps(Harm(harm)))
@@ -225,7 +211,7 @@ def test_a_model_that_would_run_code_is_refused_and_does_not(kind, copied, call,
         assert harm.exists()
 
 
-def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(call, tmp_path):  # noqa: F811
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(call, tmp_path):
     asked = ("--config", "quickstart", *sets(**LONG))
     folder, harm = tmp_path / "saves" / "quickstart", tmp_path / "harm"
     interrupt(tmp_path, folder, *asked)
@@ -236,7 +222,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(call, tmp_path
     assert not harm.exists()
 
 
-def test_a_run_does_not_go_on_with_other_images(call, tmp_path):  # noqa: F811
+def test_a_run_does_not_go_on_with_other_images(call, tmp_path):
     pixels = skimage.data.astronaut()
     Image.fromarray(pixels).save(tmp_path / "a.png")
     source = {"data_loader__dataset": "files", "data_loader__path": "a.png"}
@@ -249,7 +235,7 @@ def test_a_run_does_not_go_on_with_other_images(call, tmp_path):  # noqa: F811
     assert tree(folder) == before
 
 
-def test_a_run_that_goes_on_elsewhere_says_so(call, tmp_path):  # noqa: F811
+def test_a_run_that_goes_on_elsewhere_says_so(call, tmp_path):
     asked = ("--config", "quickstart", *sets(training__epochs=60, misc__checkpoint_freq=1e-6))
     folder = tmp_path / "saves" / "quickstart"
     interrupt(tmp_path, folder, *asked)
@@ -272,7 +258,7 @@ def test_the_same_run_twice_is_the_same_to_the_bit(tmp_path):
     assert samples[0].tobytes() == samples[1].tobytes()
 
 
-def test_partial_files_of_a_killed_process_go_with_the_next_run(copied, call):  # noqa: F811
+def test_partial_files_of_a_killed_process_go_with_the_next_run(copied, call):
     left = copied / f".checkpoint_00000013.safetensors{atomic_files.PARTIAL}"
     left.write_bytes(b"x")
     assert (
@@ -294,7 +280,7 @@ def test_partial_files_of_a_killed_process_go_with_the_next_run(copied, call):  
 
 @pytest.mark.parametrize("name", ["timing.json", "metrics.csv", "environment.json", "scores.npz"])
 @pytest.mark.parametrize("content", [b"", b"x", None])
-def test_samples_are_not_replaced_where_no_report_can_be_made(name, content, copied, call):  # noqa: F811
+def test_samples_are_not_replaced_where_no_report_can_be_made(name, content, copied, call):
     if content is None:
         (copied / name).unlink()
     else:
@@ -305,7 +291,7 @@ def test_samples_are_not_replaced_where_no_report_can_be_made(name, content, cop
 
 
 @pytest.mark.parametrize("lines", [3, 20])
-def test_a_config_cut_at_the_end_of_a_line_is_not_taken_for_a_shorter_one(lines, copied, call):  # noqa: F811
+def test_a_config_cut_at_the_end_of_a_line_is_not_taken_for_a_shorter_one(lines, copied, call):
     path = copied / "config.yml"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
     before = tree(copied)
@@ -313,7 +299,7 @@ def test_a_config_cut_at_the_end_of_a_line_is_not_taken_for_a_shorter_one(lines,
     assert tree(copied) == before
 
 
-def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_removed(copied, call):  # noqa: F811
+def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_removed(copied, call):
     (copied / "timing.json").unlink()
     (copied / "timing.json").mkdir()
     before = tree(copied)
@@ -323,7 +309,7 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_removed(copi
 
 
 @pytest.mark.parametrize("place", ["dangling", "loop", "x" * 300, "/proc/x", "/dev/full"])
-def test_a_place_where_nothing_can_be_made_is_refused(place, call, tmp_path):  # noqa: F811
+def test_a_place_where_nothing_can_be_made_is_refused(place, call, tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     done = call("run", "--config", "quickstart", "--out", place, *sets())
@@ -332,7 +318,7 @@ def test_a_place_where_nothing_can_be_made_is_refused(place, call, tmp_path):  #
 
 
 @pytest.mark.parametrize("place", ["dangling", "folder", "/dev/zero", "/dev/full", "y" * 300])
-def test_what_is_no_regular_file_is_no_picture(place, call, tmp_path):  # noqa: F811
+def test_what_is_no_regular_file_is_no_picture(place, call, tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder" / "below").mkdir(parents=True)
     source = {"data_loader__dataset": "files", "data_loader__path": place}
@@ -352,13 +338,13 @@ def test_an_answer_that_cannot_be_written_is_an_error(tmp_path):
     assert b"Traceback" not in done.stderr
 
 
-def test_a_run_that_diverged_is_said_to_have(call):  # noqa: F811
+def test_a_run_that_diverged_is_said_to_have(call):
     asked = ("run", "--config", "quickstart", *sets(training__lr=1e30, training__grad_clip=False))
     assert_mistake(call(*asked), "the loss is", code=3)
     assert_mistake(call(*asked), "did not finish but diverged; a smaller training.lr may help")
 
 
-def test_one_process_at_a_time_samples_into_a_folder(copied):  # noqa: F811
+def test_one_process_at_a_time_samples_into_a_folder(copied):
     before = tree(copied)
     with run_folder.locked(copied):
         done = process(copied.parent, "sample", "--overwrite", copied)

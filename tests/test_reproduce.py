@@ -8,18 +8,16 @@ import pickle
 import numpy as np
 import pytest
 
-import test_cli
+from command_line import assert_mistake, tree
 from score_embedding import atomic_files
 from score_embedding.comparison import claims as reproduction
 from score_embedding.comparison.claims import judge
 from score_embedding.comparison.published import Claim
 from score_embedding.config import loading
-from test_cli import assert_mistake, tree
 from test_comparison_parts import summary
 
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
 
-call = test_cli.call
 # case, year, SSIM: seconds of score embedding, of DDPM, of DDIM
 PUBLISHED = {
     ("cifar1", 2024, 0.99): (26.98, 139.63, 182.53),

@@ -1,7 +1,5 @@
 """The commands denoise and inpaint: photographs as files in, and as files out."""
 
-# ruff: noqa: F811 - `call` is a fixture
-
 import os
 import shutil
 import signal
@@ -15,13 +13,13 @@ import torch
 from PIL import Image
 from PIL.ExifTags import Base
 
+from command_line import assert_mistake, process, tree
 from score_embedding import pipeline
 from score_embedding.config import loading
 from score_embedding.report import figures
 from score_embedding.restoration import photograph
 from score_embedding.runs import folder as run_folder
 from score_embedding.runs import resources
-from test_cli import assert_mistake, call, process, tree  # noqa: F401 - call is a fixture
 
 H, W = 24, 33
 

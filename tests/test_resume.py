@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from command_line import ENV, assert_mistake, sets, start, tree
 from score_embedding import atomic_files
 from score_embedding.config import loading
 from score_embedding.errors import CheckpointError, DivergenceError, Interrupted, RunFolderError
@@ -22,7 +23,6 @@ from score_embedding.runs.folder import RunFolder
 from score_embedding.training import recovery
 from score_embedding.training.checkpoints import Checkpoints
 from score_embedding.training.loop import NotFiniteError, train
-from test_cli import ENV, assert_mistake, call, sets, tree  # noqa: F401 - call is a fixture
 from test_training import network_for, tiny_config
 
 EVERYTHING = {"epochs": 8, "ema": 0.99, "warmup": 5, "grad_clip": 1.0}
@@ -310,7 +310,7 @@ KILLER = """
 """
 
 
-def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(call, tmp_path):  # noqa: F811
+def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(call, tmp_path):
     changes = sets(misc__checkpoint_freq=1e-6, **RUN)
     assert call("run", "--config", "quickstart", "--folder-ext", "whole", *changes).returncode == 0
     whole = tmp_path / "saves" / "quickstart_whole"
@@ -332,16 +332,10 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(call, tmp_pat
         }
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_does(call, tmp_path):  # noqa: F811
+def test_an_interrupted_run_says_how_to_go_on_and_does(call, tmp_path):
     changes = sets(training__epochs=100_000, misc__checkpoint_freq=1e-6)
-    asked = ("run", "--config", "quickstart", *map(str, changes))
-    run = subprocess.Popen(
-        [sys.executable, "-m", "score_embedding", *asked],
-        cwd=tmp_path,
-        env=ENV,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    asked = ("run", "--config", "quickstart", *changes)
+    run = start(tmp_path, *asked)
     folder = tmp_path / "saves" / "quickstart"
     while not list(folder.glob("checkpoint_*.json")):
         assert run.poll() is None
@@ -357,7 +351,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(call, tmp_path):  # noqa:
     assert_mistake(call(*asked, "--resume", "--overwrite"), "only one of them")
 
 
-def test_a_finished_run_and_no_run_cannot_be_gone_on_with(call, tmp_path):  # noqa: F811
+def test_a_finished_run_and_no_run_cannot_be_gone_on_with(call, tmp_path):
     asked = ("run", "--config", "quickstart", *sets())
     assert_mistake(call(*asked, "--resume"), "not a run folder")
     assert not (tmp_path / "saves").exists()
