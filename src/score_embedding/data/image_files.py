@@ -1,4 +1,4 @@
-"""Reading the pixels of an image file, and converting pixels to 1 or 3 channels."""
+"""Image files to pixels, and pixels of any dtype to floats of one or three channels."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float32, device="cpu")
 
 def read(path: Path, log_conversion: bool = True) -> NDArray[Any]:
     """Pixels of an image file, (h, w), (h, w, 3) or (h, w, 4), upright, at their own depth; with
-    `log_conversion` a conversion is logged.
+    `log_conversion` a change of the colour mode is logged.
 
     Raises
     ------
-    DataError : a file that is missing, empty, truncated, or no image.
+    DataError : a file that is missing, empty, truncated, or not an image.
     """
     with _opened(path) as opened:
         picture = ImageOps.exif_transpose(opened)
@@ -53,8 +53,8 @@ def read(path: Path, log_conversion: bool = True) -> NDArray[Any]:
 
 
 def shape_of(path: Path) -> tuple[int, int, int]:
-    """Channels without alpha (1 or 3), height and width of an image file, not turned, from its head
-    alone. Errors as `read`."""
+    """Channels without alpha (1 or 3), height and width of an image file, before its orientation is
+    applied; only its header is read. Errors as `read`."""
     with _opened(path) as opened:
         grey = opened.mode in ("1", "L", "LA", "F") or opened.mode.startswith("I")
         return 1 if grey else 3, opened.height, opened.width
@@ -62,26 +62,31 @@ def shape_of(path: Path) -> tuple[int, int, int]:
 
 @contextmanager
 def of_any_size() -> Iterator[None]:
-    """Pillow refuses pictures of more than 179 megapixels; within this context it reads them, too.
-    For callers that have checked `shape_of` before."""
-    largest, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    """Within this context Pillow also reads images of more than 179 megapixels, which it refuses
+    by default. For callers that have compared `shape_of` with the free memory."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = largest
+        Image.MAX_IMAGE_PIXELS = limit
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[ImageFile]:
-    """An image file, its pixels not read yet; what goes wrong with it as DataError."""
+def check_file(path: Path) -> None:
+    """Raise DataError where `path` is not a regular file, or an empty one."""
     try:
         kind = path.stat()
     except OSError as error:
         raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     if not stat.S_ISREG(kind.st_mode):
-        raise DataError(f"{path}: no regular file")
+        raise DataError(f"{path}: no regular file")  # reading a named pipe would wait for ever
     if kind.st_size == 0:
         raise DataError(f"{path}: an empty file")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile]:
+    """An image file, its pixels not read yet; all errors of reading it become DataError."""
+    check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, and allowed
@@ -102,8 +107,8 @@ def _opened(path: Path) -> Iterator[ImageFile]:
 
 
 def _transparent_grey(picture: Image.Image) -> NDArray[Any] | None:
-    """16-bit grey with a colour declared transparent, which turns white: Pillow's own conversion
-    would cut the other values off at 255. None for all other pictures."""
+    """16-bit grey with one value declared transparent, which becomes white: Pillow's own conversion
+    would clip the other values at 255. None for all other images."""
     transparent = picture.info.get("transparency")
     if not picture.mode.startswith("I") or not isinstance(transparent, int):
         return None
@@ -113,7 +118,12 @@ def _transparent_grey(picture: Image.Image) -> NDArray[Any] | None:
 
 def to_channels(pixels: NDArray[Any], name: str, channels: int) -> Tensor:
     """(h, w) or (h, w, c) of any dtype to float64 (channels, h, w), 0 black and 1 white;
-    transparency is laid on white, colours become luminance where one channel is wanted."""
+    transparent pixels are blended with white, and colour becomes luminance for channels = 1.
+
+    Raises
+    ------
+    DataError : another shape, a dtype that holds no numbers, values that are NaN or infinite.
+    """
     if np.ma.is_masked(pixels):
         raise DataError(f"{name}: holds masked pixels; fill them first, with array.filled(value)")
     pixels = np.asarray(pixels)
@@ -134,9 +144,9 @@ def to_channels(pixels: NDArray[Any], name: str, channels: int) -> Tensor:
 
 
 def _white(pixels: NDArray[Any]) -> float:
-    """The value that stands for white, so that a constant image and alpha keep their meaning."""
+    """The value of white for the dtype, whatever values occur in the image."""
     if pixels.dtype.kind == "f" or pixels.dtype == bool:
         return 1.0
     if pixels.dtype.itemsize == 1:
         return 255.0
-    return 65535.0  # 16-bit pictures; Pillow opens some of them as 32-bit integers
+    return 65535.0  # 16-bit images; Pillow opens some of them as 32-bit integers

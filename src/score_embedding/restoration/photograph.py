@@ -1,4 +1,4 @@
-"""A photograph from its file to a float tensor, and back to a file with all that it had besides."""
+"""Photograph files: pixels to a float tensor and back, with alpha, EXIF, profile and resolution."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from torch import Tensor
 from score_embedding import atomic_files
 from score_embedding.data import image_files
 from score_embedding.errors import DataError, DivergenceError
+from score_embedding.restoration import tiff
 
 log = logging.getLogger(__name__)
 
-# What EXIF tells of the photograph; the rest, in TIFF for one, tells how a file stores it.
+# EXIF tags about the photograph; the others, in TIFF, are about how the file stores it.
 _KEPT = {
     *(Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist),
     *(Base.Copyright, Base.Rating, Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords),
@@ -57,7 +58,7 @@ class Photograph:
     dpi: tuple[float, float] | None = None
 
 
-# By ending; some hold less than a photograph may have.
+# By the ending of the file name; some hold less than a photograph may have.
 FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 FORMATS |= {".webp": "WEBP", ".bmp": "BMP"}
 _DEEP, _TRANSPARENT, _BARE = ("PNG", "TIFF"), ("PNG", "TIFF", "WEBP"), ("BMP",)
@@ -68,36 +69,46 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def read(path: Path) -> Photograph:
-    """The photograph in a file that Pillow reads; of several pictures in it the first.
+    """The photograph in a file that Pillow or tifffile reads; of several pictures in it the first.
 
     Grey is one channel, everything else RGB. PNG and TIFF are read at 16 bits a channel, other
     formats at 8 where they are in colour; a PNG or TIFF that can only be read at 8 is logged.
 
     Raises
     ------
-    DataError : a file that is missing, empty, truncated or no image; 16-bit channels in separate
-        planes; pixels that are not finite, or out of the range that has a meaning.
+    DataError : a file that is missing, empty, truncated or not an image; pixels that are not finite
+        or outside the range of their type.
     """
+    image_files.check_file(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of large pictures and of damaged tags
-            values = image_files.read(path, log_conversion=False)
-            with Image.open(path) as opened:
-                return _photograph(path, values, opened)
+        stored = tiff.read(path)
+        if stored is not None:
+            exif = _exif_bytes(path, stored.exif)
+            return _photograph(path, stored.colour, stored.alpha, exif, stored.icc, stored.dpi)
+        return _read_by_pillow(path)
     except MemoryError:
         raise DataError(f"{path}: too large for the memory that is free") from None
     except (AttributeError, LookupError, TypeError, struct.error) as error:  # EXIF of a turned one
         raise DataError(f"{path}: truncated or damaged ({error})") from None
+    except PermissionError as error:
+        raise DataError(f"{path}: not readable ({error.strerror})") from None
+
+
+def shape_of(path: Path) -> tuple[int, int, int]:
+    """Channels without alpha (1 or 3), height and width of a file that `read` reads, before its
+    orientation is applied; only its header is read. Raises DataError as `read`."""
+    image_files.check_file(path)
+    return tiff.shape_of(path) or image_files.shape_of(path)
 
 
 def write(photograph: Photograph, pixels: Tensor, path: Path) -> None:
-    """`pixels` with the photograph's depth, alpha, EXIF, colour profile and resolution, as a file
-    that is whole or not there; what its format cannot hold is left out and logged.
+    """`pixels` with the photograph's depth, alpha, EXIF, colour profile and resolution as a file,
+    written completely or not at all; what its format cannot hold is left out and logged.
 
     Parameters
     ----------
-    pixels : (c, h, w) with c = 1 or 3, cut to [0, 1] and rounded.
-    path : its ending chooses the format. JPEG has quality 95, the others lose nothing.
+    pixels : (c, h, w) with c = 1 or 3, clipped to [0, 1] and rounded.
+    path : its ending selects the format. JPEG has quality 95, the others are lossless.
 
     Raises
     ------
@@ -123,56 +134,83 @@ def write(photograph: Photograph, pixels: Tensor, path: Path) -> None:
         unit = np.dstack([unit, alpha.astype(np.float32) / (2**photograph.depth - 1)])
     values = (unit * (2**depth - 1)).round().astype(f"u{depth // 8}")
     with atomic_files.replacing(path) as partial:
-        if depth == 16:
-            encode = _png_bytes if format == "PNG" else _tiff_bytes
-            partial.write_bytes(encode(values, photograph))
+        if depth == 16 and format == "PNG":
+            partial.write_bytes(_png_bytes(values, photograph))
             return
         kept = {"exif": exif, "icc_profile": icc, "dpi": photograph.dpi}
         options = {name: value for name, value in kept.items() if value} | _OPTIONS.get(format, {})
-        picture = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
         try:
+            if format == "TIFF":
+                tiff.write(partial, values, exif, icc, photograph.dpi)
+                return
+            picture = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
             picture.save(partial, format=format, **options)
         except (ValueError, RuntimeError, struct.error) as error:
             raise DataError(f"{path}: {format} cannot hold this picture ({error})") from None
 
 
 def format_of(path: Path) -> str:
-    """Pillow's name of the format that the ending of `path` stands for. Raises DataError for an
-    ending that cannot be written."""
+    """Pillow's name of the format of the ending of `path`. Raises DataError for an ending that
+    cannot be written."""
     if path.suffix.lower() not in FORMATS:
         raise DataError(f"{path}: pictures are written as {', '.join(FORMATS)}")
     return FORMATS[path.suffix.lower()]
 
 
 def output_path(path: Path, suffix: str) -> Path:
-    """Beside `path`, the suffix after its name: photo.png to photo_denoised.png. A format that
-    cannot be written becomes PNG."""
+    """The path beside `path` with the suffix after the stem: photo.png to photo_denoised.png. A
+    format that cannot be written becomes PNG."""
     ending = path.suffix if path.suffix.lower() in FORMATS else ".png"
     return path.with_name(f"{path.stem}{suffix}{ending}")
 
 
-def _photograph(path: Path, values: NDArray[Any], opened: ImageFile) -> Photograph:
-    """`values` are what `image_files.read` made of the file; `opened` is not loaded yet."""
-    mode, info, raw = opened.mode, opened.info, _raw_mode(opened)
-    transparent = info.get("transparency")
+def _read_by_pillow(path: Path) -> Photograph:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of large pictures and of damaged tags
+        values = image_files.read(path, log_conversion=False)
+        with Image.open(path) as opened:
+            colour, alpha = _colour_and_alpha(path, values, opened)
+            if (count := getattr(opened, "n_frames", 1)) > 1:
+                log.info("%s: the first of its %d pictures is taken", path, count)
+            exif, info = _exif_bytes(path, opened), opened.info
+    dpi = tuple(float(x) for x in info.get("dpi", (0, 0)))
+    return _photograph(path, colour, alpha, exif, info.get("icc_profile") or b"", dpi)
+
+
+def _colour_and_alpha(
+    path: Path, values: NDArray[Any], opened: ImageFile
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Colour (h, w, 1 or 3) and alpha (h, w). `values` are what `image_files.read` returned for the
+    file; `opened` is not loaded yet."""
+    mode, raw = opened.mode, _raw_mode(opened)
+    transparent = opened.info.get("transparency")
     low = _low_bytes(path, opened, raw)
     if low is not None:
-        c = min(
-            values.shape[2], low.shape[2]
-        )  # `image_files.read` adds alpha for a transparent colour
+        c = min(values.shape[2], low.shape[2])  # `values` have alpha for a transparent colour
         values = values[:, :, :c].astype(np.uint16) << 8 | low[:, :, :c]
-    elif mode.startswith("I") and transparent is not None:  # `image_files.read` lays these on white
+    elif mode.startswith("I") and transparent is not None:  # in `values` these are white
         values = np.asarray(exif_transpose(opened))
     if values.ndim == 2:
         values = values[:, :, None]
     colour, alpha = values[:, :, :3], values[:, :, 3] if values.shape[2] == 4 else None
-    if mode in ("1", "L", "LA") or raw.startswith("LA"):
+    if mode in ("1", "L", "LA") or raw.partition(";")[0] == "LA":
         colour = colour[:, :, :1]
     if mode == "P" and transparent is None:
         alpha = None
     elif values.dtype.itemsize > 1 and transparent is not None:
         alpha = np.where((colour == transparent).all(axis=2), 0, 65535).astype(np.uint16)
+    return colour, alpha
 
+
+def _photograph(
+    path: Path,
+    colour: NDArray[Any],
+    alpha: NDArray[Any] | None,
+    exif: bytes,
+    icc: bytes,
+    dpi: tuple[float, ...],
+) -> Photograph:
+    """From colour (h, w, c) at the depth of the file."""
     depth, white = (8, 255.0) if colour.dtype == np.uint8 else (16, 65535.0)
     if colour.dtype.kind == "f":
         white = 1.0
@@ -182,15 +220,17 @@ def _photograph(path: Path, values: NDArray[Any], opened: ImageFile) -> Photogra
     low_end, high_end = colour.min(), colour.max()
     if low_end < 0 or high_end > white:
         raise DataError(f"{path}: pixels from {low_end:g} to {high_end:g}, not in 0 to {white:g}")
-
     unit = torch.from_numpy(colour.astype(np.float32) / np.float32(white))
     space = b"GRAY" if colour.shape[2] == 1 else b"RGB "
-    icc = info.get("icc_profile") or b""
-    icc = icc if icc[16:20] == space else b""  # a CMYK file's profile is wrong for its RGB
-    across, down = (float(x) for x in info.get("dpi", (0, 0)))
-    dpi = (across, down) if 1 < across < 65536 and 1 < down < 65536 else None
-    pixels = unit.permute(2, 0, 1).contiguous()
-    return Photograph(pixels, alpha, depth, _exif(path, opened), icc, dpi)
+    across, down = dpi
+    return Photograph(
+        unit.permute(2, 0, 1).contiguous(),
+        alpha,
+        depth,
+        exif,
+        icc if icc[16:20] == space else b"",  # a CMYK file's profile is wrong for its RGB
+        (across, down) if 1 < across < 65536 and 1 < down < 65536 else None,
+    )
 
 
 def _raw_mode(opened: ImageFile) -> str:
@@ -200,14 +240,18 @@ def _raw_mode(opened: ImageFile) -> str:
 
 
 def _low_bytes(path: Path, opened: ImageFile, raw: str) -> NDArray[Any] | None:
-    """Of 16-bit colour, or grey with alpha, Pillow keeps the upper bytes; unpacked in the other
-    byte order, the lower ones. uint8 (h, w, 3 or 4), or None for all other pictures."""
+    """The lower bytes of 16-bit colour or grey with alpha, uint8 (h, w, 3 or 4); None for all other
+    pictures. Pillow keeps the upper bytes of these, and the lower ones where the file is unpacked
+    in the other byte order. For PNG, and for TIFF in a compression that tifffile lacks (LZW)."""
     tags: Any = getattr(opened, "tag_v2", {})
     deep = ";16" in raw or max(tags.get(Base.BitsPerSample, (8,))) == 16
     if opened.format not in ("PNG", "TIFF") or not deep or opened.mode.startswith("I"):
         return None
-    if tags.get(Base.PlanarConfiguration) == 2:  # Pillow mixes these bytes up
-        raise DataError(f"{path}: 16-bit channels in separate planes; save it with them together")
+    if tags.get(Base.PlanarConfiguration) == 2:  # Pillow mixes up these bytes
+        raise DataError(
+            f"{path}: compressed 16-bit channels in separate planes; save it with the channels "
+            f"together, or install imagecodecs"
+        )
     channels, _, order = raw.partition(";")
     other = "RGBA" if channels == "LA" else f"{channels};{_OTHER_ORDER[order]}"
     try:
@@ -218,30 +262,37 @@ def _low_bytes(path: Path, opened: ImageFile, raw: str) -> NDArray[Any] | None:
             for tile in opened.tile
         ]
         low = np.asarray(exif_transpose(opened))
-    except (AttributeError, OSError, ValueError) as error:  # an older Pillow for one
+    except (AttributeError, OSError, ValueError) as error:  # such as by an older Pillow
         log.warning("%s: only 8 of its 16 bits a channel can be read (%s)", path, error)
         return None
     return low[:, :, [1, 1, 1, 3]] if channels == "LA" else low  # pairs of bytes: grey, alpha
 
 
-def _exif(path: Path, opened: ImageFile) -> bytes:
+def _exif_bytes(path: Path, source: ImageFile | Image.Exif) -> bytes:
+    """What is kept of the EXIF of a file."""
     try:
-        if (count := getattr(opened, "n_frames", 1)) > 1:
-            log.info("%s: the first of its %d pictures is taken", path, count)
-        exif = opened.getexif()
-        for tag in [tag for tag in exif if tag not in _KEPT]:
-            del exif[tag]
-        if len(exif) == 0:
+        exif = source if isinstance(source, Image.Exif) else source.getexif()
+        kept = Image.Exif()
+        kept.endian = exif.endian  # `bigtiff` is not kept: other formats have no such EXIF
+        for tag in exif:
+            if tag in (IFD.Exif, IFD.GPSInfo):
+                kept[tag] = dict(exif.get_ifd(tag))
+            elif tag in _KEPT:
+                kept[tag] = exif[tag]
+        if IFD.Interop in kept.get(IFD.Exif, {}):
+            kept[IFD.Exif][IFD.Interop] = dict(exif.get_ifd(IFD.Interop))
+        if len(kept) == 0:
             return b""
-        exif[Base.Orientation] = 1
-        return exif.tobytes()
+        kept[Base.Orientation] = 1
+        return kept.tobytes()
     except Exception as error:  # damaged EXIF can raise nearly anything
         log.warning("%s: its EXIF is damaged and not kept (%s)", path, error)
         return b""
 
 
 def _png_bytes(values: NDArray[Any], photograph: Photograph) -> bytes:
-    """A 16-bit PNG, which Pillow writes in grey only; values uint16 (h, w, 1 to 4)."""
+    """A 16-bit PNG; values uint16 (h, w, 1 to 4). No library that the package depends on writes
+    these in colour: Pillow only in grey, imageio and matplotlib through Pillow."""
     h, w, c = values.shape
     rows = values.astype(">u2", order="C").view(np.uint8).reshape(h, w, 2 * c)
     differences = np.diff(rows, axis=1, prepend=np.uint8(0)).reshape(h, -1)  # filter 1, "Sub"
@@ -259,28 +310,3 @@ def _png_bytes(values: NDArray[Any], photograph: Photograph) -> bytes:
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
-
-
-def _tiff_bytes(values: NDArray[Any], photograph: Photograph) -> bytes:
-    """A 16-bit TIFF, which Pillow writes in grey only; values uint16 (h, w, 1 to 4). EXIF is a
-    TIFF without an image, so it gets the image's tags, and the image after it."""
-    if values.shape[2] == 2:  # grey with alpha, which Pillow does not read
-        values = values[:, :, [0, 0, 0, 1]]
-    h, w, c = values.shape
-    tags = Image.Exif()
-    tags.load(photograph.exif)
-    differences = np.diff(values, axis=1, prepend=np.uint16(0))  # predictor 2
-    strip = zlib.compress(differences.astype("<u2" if tags.endian == "<" else ">u2").tobytes())
-    tags[Base.ImageWidth], tags[Base.ImageLength], tags[Base.BitsPerSample] = w, h, (16,) * c
-    tags[Base.Compression], tags[Base.Predictor], tags[Base.SamplesPerPixel] = 8, 2, c
-    tags[Base.PhotometricInterpretation] = 2 if c > 1 else 1
-    tags[Base.RowsPerStrip], tags[Base.StripByteCounts] = h, len(strip)
-    tags[Base.StripOffsets] = 0  # after the tags; `tobytes` adds their length
-    if c == 4:
-        tags[Base.ExtraSamples] = 2
-    if photograph.icc:
-        tags[Base.InterColorProfile] = photograph.icc
-    if photograph.dpi:
-        tags[Base.XResolution], tags[Base.YResolution] = photograph.dpi
-        tags[Base.ResolutionUnit] = 2
-    return tags.tobytes().removeprefix(b"Exif\0\0") + strip
