@@ -1,5 +1,5 @@
-"""Denoising and inpainting of arrays. What the bundled mixture answers is not pinned: it is held
-against scikit-image's methods."""
+"""Denoising and inpainting of arrays. The bundled mixture's results are not pinned: they are
+compared with those of scikit-image's methods."""
 
 import functools
 import math
@@ -52,7 +52,7 @@ def noisy(name, s):
 
 @functools.cache
 def by_bundled(name, s):
-    return denoise(noisy(name, s), s, "bundled")
+    return denoise(noisy(name, s), sigma=s, model="bundled")
 
 
 def psnr(truth, answer):
@@ -61,7 +61,7 @@ def psnr(truth, answer):
 
 @functools.cache
 def rivals(name, s):
-    """The PSNR of scikit-image's wavelets and total variation, told the noise level."""
+    """The PSNR of scikit-image's wavelets and total variation at the true noise level."""
     truth, y = picture(name), noisy(name, s)
     axis = 2 if y.ndim == 3 else None
     wavelet = denoise_wavelet(
@@ -73,7 +73,7 @@ def rivals(name, s):
 
 @functools.cache
 def white(channels):
-    """The least density there is, for what does not depend on the model."""
+    """The simplest density, where nothing depends on the model."""
     generator = torch.Generator().manual_seed(1)
     return densities.fit("white", [torch.rand(channels, 9, 9, generator=generator)])
 
@@ -99,14 +99,14 @@ def runs(tmp_path_factory):
 def test_bundled_is_better_than_wavelets_and_total_variation(name, s):
     found, (wavelet, variation) = psnr(picture(name), by_bundled(name, s)), rivals(name, s)
     assert found > wavelet + 1
-    assert found > variation + (0.5 if s < 0.25 else -0.7)  # with much noise level with it
+    assert found > variation + (0.5 if s < 0.25 else -0.7)  # at high noise levels both are equal
 
 
 @pytest.mark.parametrize(
     ("name", "s"), [("china", 0.25), ("flower", 0.1), *(("camera", s) for s in LEVELS)]
 )
-def test_fitted_to_the_picture_it_is_better_still(name, s):
-    found = psnr(picture(name), denoise(noisy(name, s), s))
+def test_adapted_to_the_picture_it_is_better_still(name, s):
+    found = psnr(picture(name), denoise(noisy(name, s), sigma=s))
     assert found > max(rivals(name, s))
     assert found > psnr(picture(name), by_bundled(name, s))
 
@@ -114,8 +114,8 @@ def test_fitted_to_the_picture_it_is_better_still(name, s):
 @pytest.mark.parametrize(("name", "s"), list(zip(PICTURES, LEVELS, strict=True)))
 def test_estimating_the_noise_costs_next_to_nothing(name, s):
     assert estimate_sigma(to_tensor(noisy(name, s))) == pytest.approx(s, rel=0.15)
-    untold = psnr(picture(name), denoise(noisy(name, s), model="bundled"))
-    assert untold > psnr(picture(name), by_bundled(name, s)) - 0.3
+    found = psnr(picture(name), denoise(noisy(name, s), model="bundled"))
+    assert found > psnr(picture(name), by_bundled(name, s)) - 0.3
 
 
 @pytest.mark.parametrize("shape", [(9, 14), (9, 14, 1), (9, 14, 3)])
@@ -125,20 +125,21 @@ def test_shapes_and_dtypes(shape, dtype):
     image = (white_at * RNG(1).random(shape)).round(0 if dtype == "?" else 9).astype(dtype)
     kept, unit, model = image.copy(), image / white_at, white(len(to_tensor(image)))
     for mode in ("mean", "sample"):
-        answer = denoise(image, 0.1, model, mode)
+        answer = denoise(image, sigma=0.1, model=model, mode=mode)
         assert (answer.dtype, answer.shape) == (np.float32, shape)
         assert 0 <= answer.min() < answer.max() <= 1
-        np.testing.assert_allclose(answer, denoise(unit, 0.1, model, mode), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(denoise(image, 0), unit, rtol=1e-6, atol=0)
-    assert inpaint(image, np.eye(9, 14), model).shape == shape
+        expected = denoise(unit, sigma=0.1, model=model, mode=mode)
+        np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(denoise(image, sigma=0), unit, rtol=1e-6, atol=0)
+    assert inpaint(image, np.eye(9, 14), model=model).shape == shape
     np.testing.assert_array_equal(image, kept)
 
 
 @pytest.mark.parametrize("model", ["fit", "bundled"])
 @pytest.mark.parametrize("mode", ["mean", "sample"])
-def test_the_same_call_gives_the_same_bits(model, mode):
+def test_the_same_call_gives_the_same_result_bit_for_bit(model, mode):
     y = noisy("camera", 0.1)[:20, :24]
-    one, other = (denoise(y, 0.1, model, mode) for _ in range(2))
+    one, other = (denoise(y, sigma=0.1, model=model, mode=mode) for _ in range(2))
     assert one.tobytes() == other.tobytes()
 
 
@@ -146,9 +147,9 @@ def test_the_same_call_gives_the_same_bits(model, mode):
 def test_the_smallest_images(shape):
     image = RNG(2).random(shape).astype(np.float32)
     for mode in ("mean", "sample"):
-        assert np.isfinite(denoise(image, 0.1, "bundled", mode)).all()
+        assert np.isfinite(denoise(image, sigma=0.1, model="bundled", mode=mode)).all()
     if len(shape) == 2:
-        assert np.isfinite(denoise(image, 0.1, "fit")).all()
+        assert np.isfinite(denoise(image, sigma=0.1, model="fit")).all()
     h, w = shape[:2]
     with pytest.raises(DataError, match=f"{h}x{w}.*cannot be estimated; its sigma is needed"):
         denoise(image)
@@ -157,21 +158,21 @@ def test_the_smallest_images(shape):
 @pytest.mark.parametrize("sigma", [-1, -1e-9, math.nan, math.inf, 25, 2.001])
 def test_a_noise_level_that_cannot_be(sigma):
     with pytest.raises(ValueError, match=r"0 to 2 .*white being 1 \(25 grey levels of 255"):
-        denoise(np.zeros((8, 8)), sigma, white(1))
+        denoise(np.zeros((8, 8)), sigma=sigma, model=white(1))
 
 
 def test_images_that_cannot_be():
     for shape in [(8, 8, 4), (8, 8, 2), (1, 8, 8, 3), (8,), (), (0, 8), (8, 0, 3)]:
-        for call in (denoise, lambda image, _: inpaint(image, np.eye(8))):
+        for call in (lambda x: denoise(x, sigma=0.1), lambda x: inpaint(x, np.eye(8))):
             with pytest.raises(ValueError, match=re.escape(str(shape))):
-                call(np.zeros(shape), 0.1)
+                call(np.zeros(shape))
     for value in (math.nan, math.inf):
         with pytest.raises(ValueError, match="NaN or infinite"):
-            denoise(np.array([[0.5, value]]), 0.1)
+            denoise(np.array([[0.5, value]]), sigma=0.1)
     with pytest.raises(ValueError, match=r"from -50 to 0\.9; white must be at 1"):
-        denoise(np.array([[-50, 0.9]]), 0.1)
+        denoise(np.array([[-50, 0.9]]), sigma=0.1)
     with pytest.raises(ValueError, match="mode must be"):
-        denoise(np.zeros((8, 8)), 0.1, mode="median")
+        denoise(np.zeros((8, 8)), sigma=0.1, mode="median")
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -185,14 +186,15 @@ def test_the_noise_of_four_columns_is_estimated_in_silence():
     estimate_sigma(to_tensor(RNG(4).random((30, 4))))
 
 
-def test_what_numpy_takes_for_an_array_is_one():
+def test_everything_that_numpy_converts_is_accepted():
     values = RNG(9).integers(0, 256, (9, 9)).astype(np.uint8)
     picture, mask = Image.fromarray(values), np.eye(9).tolist()
-    np.testing.assert_array_equal(denoise(picture, 0.1, "bundled"), denoise(values, 0.1, "bundled"))
+    found, expected = (denoise(x, sigma=0.1, model="bundled") for x in (picture, values))
+    np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(inpaint(picture, mask), inpaint(values, np.eye(9)))
 
 
-def test_a_constant_image_stays_as_it_is():
+def test_a_constant_image_is_unchanged():
     np.testing.assert_array_equal(denoise(np.full((20, 20), 0.5)), 0.5)
 
 
@@ -200,22 +202,22 @@ def test_models_of_other_channels_and_no_models(runs, tmp_path):
     grey, colour, residual = np.zeros((8, 8)), np.zeros((8, 8, 3)), runs / "residual"
     models = [(white(3), grey, 3, 1), (white(1), colour, 1, 3), (residual, grey, 3, 1)]
     for model, image, own, other in models:
-        told = f"of {own} channel.*the image has {other}; bundled and fit take both"
-        with pytest.raises(DataError, match=told):
-            denoise(image, 0.1, model)
+        message = f"of {own} channel.*the image has {other}; bundled and fit take both"
+        with pytest.raises(DataError, match=message):
+            denoise(image, sigma=0.1, model=model)
     with pytest.raises(DataError, match=r"own: .*its own images only; .*held_out"):
-        denoise(colour, 0.1, runs / "own")
+        denoise(colour, sigma=0.1, model=runs / "own")
     for place in (tmp_path, tmp_path / "missing", "nonsense"):
         with pytest.raises(RunFolderError, match=f"{place}: not a run folder"):
-            denoise(colour, 0.1, place)
+            denoise(colour, sigma=0.1, model=place)
 
 
 def test_a_run_folder_denoises_tile_by_tile(runs, monkeypatch):
     truth, y = picture("china"), noisy("china", 0.1)
-    whole = denoise(y, 0.1, str(runs / "residual"))
+    whole = denoise(y, sigma=0.1, model=str(runs / "residual"))
     assert psnr(truth, whole) > psnr(truth, y) + 4
     monkeypatch.setattr(tiles.blended, "__defaults__", (50, 17))
-    tiled = denoise(y, 0.1, runs / "residual")
+    tiled = denoise(y, sigma=0.1, model=runs / "residual")
     assert not np.array_equal(tiled, whole)
     # The windows of a tile are not all those of the whole, and its edges are mirrors.
     assert np.std(tiled - whole) < 0.1 * np.std(y - whole)
@@ -225,7 +227,7 @@ def test_a_run_folder_denoises_tile_by_tile(runs, monkeypatch):
 def test_a_run_folders_mean_is_refined_by_the_photograph(runs):
     truth, x = picture("china"), to_tensor(noisy("china", 0.1))
     known = denoiser(runs / "residual", x, 0.1)
-    found = denoise(noisy("china", 0.1), 0.1, runs / "residual")
+    found = denoise(noisy("china", 0.1), sigma=0.1, model=runs / "residual")
     refined = adaptive.refined(known)(x, 0.1).clamp(0, 1).permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(found, refined)
     assert psnr(truth, found) > psnr(truth, known(x, 0.1).permute(1, 2, 0).numpy()) + 0.3
@@ -234,7 +236,7 @@ def test_a_run_folders_mean_is_refined_by_the_photograph(runs):
 @pytest.mark.parametrize("s", LEVELS)
 def test_a_sample_keeps_what_the_mean_smooths(s):
     truth, y = picture("camera")[:96, :96], noisy("camera", s)[:96, :96]
-    mean, sample = (denoise(y, s, "bundled", mode) for mode in ("mean", "sample"))
+    mean, sample = (denoise(y, sigma=s, model="bundled", mode=mode) for mode in ("mean", "sample"))
     assert np.isfinite(sample).all()
     assert sample.std() > mean.std()
     assert np.std(laplace(sample)) > 1.2 * np.std(laplace(mean))
@@ -252,8 +254,12 @@ def test_the_flow_maps_the_noisy_gaussian_to_the_gaussian():
     x = mean + torch.randn(N, d, generator=generator) * v.sqrt() @ axes.T
     y = x + s * torch.randn(N, d, generator=generator)
     side_by_side = y.reshape(N, side, side).permute(1, 0, 2).reshape(side, -1).numpy()
-    found = denoise(side_by_side, s, own, "sample").reshape(side, N, side).transpose(1, 0, 2)
-    one = denoise(y[0].reshape(side, side).numpy(), s, own, "sample")
+    found = (
+        denoise(side_by_side, sigma=s, model=own, mode="sample")
+        .reshape(side, N, side)
+        .transpose(1, 0, 2)
+    )
+    one = denoise(y[0].reshape(side, side).numpy(), sigma=s, model=own, mode="sample")
     np.testing.assert_allclose(one, found[0], rtol=0, atol=1e-6)
     before, along = ((z - 0.5) @ axes for z in (y, torch.from_numpy(found.reshape(N, d))))
     gain = (along * before).sum(0) / before.square().sum(0)
@@ -265,7 +271,7 @@ def test_the_flow_maps_the_noisy_gaussian_to_the_gaussian():
 
 
 @pytest.mark.parametrize("name", ["china", "camera"])
-def test_what_is_missing_is_filled_in(name):
+def test_missing_pixels_are_filled_in(name):
     truth = picture(name)[20:84, 30:110].astype(np.float32)
     mask = np.zeros(truth.shape[:2], bool)
     mask[10:60, 40:43] = mask[3::11, 5:73] = mask[4::11, 5:73] = True
@@ -279,7 +285,7 @@ def test_what_is_missing_is_filled_in(name):
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
-def test_what_is_not_missing_keeps_all_its_bits(shape, dtype):
+def test_other_pixels_stay_bit_for_bit(shape, dtype):
     image = RNG(7).random(shape).astype(dtype)
     mask = RNG(8).random(shape[:2]) < 0.1
     filled = inpaint(image, mask)
@@ -303,8 +309,8 @@ def test_masks(shape):
     with pytest.raises(ValueError, match="covers the whole image"):
         inpaint(image, np.ones(size))
     for wrong in ((h + 1, w), (w + 1, h), (h, w, 3)):
-        told = f"the mask is {'x'.join(map(str, wrong))} .*, the image {h}x{w}"
-        with pytest.raises(ValueError, match=told):
+        message = f"the mask is {'x'.join(map(str, wrong))} .*, the image {h}x{w}"
+        with pytest.raises(ValueError, match=message):
             inpaint(image, np.ones(wrong))
 
 

@@ -1,4 +1,4 @@
-"""The Gaussians of an image's neighbourhoods against loops with full covariances in float64."""
+"""Non-local Bayes against loops with full covariances in float64."""
 
 import itertools
 
@@ -13,7 +13,7 @@ SIDE, TILE, REACH = 5, 16, 6
 
 
 def texture(shape, generator):
-    """No two windows alike, all of them related."""
+    """All windows differ, and all are related."""
     c, h, w = shape
     down, right = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     waves = [torch.sin(0.9 * down + 0.4 * k + 0.2 * right) for k in range(c)]
@@ -35,7 +35,7 @@ def windows_of(image):
 
 
 def along(length, stride):
-    """Tile by tile: the windows whose like are sought, and those among which they are."""
+    """Tile by tile: the reference windows, and the candidates for their groups."""
     size = min(length, TILE + 2 * REACH)
     steps = range(0, TILE, stride)
     last = max(length - 1 - steps[-1], 0)
@@ -70,7 +70,7 @@ SHAPES = [(3, 21, 24), (1, 37, 9), (1, 5, 40), (2, 8, 8), (1, 20, 19), (1, 17, 1
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("s", "stride"), [(0.01, 4), (0.3, 4), (0.1, 6), (0.1, 1)])
-def test_it_is_the_average_by_loops(shape, s, stride, generator):
+def test_equal_to_the_average_by_loops(shape, s, stride, generator):
     y, first = noisy_pair(shape, generator, s)
     expected = by_loops(y, first, s, stride)
     torch.testing.assert_close(refined(y, first, s, stride), expected, rtol=0, atol=1e-10)
@@ -84,7 +84,7 @@ def test_blocks_do_not_show(tiles, generator, monkeypatch):
     torch.testing.assert_close(refined(y, first, 0.1), whole, rtol=0, atol=1e-12)
 
 
-def test_rows_and_columns_are_alike(generator):
+def test_rows_and_columns_are_treated_equally(generator):
     y, first = noisy_pair((3, 50, 23), generator, 0.1)
     turned = refined(y.mT, first.mT, 0.1).mT
     torch.testing.assert_close(turned, refined(y, first, 0.1), rtol=0, atol=1e-12)
@@ -105,8 +105,8 @@ def test_with_hardly_any_noise_the_image_comes_back(generator):
 
 @pytest.mark.parametrize("stride", [4, 6])
 @pytest.mark.parametrize("length", range(5, 60))
-def test_every_window_is_within_reach_of_one_that_is_sought(length, stride):
-    """None at the ends is left out, whatever the size."""
+def test_every_window_is_within_reach_of_a_reference_window(length, stride):
+    """None at the ends is left out, for all sizes."""
     ((own, around),) = neighbourhoods._blocks(length, stride, torch.device("cpu"))
     places = sorted({int(place) for place in own.flatten()})
     assert (places[0], places[-1]) == (0, length - 1)

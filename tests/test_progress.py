@@ -192,6 +192,6 @@ def test_a_download_of_unknown_size_learns_it_on_the_way(console, request):
 
 
 def test_sampling_reports_its_progress(plain):
-    denoise(np.random.default_rng(0).random((20, 24)), 0.1, "bundled", "sample")
+    denoise(np.random.default_rng(0).random((20, 24)), sigma=0.1, model="bundled", mode="sample")
     lines = [line for line in plain.getvalue().splitlines() if line.startswith("sampling: ")]
     assert [line.split("%")[0] for line in lines] == [f"sampling: {i}0" for i in range(1, 11)]

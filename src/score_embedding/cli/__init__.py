@@ -36,6 +36,7 @@ _errors = Console(stderr=True, soft_wrap=True)
 
 def main() -> None:
     """Entry point: a user's mistake is one message and an exit status, never a traceback."""
+    os.environ["MPLBACKEND"] = "agg"  # figures only become files; a notebook's may not work here
     try:
         with signals.handled():
             app([argument for argument in sys.argv[1:] if argument != "--debug"])  # _say reads it

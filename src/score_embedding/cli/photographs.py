@@ -1,7 +1,8 @@
-"""The commands on photographs: denoise, inpaint."""
+"""The commands for photograph files: denoise, inpaint."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,10 @@ from score_embedding.cli.options import Device, Overwrite
 from score_embedding.errors import DataError
 
 Out = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder to write into; default: beside it.")
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Folder to write into, created if needed; default: beside PHOTO."
+    ),
 ]
 
 
@@ -21,15 +25,16 @@ def denoise(
         str,
         typer.Option(
             metavar="auto|VALUE",
-            help="Standard deviation of the noise, white being 1 (25 of 255: 0.098); or estimated.",
+            help="Standard deviation of the noise, white being 1 (25 of 255: 0.098); auto: "
+            "estimated.",
         ),
     ] = "auto",
     model: Annotated[
         str,
         typer.Option(
             metavar="fit|bundled|RUN_FOLDER",
-            help="Learnt from the photograph; the bundled patch mixture; or a trained model, then "
-            "refined by what is learnt from the photograph.",
+            help="fit: the bundled patch mixture adapted to the photograph; bundled: that mixture "
+            "unchanged; or a trained model, refined by the photograph's own neighbourhoods.",
         ),
     ] = "fit",
     mode: Annotated[
@@ -39,11 +44,11 @@ def denoise(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Take the noise out of photographs: PHOTO_denoised beside each, with a before/after picture.
+    """Denoise photographs: PHOTO_denoised beside each, with a before/after picture.
 
     Any size, colour or grey, 8 or 16 bit; EXIF, colour profile and alpha are kept. The noise is
-    assumed Gaussian, equally strong everywhere and independent between pixels; noise that a camera
-    or JPEG has processed is partly kept, as if it were detail.
+    assumed Gaussian, of one strength everywhere and independent between pixels; noise that a camera
+    or JPEG has processed is partly kept as detail.
     """
     level = _level(sigma)
     if mode not in ("mean", "sample"):
@@ -54,18 +59,21 @@ def denoise(
     from score_embedding.runs import environment
 
     chosen = environment.select_device(device)
-    if model != "bundled":  # what is learnt takes float64 where there is little noise
+    if model != "bundled":  # the others need float64 at low noise levels
         chosen = arrays.with_float64(chosen)
     options = restoration.Options(level, model, "mean" if mode == "mean" else "sample", chosen)
     for written in restoration.denoise(photographs, options, out, overwrite):
-        typer.echo(f"denoised: {written}")
+        _report("denoised", written)
 
 
 def inpaint(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO")],
     mask: Annotated[Path, typer.Argument(metavar="MASK")],
     model: Annotated[
-        str, typer.Option(metavar="bundled|RUN_FOLDER", help="The patch mixture, or a trained one.")
+        str,
+        typer.Option(
+            metavar="bundled|RUN_FOLDER", help="The bundled patch mixture, or a trained model."
+        ),
     ] = "bundled",
     out: Out = None,
     device: Device = "auto",
@@ -73,11 +81,11 @@ def inpaint(
 ) -> None:
     """Fill in what is light in MASK, a picture of the same size: PHOTO_inpainted beside PHOTO.
 
-    All other pixels are kept as they are, to the bit (of floating point to 16 bits); the result is
-    in a format that loses nothing, and a before/after picture lies beside it.
+    All other pixels are kept bit for bit (floating point: to 16 bits); the result is in a lossless
+    format, with a before/after picture beside it.
     """
     if model == "fit":
-        raise DataError("--model fit: would learn from what is missing; bundled does not")
+        raise DataError("--model fit: would be fitted to the missing pixels, too; bundled is not")
 
     from score_embedding.restoration import files as restoration
     from score_embedding.runs import environment
@@ -85,7 +93,12 @@ def inpaint(
     written = restoration.inpaint(
         photo, mask, model, environment.select_device(device), out, overwrite
     )
-    typer.echo(f"inpainted: {written}")
+    _report("inpainted", written)
+
+
+def _report(what: str, path: Path) -> None:
+    """A line on standard output with the exact bytes of the file name, whatever they are."""
+    typer.echo(f"{what}: ".encode() + os.fsencode(path))
 
 
 def _level(text: str) -> float | None:

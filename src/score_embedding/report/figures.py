@@ -290,7 +290,7 @@ def _bare_axes(figure: Figure | SubFigure, rows: int, columns: int) -> NDArray[A
 def image(axis: Axes, x: NDArray[Any], title: str) -> None:
     pixels = np.clip(x, 0, 1).transpose(1, 2, 0)
     axis.imshow(pixels[..., 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
-    axis.set_title(title, fontsize=8)
+    axis.set_title(title, fontsize=8, parse_math=False)
 
 
 def _field(

@@ -1,10 +1,11 @@
-"""What is learnt from the photograph at hand: a patch mixture adapted to it, or any other denoiser,
-looked at in several sizes, and a Gaussian for each of its neighbourhoods.
+"""Image-adaptive denoising: EM on noisy patches, two scales, non-local Bayes refinement.
 
-At half the size there is half the noise, and a window covers four times the area: the mixture
-learns there, and what a denoiser says of the halved photograph replaces its answer's coarse part.
-Sizes and adapting matter where there is much noise, the neighbourhoods everywhere
-(docs/closed-form-scores.md has the figures).
+A patch mixture is adapted to the image by expectation-maximisation on its noisy windows. At half
+the size the noise has half the standard deviation and a window covers four times the area: the
+mixture is fitted there, and the denoised half-size image replaces the coarse part of the result.
+The result is then refined by a Gaussian for each neighbourhood (neighbourhoods.py). Scales and
+adaptation matter at high noise levels, the neighbourhoods at all (docs/closed-form-scores.md has
+the figures).
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from score_embedding.restoration import neighbourhoods
 
 Estimate = Callable[[Tensor, float], Tensor]  # (c, h, w), noise level -> (c, h, w)
 
-EM_STEPS, PRIOR, WINDOWS = 3, 20.0, 2000
-STRIDE = 4  # of the mixture's windows; at 2 the end is no better
-REFINED = 2  # times that the neighbourhoods are learnt
-COARSE = 6  # stride of all these times but the last
-HALVINGS = 3  # of a denoiser that learns nothing from the halved image; more are no better
-ADAPTED_FROM = 128  # pixels of the shorter side; half of fewer is too little to learn from
-SMALLEST = 32  # pixels of the shorter side that are still looked at
-_DIGIT = 10.0  # by which rounding stays below what must not be lost
+EM_STEPS, PRIOR, WINDOWS = 3, 20.0, 2000  # of the adaptation: fitting.adapted has what they are
+STRIDE = 4  # pixels between the mixture's windows; 2 gives no better result after refinement
+REFINEMENTS = 2  # times that the neighbourhoods are fitted
+COARSE_STRIDE = 6  # pixels between their reference windows, in all these times but the last
+HALVINGS = 3  # of the image for a denoiser that is not adapted; more gain nothing
+HALVED_FROM = 128  # pixels of the shorter side; the half of fewer is too little to fit to
+MIN_SIDE = 32  # pixels that the shorter side of a halved image keeps
+ROUNDOFF_MARGIN = 10.0  # factor by which round-off must stay below the smallest variance
 
 
 def denoiser(
@@ -39,42 +40,45 @@ def denoiser(
     sigma: float,
     adapt: bool = True,
     halve: bool = True,
-    times: int = REFINED,
+    refinements: int = REFINEMENTS,
 ) -> Estimate:
-    """The denoiser that is learnt from an image `noisy` (c, h, w) with noise of level sigma > 0.
+    """The posterior mean adapted to an image `noisy` (c, h, w) with noise of level sigma > 0.
 
     Parameters
     ----------
-    density : the patch mixture that it starts from.
-    adapt : whether the mixture learns from the image.
-    halve : whether the image is looked at in half its size, too; a small one is not.
-    times : how often a Gaussian is learnt for each neighbourhood; in half the size once, if at all.
+    density : the patch mixture to start from.
+    adapt : whether the mixture is adapted to the image.
+    halve : whether the image is also denoised at half its size, if that is large enough.
+    refinements : how often a Gaussian is fitted to each neighbourhood; at half the size once, if
+        at all.
     """
-    halve = halve and min(noisy.shape[1:]) >= ADAPTED_FROM
+    halve = halve and min(noisy.shape[1:]) >= HALVED_FROM
     mixture = replace(density, stride=STRIDE)
     if adapt:
         mixture = adapted(mixture, *((_halved(noisy), sigma / 2) if halve else (noisy, sigma)))
 
-    return refined(lambda x, s: mixture.denoise(x[None], s)[0], int(halve), times)
+    return refined(lambda x, s: mixture.denoise(x[None], s)[0], int(halve), refinements)
 
 
-def refined(estimate: Estimate, halvings: int = HALVINGS, times: int = REFINED) -> Estimate:
-    """A denoiser that asks `estimate` about the image in several sizes, too, each half of the one
-    before, and learns a Gaussian for each neighbourhood of its answer.
+def refined(
+    estimate: Estimate, halvings: int = HALVINGS, refinements: int = REFINEMENTS
+) -> Estimate:
+    """`estimate` evaluated at several image sizes, each half of the one before, and its result
+    refined by a Gaussian for each neighbourhood.
 
     Parameters
     ----------
-    halvings : how often the image is halved at most; its shorter side keeps SMALLEST pixels.
-    times : how often the Gaussians are learnt; in the halved sizes once, if at all.
+    halvings : how often the image is halved at most; its shorter side keeps MIN_SIDE pixels.
+    refinements : how often the Gaussians are fitted; at the halved sizes once, if at all.
     """
 
     def better(x: Tensor, s: float) -> Tensor:
         answer = estimate(x, s)
-        if halvings and min(x.shape[1:]) >= 2 * SMALLEST:
-            coarse = refined(estimate, halvings - 1, min(times, 1))(_halved(x), s / 2)
+        if halvings and min(x.shape[1:]) >= 2 * MIN_SIDE:
+            coarse = refined(estimate, halvings - 1, min(refinements, 1))(_halved(x), s / 2)
             answer = answer + _doubled(coarse - _halved(answer), x)
-        for left in reversed(range(times)):
-            stride = COARSE if left else neighbourhoods.STRIDE
+        for remaining in reversed(range(refinements)):
+            stride = COARSE_STRIDE if remaining else neighbourhoods.STRIDE
             answer = neighbourhoods.refined(x, answer, s, stride)
         return answer
 
@@ -82,27 +86,27 @@ def refined(estimate: Estimate, halvings: int = HALVINGS, times: int = REFINED) 
 
 
 def adapted(density: Density, noisy: Tensor, sigma: float) -> Density:
-    """A patch mixture that has learnt from the windows of an image (c, h, w) with noise of level
-    sigma > 0."""
-    model, generator = density.model, torch.Generator().manual_seed(0)
+    """A patch mixture after expectation-maximisation on windows of an image (c, h, w) with noise of
+    level sigma > 0."""
+    model, generator = density.model, torch.Generator("cpu").manual_seed(0)
     assert isinstance(model, GaussianMixture)
     count = min(WINDOWS, noisy.shape[1] * noisy.shape[2])
     arrays = crops.draw([noisy], model.shape[1:], count, generator).flatten(1)
-    rounding = torch.finfo(torch.float32).eps * arrays.shape[1] * float(arrays.abs().max()) ** 2
-    if _DIGIT * rounding > fitting.FLOOR + sigma**2:  # which float32 may lose beside covariances
-        arrays = arrays.double()
+    roundoff = torch.finfo(torch.float32).eps * arrays.shape[1] * float(arrays.abs().max()) ** 2
+    if ROUNDOFF_MARGIN * roundoff > fitting.FLOOR + sigma**2:
+        arrays = arrays.double()  # in float32 the smallest variances would be lost
     mixture = fitting.adapted(model.to(arrays), arrays, sigma, EM_STEPS, PRIOR)
     return replace(density, model=mixture.truncated(model.axes.shape[2]).to(noisy))
 
 
 def _halved(x: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels, so that independent noise is halved and stays independent; the last
-    row and column of an odd size are left out."""
+    """Means of 2 x 2 pixels, so that independent noise stays independent with half the standard
+    deviation; the last row and column of an odd size are left out."""
     return F.avg_pool2d(x[None], 2)[0]
 
 
-def _doubled(x: Tensor, like: Tensor) -> Tensor:
-    """A halved image in the size of `like` (c, h, w)."""
+def _doubled(x: Tensor, reference: Tensor) -> Tensor:
+    """A halved image in the size of `reference` (c, h, w)."""
     twice = F.interpolate(x[None], scale_factor=2, mode="bilinear")
-    right, below = like.shape[2] - twice.shape[3], like.shape[1] - twice.shape[2]
+    right, below = reference.shape[2] - twice.shape[3], reference.shape[1] - twice.shape[2]
     return F.pad(twice, (0, right, 0, below), mode="replicate")[0]

@@ -1,113 +1,141 @@
-"""Taking the noise out of photographs, and filling in what is missing.
+"""Denoising and inpainting of arrays, in the manner of skimage.restoration.
 
-All of it is one posterior mean D(x, s), and the score (D - x) / s^2 that comes with it: of a patch
-mixture that the package brings, of what is learnt from the photograph at hand (learnt.py), or of a
-model that was trained.
+Both rest on one posterior mean D(x, s) and its score (D - x) / s^2: of the bundled patch mixture,
+of that mixture adapted to the image (adaptive.py), of a trained model, or of a given density.
 
-The noise is assumed Gaussian, of one strength in all pixels and channels, and independent between
-them. What a camera's own processing leaves, JPEG's blocks or grain that is correlated between
-neighbours, is not: it is then taken for detail and kept, or the estimate of its strength is low.
+The noise is assumed Gaussian, of one standard deviation in all pixels and channels, and independent
+between them. Noise that a camera or JPEG has processed is not: it is partly kept as detail, or its
+level is estimated too low.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from functools import cache
-from importlib import resources
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
-from skimage.restoration import estimate_sigma as skimage_sigma
 from skimage.util import img_as_float32
 from torch import Tensor
 
-from score_embedding import densities, progress
+from score_embedding import progress
+from score_embedding._deprecated import positional_options
 from score_embedding.arrays import with_float64
-from score_embedding.densities import Density, fitting
-from score_embedding.densities.mixture import GaussianMixture
-from score_embedding.errors import DataError
-from score_embedding.methods.base import method_of
-from score_embedding.restoration import adaptive
+from score_embedding.restoration import models, noise
 from score_embedding.restoration.adaptive import Estimate
-from score_embedding.runs import folder as run_folder
-from score_embedding.runs.loading import load_model
+from score_embedding.restoration.models import Model, bundled, denoiser
+from score_embedding.restoration.noise import checked_sigma, estimate_sigma
+
+__all__ = [
+    "Mode",
+    "Model",
+    "bundled",
+    "checked_sigma",
+    "clean",
+    "denoise",
+    "denoiser",
+    "estimate_sigma",
+    "filled",
+    "inpaint",
+    "to_array",
+    "to_tensor",
+]
 
 Mode = Literal["mean", "sample"]
-Model = str | Path | Density  # "fit", "bundled", a run folder, or a density
 
-LARGEST_SIGMA = 2.0  # white being 1: nothing can be seen long before
-BRIGHTEST = 10.0  # of floating-point pixels: more is no noise but another scale
-LEAST = 1e-3  # noise of a quarter of a grey level of 256, at which a sample ends
-STEPS = 10  # of Heun's method
+MAX_VALUE = 10.0  # of floating-point pixels, white being 1: larger ones are on another scale
+MIN_SIGMA = 1e-3  # noise of a quarter of a grey level of 256, at which sampling ends
+SAMPLING_STEPS = 10  # of Heun's method
 INPAINTING_STEPS = 40
-INPAINTING_FROM = 0.5
-_MARGIN = 48  # pixels around what is missing that are looked at
+INPAINTING_SIGMA = 0.5  # noise level from which inpainting starts
+_MARGIN = 48  # pixels around the missing ones that inpainting is computed on
 
 
+@positional_options
 def denoise(
     image: NDArray[Any],
-    sigma: float | None = None,
+    *,
+    sigma: ArrayLike | None = None,
     model: Model | None = None,
     mode: Mode = "mean",
     device: torch.device | str = "cpu",
 ) -> NDArray[np.float32]:
-    """An image without its noise, in the manner of skimage.restoration.
+    """An image without its noise.
 
     Parameters
     ----------
-    image : (h, w) or (h, w, 3), of any size; uint8, uint16 or bool in the range of their type, or
-        floating point with white at 1.
-    sigma : standard deviation of the noise, white being 1; None: estimated.
-    model : "fit" (the default): what is learnt from the image itself, starting from the bundled
-        mixture; "bundled": that mixture as it is, faster; the folder of a run, whose answer is
-        refined by what is learnt from the image; a density of score_embedding.scores.
+    image : (h, w), (h, w, 1) or (h, w, 3), of any size and either byte order; uint8, uint16 or bool
+        in the range of their type, or floating point with white at 1.
+    sigma : standard deviation of the noise, white being 1; an array, such as one value a channel,
+        must hold equal numbers. None or "auto": estimated.
+    model : "fit" (the default): the bundled patch mixture adapted to the image itself; "bundled":
+        that mixture unchanged, which is faster; the folder of a run, whose answer is refined by
+        the image's own neighbourhoods; a score_embedding.Density.
     mode : "mean", the posterior mean; "sample": along the probability flow from the image's noise
         level to none, which keeps texture at the price of a larger error.
+    device : to compute on; the CPU in place of a device without float64.
 
     Returns
     -------
-    denoised : float32, shape of the image, in [0, 1]; at sigma 0 the image as it is.
+    denoised : float32, shape of the image, in [0, 1]; at sigma 0 the image unchanged.
 
     Raises
     ------
-    ValueError, DataError : an image or sigma that cannot be, a model of other channels.
+    ValueError : an image, sigma or mode that is not valid; masked pixels.
+    DataError : an image too small to estimate sigma from, a model of other channels, or of its own
+        images only.
+    RunFolderError, CheckpointError : a run folder that is missing or damaged.
+
+    Warns
+    -----
+    UserWarning : the model of a run folder was trained on one image only.
     """
-    image = np.asarray(image)
+    image = _native(image, "image")
     x = _on(device, image)
-    s = checked_sigma(sigma) if sigma is not None else estimate_sigma(x)
-    known = denoiser(model or "fit", x, s, refine=mode == "mean")
-    return to_array(clean(x, s, known, mode), image.ndim)
+    level = noise.noise_level(sigma, x)
+    estimate = _resolved(model or models.FIT, x).estimate(x, level, mode == "mean")
+    return to_array(clean(x, level, estimate, mode), image.ndim)
 
 
+@positional_options
 def inpaint(
     image: NDArray[Any],
     mask: NDArray[Any],
+    *,
     model: Model | None = None,
     device: torch.device | str = "cpu",
 ) -> NDArray[Any]:
-    """An image with the pixels filled in where `mask` (h, w) is not 0; all others are kept as they
-    are. Parameters, result and errors as `denoise`, but of float64 the result is float64; also a
-    mask of another size."""
-    if model == "fit":
-        raise ValueError('model: "fit" would learn from what is missing; "bundled" does not')
-    image, hole = np.asarray(image), np.asarray(mask) != 0
-    x = _on(device, image)
-    missing = torch.from_numpy(hole).to(x.device)
-    answer = to_array(filled(x, missing, denoiser(model or "bundled", x, LEAST)), image.ndim)
-    if image.dtype.kind != "f":
-        return answer
-    return np.where(hole[..., None] if image.ndim == 3 else hole, answer, image)
+    """An image with the pixels filled in where `mask`, (h, w) or (h, w, 1), is not 0; all other
+    pixels keep their values.
+
+    What the image holds under the mask is never read, and may be NaN. `model` is "bundled" by
+    default and cannot be "fit". Otherwise parameters, result, errors and warnings as `denoise`, but
+    the result of float64 is float64; ValueError also for a mask of another size than the image.
+    """
+    if isinstance(model, str) and model == models.FIT:
+        raise ValueError(
+            'model: "fit" would be fitted to the missing pixels as well; "bundled" is not'
+        )
+    image, mask = _native(image, "image"), _native(mask, "mask")
+    hole = (mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask) != 0
+    where = hole[..., None] if image.ndim == 3 else hole
+    if hole.shape == image.shape[:2]:  # `filled` refuses others
+        known = np.where(where, np.zeros((), image.dtype), image)
+    else:
+        known = image
+    x = _on(device, known)
+    estimate = _resolved(model or models.BUNDLED, x).estimate(x, MIN_SIGMA, False)
+    answer = to_array(filled(x, torch.from_numpy(hole).to(x.device), estimate), image.ndim)
+    return answer if image.dtype.kind != "f" else np.where(where, answer, image)
 
 
 def clean(x: Tensor, sigma: float, estimate: Estimate, mode: Mode = "mean") -> Tensor:
-    """An image x (c, h, w) with noise of level sigma without it, by the posterior mean `estimate`;
-    cut to [0, 1]. At sigma 0 it comes back as it is."""
+    """An image x (c, h, w) with noise of level sigma, denoised by the posterior mean `estimate` and
+    clipped to [0, 1]; at sigma 0 unchanged. ValueError for another mode."""
     if mode not in ("mean", "sample"):
         raise ValueError(f'mode must be "mean" or "sample", got {mode!r}')
     if sigma == 0:
@@ -117,15 +145,15 @@ def clean(x: Tensor, sigma: float, estimate: Estimate, mode: Mode = "mean") -> T
 
 
 def filled(x: Tensor, missing: Tensor, estimate: Estimate) -> Tensor:
-    """An image x (c, h, w) filled in where `missing` (h, w) is true, all other pixels to the bit.
+    """An image x (c, h, w) filled in where `missing` (h, w) is true; other pixels bit for bit.
 
-    What is missing starts as the nearest pixel that is not. From noise of level INPAINTING_FROM
-    down, it is given its posterior mean at each level, with less noise added each time; what is
-    known is never changed. Only the surroundings of what is missing are computed.
+    Missing pixels start as their nearest known one. From noise of level INPAINTING_SIGMA down, they
+    are replaced by their posterior mean at each level, with less noise added each time. Only the
+    surroundings of the missing pixels are computed.
 
     Raises
     ------
-    ValueError : a mask of another size, or one that leaves nothing to go by.
+    ValueError : a mask of another size, or one that covers the whole image.
     """
     if missing.shape != x.shape[1:]:
         mask_size, size = ("x".join(map(str, s)) for s in (missing.shape, x.shape[1:]))
@@ -133,16 +161,15 @@ def filled(x: Tensor, missing: Tensor, estimate: Estimate) -> Tensor:
     if not missing.any():
         return x
     if missing.all():
-        raise ValueError("the mask covers the whole image: there is nothing to go by")
+        raise ValueError("the mask covers the whole image: no pixel is left to fill in from")
     rows, columns = (_surroundings(missing.any(dim=axis)) for axis in (1, 0))
     part, hole = x[:, rows, columns], missing[rows, columns]
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     i, j = distance_transform_edt(hole.cpu().numpy(), return_distances=False, return_indices=True)
     y = part[:, torch.from_numpy(i), torch.from_numpy(j)]
-    levels = torch.logspace(math.log10(INPAINTING_FROM), math.log10(LEAST), INPAINTING_STEPS)
     with progress.stage("filling in", total=INPAINTING_STEPS) as stage:
-        for s in levels.tolist():
-            z = torch.randn(y.shape, generator=generator).to(y)
+        for s in _log_spaced(INPAINTING_SIGMA, MIN_SIGMA, INPAINTING_STEPS):
+            z = torch.randn(y.shape, generator=generator, dtype=torch.float32, device="cpu").to(y)
             answer = estimate(torch.where(hole, y + s / 2 * z, part), s)
             y = torch.where(hole, answer, part)
             stage.update()
@@ -151,95 +178,10 @@ def filled(x: Tensor, missing: Tensor, estimate: Estimate) -> Tensor:
     return result
 
 
-def estimate_sigma(x: Tensor) -> float:
-    """The noise level of an image (c, h, w): scikit-image's, from the finest wavelet coefficients
-    (Donoho and Johnstone 1994), the mean over the channels.
-
-    Raises
-    ------
-    DataError : an image too small to estimate it from.
-    """
-    h, w = x.shape[-2:]
-    if min(h, w) < 4:
-        raise DataError(f"the noise of a {h}x{w} image cannot be estimated; its sigma is needed")
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # a channel that is constant, or has few columns
-        found = [float(skimage_sigma(channel)) for channel in x.cpu().numpy()]
-    return sum(s for s in found if math.isfinite(s)) / len(found)
-
-
-def checked_sigma(sigma: float) -> float:
-    """Raise ValueError where a noise level is negative, not finite, or absurd."""
-    if not 0 <= sigma <= LARGEST_SIGMA:
-        raise ValueError(
-            f"sigma: {sigma:g}: a standard deviation from 0 to {LARGEST_SIGMA:g} is needed, white "
-            f"being 1 (25 grey levels of 255 are 0.098)"
-        )
-    return float(sigma)
-
-
-def check_model(model: Model, channels: int) -> None:
-    """Raise DataError or RunFolderError where `model` names nothing that denoises images with so
-    many channels."""
-    if isinstance(model, Density):
-        name, of = "density", model.channels
-    elif model in ("bundled", "fit"):
-        return
-    else:
-        _, config = run_folder.open_existing(Path(model))
-        name, of = str(model), config.data_loader.channels
-        data = config.data_loader
-        method = method_of(config)
-        told = method.uses_index and (data.num_images != 1 or data.rotate_augment)
-        if not method.denoises_others or told:
-            raise DataError(
-                f"{model}: a model of its own images only; one with held_out photographs, as of "
-                f"the config photographs, denoises others"
-            )
-    if of != channels:
-        raise DataError(
-            f"model {name}: of {of} channel(s), the image has {channels}; bundled and fit take both"
-        )
-
-
-def denoiser(model: Model, x: Tensor, sigma: float, refine: bool = False) -> Estimate:
-    """The posterior mean of what `model` names, for an image x (c, h, w) with noise of level sigma;
-    with `refine` that of a run folder looks at the image in several sizes, and learns Gaussians of
-    its neighbourhoods (learnt.py).
-
-    Raises
-    ------
-    DataError : a model of other channels than the image, or a run folder whose model denoises
-        nothing but its own images.
-    RunFolderError, CheckpointError : no run folder, or a damaged one.
-    """
-    check_model(model, len(x))
-    if isinstance(model, Density):
-        return _of_density(model)
-    if model not in ("bundled", "fit"):
-        known = _of_run(Path(model), x.device)
-        return adaptive.refined(known) if refine else known
-    density = bundled(len(x))
-    if model == "fit" and sigma:
-        return adaptive.denoiser(density, x, sigma)
-    return _of_density(density)
-
-
-@cache
-def bundled(channels: int) -> Density:
-    """The patch mixture that the package brings, of colour or (channels 1) of luminance."""
-    path = resources.files("score_embedding") / "densities" / "photographs.safetensors"
-    density = densities.load(Path(str(path)))
-    if channels == 3:
-        return density
-    assert isinstance(density.model, GaussianMixture)
-    return Density(density.kind, fitting.luminance(density.model), density.stride)
-
-
 def to_tensor(image: NDArray[Any]) -> Tensor:
-    """(h, w), (h, w, 1) or (h, w, 3) to float32 (c, h, w), white at 1. Raises ValueError for
-    anything else."""
-    image = np.asarray(image)
+    """(h, w), (h, w, 1) or (h, w, 3) to float32 (c, h, w), white at 1. ValueError for anything
+    else, and for pixels that are masked, NaN, infinite or beyond MAX_VALUE."""
+    image = _native(image, "image")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
         raise ValueError(f"image: (h, w) or (h, w, 3) is needed, got shape {image.shape}")
     if image.size == 0:
@@ -249,7 +191,7 @@ def to_tensor(image: NDArray[Any]) -> Tensor:
     pixels = np.asarray(img_as_float32(image) if image.dtype.kind != "f" else image, np.float32)
     if not np.isfinite(pixels).all():
         raise ValueError("image: holds pixels that are NaN or infinite")
-    if np.abs(pixels).max() > BRIGHTEST:
+    if np.abs(pixels).max() > MAX_VALUE:
         least, most = pixels.min(), pixels.max()
         raise ValueError(f"image: floats from {least:g} to {most:g}; white must be at 1")
     return torch.from_numpy(np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C"))
@@ -261,32 +203,45 @@ def to_array(x: Tensor, ndim: int) -> NDArray[np.float32]:
     return pixels[..., 0] if ndim == 2 else pixels
 
 
+def _native(values: Any, name: str) -> NDArray[Any]:
+    """An array in the byte order of this machine. ValueError where entries are masked."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} has masked values; fill them first, with {name}.filled(value)")
+    array = np.asarray(values)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
 def _on(device: torch.device | str, image: NDArray[Any]) -> Tensor:
     return to_tensor(image).to(with_float64(torch.device(device)))
 
 
-def _of_density(density: Density) -> Estimate:
-    return lambda x, s: density.denoise(x[None], s)[0]
-
-
-def _of_run(path: Path, device: torch.device) -> Estimate:
-    model = load_model(*run_folder.open_existing(path), 1, device)
-    return lambda x, s: model.denoise(x[None], x.new_full((1,), s))[0]
+def _resolved(model: Model, x: Tensor) -> models.Denoiser:
+    """The denoiser of `model` for the image x, for a public function to use."""
+    resolved = models.resolve(model, x.device)
+    resolved.check_channels(len(x))
+    if resolved.caution:
+        warnings.warn(resolved.caution, UserWarning, stacklevel=4)
+    return resolved
 
 
 def _flow(x: Tensor, sigma: float, estimate: Estimate) -> Tensor:
     """Along dx/ds = (x - D(x, s)) / s, the probability flow in the noise level, from sigma down, by
-    Heun's method in steps even in log s; ends with the posterior mean at the least level."""
-    levels = torch.logspace(
-        math.log10(sigma), math.log10(min(LEAST, sigma / 2)), STEPS + 1
-    ).tolist()
-    with progress.stage("sampling", total=STEPS) as stage:
+    Heun's method in even steps of log s; ends with the posterior mean at the lowest level."""
+    levels = _log_spaced(sigma, min(MIN_SIGMA, sigma / 2), SAMPLING_STEPS + 1)
+    with progress.stage("sampling", total=SAMPLING_STEPS) as stage:
         for s, below in pairwise(levels):
             slope = (x - estimate(x, s)) / s
             ahead = x + (below - s) * slope
             x = x + (below - s) * (slope + (ahead - estimate(ahead, below)) / below) / 2
             stage.update()
     return estimate(x, levels[-1])
+
+
+def _log_spaced(first: float, last: float, count: int) -> list[float]:
+    """Noise levels evenly spaced in their logarithm."""
+    ends = math.log10(first), math.log10(last)
+    levels: list[float] = torch.logspace(*ends, count, dtype=torch.float32, device="cpu").tolist()
+    return levels
 
 
 def _surroundings(missing: Tensor) -> slice:

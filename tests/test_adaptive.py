@@ -1,4 +1,4 @@
-"""What is learnt from the photograph at hand, part by part."""
+"""Image-adaptive denoising, step by step."""
 
 import functools
 
@@ -10,20 +10,20 @@ from sklearn.datasets import load_sample_images
 
 from score_embedding import denoise
 from score_embedding.evaluation import held_out, metrics
-from score_embedding.restoration import adaptive, denoising, neighbourhoods
+from score_embedding.restoration import adaptive, models, neighbourhoods
 
 
 @functools.cache
 def photograph():
-    """Flower at half its size, its middle: nothing was fitted to it."""
+    """The middle of flower at half its size, to which nothing was fitted."""
     pixels = torch.from_numpy(load_sample_images().images[1] / np.float32(255)).permute(2, 0, 1)
     return torch.nn.functional.avg_pool2d(pixels[:, 50:370, 160:480], 2)
 
 
 @functools.cache
-def psnr(s, adapt, halve, times):
+def psnr(s, adapt, halve, refinements):
     y = held_out.with_noise(photograph(), s, 0)
-    known = adaptive.denoiser(denoising.bundled(3), y, s, adapt, halve, times)
+    known = adaptive.denoiser(models.bundled(3), y, s, adapt, halve, refinements)
     return metrics.clipped(known(y, s), photograph())[0]
 
 
@@ -61,9 +61,9 @@ def test_halving_averages_two_by_two_and_doubling_keeps_what_is_smooth(size):
     torch.testing.assert_close(back[inside], smooth[inside], rtol=0, atol=1e-4)
 
 
-def test_without_its_parts_it_is_the_mixture():
-    y, mixture = held_out.with_noise(photograph(), 0.2, 0), denoising.bundled(3)
-    found = adaptive.denoiser(mixture, y, 0.2, adapt=False, halve=False, times=0)(y, 0.2)
+def test_without_its_steps_it_is_the_mixture():
+    y, mixture = held_out.with_noise(photograph(), 0.2, 0), models.bundled(3)
+    found = adaptive.denoiser(mixture, y, 0.2, adapt=False, halve=False, refinements=0)(y, 0.2)
     expected = type(mixture)(mixture.kind, mixture.model, adaptive.STRIDE).denoise(y[None], 0.2)[0]
     assert torch.equal(found, expected)
 
@@ -72,7 +72,7 @@ def test_without_its_parts_it_is_the_mixture():
 @pytest.mark.parametrize("c", [1, 3])
 def test_small_and_odd_sizes(size, c):
     y = 0.5 + 0.1 * torch.randn(c, *size, generator=torch.Generator().manual_seed(0))
-    answer = adaptive.denoiser(denoising.bundled(c), y, 0.1)(y, 0.1)
+    answer = adaptive.denoiser(models.bundled(c), y, 0.1)(y, 0.1)
     assert answer.shape == y.shape
     assert torch.isfinite(answer).all()
     assert float((answer - 0.5).square().mean()) <= float((y - 0.5).square().mean())
@@ -87,14 +87,14 @@ def test_a_page_of_black_and_white_with_next_to_no_noise(s, channels, white):
     page = zoom(rng.random((6, 8)) > 0.5, 8, order=0).astype(np.float32)
     noisy = white * np.stack([page] * channels, axis=-1)
     noisy = noisy + (s * rng.normal(size=noisy.shape)).astype(np.float32)
-    assert np.abs(denoise(noisy, s) - page[..., None]).max() < 5 * s + 1e-5
+    assert np.abs(denoise(noisy, sigma=s) - page[..., None]).max() < 5 * s + 1e-5
 
 
 def test_the_neighbourhoods_are_those_of_both_sizes(monkeypatch):
-    seen = recorded(monkeypatch)
+    refined = recorded(monkeypatch)
     y = torch.rand(1, 140, 130)
-    adaptive.denoiser(denoising.bundled(1), y, 0.2)(y, 0.2)
-    assert seen == [((70, 65), 0.1), ((140, 130), 0.2), ((140, 130), 0.2)]
+    adaptive.denoiser(models.bundled(1), y, 0.2)(y, 0.2)
+    assert refined == [((70, 65), 0.1), ((140, 130), 0.2), ((140, 130), 0.2)]
 
 
 @pytest.mark.parametrize(
@@ -106,26 +106,24 @@ def test_the_neighbourhoods_are_those_of_both_sizes(monkeypatch):
         ((520, 600), [(65, 75), (130, 150), (260, 300)]),
     ],
 )
-def test_any_denoiser_is_asked_about_smaller_sizes_while_there_is_something_to_see(
-    size, halves, monkeypatch
-):
-    seen, asked = recorded(monkeypatch), []
+def test_any_denoiser_is_evaluated_at_halved_sizes_down_to_the_smallest(size, halves, monkeypatch):
+    refined, evaluated = recorded(monkeypatch), []
 
     def estimate(x, s):
-        asked.append((x.shape[1:], s))
+        evaluated.append((x.shape[1:], s))
         return x
 
     y = torch.rand(1, *size)
     answer = adaptive.refined(estimate)(y, 0.4)
     levels = [0.4 / 2**k for k in range(len(halves), 0, -1)]
-    assert seen == [*zip(halves, levels, strict=True), (size, 0.4), (size, 0.4)]
-    assert asked == [(size, 0.4), *zip(halves[::-1], levels[::-1], strict=True)]
-    torch.testing.assert_close(answer, y)  # nothing was taken out of any size
+    assert refined == [*zip(halves, levels, strict=True), (size, 0.4), (size, 0.4)]
+    assert evaluated == [(size, 0.4), *zip(halves[::-1], levels[::-1], strict=True)]
+    torch.testing.assert_close(answer, y)  # no step has changed anything
 
 
 def test_smaller_sizes_help_any_denoiser_where_there_is_much_noise():
     y = held_out.with_noise(photograph(), 0.5, 0)
-    bundled = denoising.denoiser("bundled", y, 0.5)
+    bundled = models.denoiser("bundled", y, 0.5)
     found = [
         metrics.clipped(adaptive.refined(bundled, halvings)(y, 0.5), photograph())[0]
         for halvings in (0, 1, 2)
@@ -134,7 +132,7 @@ def test_smaller_sizes_help_any_denoiser_where_there_is_much_noise():
 
 
 def recorded(monkeypatch):
-    """Sizes and noise levels at which the neighbourhoods are asked for; nothing is done."""
+    """The sizes and noise levels at which neighbourhoods are refined; nothing is computed."""
     seen = []
 
     def refined(y, first, s, stride):

@@ -1,0 +1,149 @@
+"""What the argument `model` of denoising and inpainting names, resolved in one place.
+
+"fit" adapts to the image itself, "bundled" is the patch mixture of the package; a path is the
+folder of a run, and a Density is used directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from score_embedding import densities
+from score_embedding.densities import Density, fitting
+from score_embedding.densities.mixture import GaussianMixture
+from score_embedding.errors import DataError, RunFolderError
+from score_embedding.methods.base import Method, method_of
+from score_embedding.restoration import adaptive
+from score_embedding.restoration.adaptive import Estimate
+from score_embedding.runs import artifacts
+from score_embedding.runs import folder as run_folder
+from score_embedding.runs.folder import RunFolder
+from score_embedding.runs.loading import load_model
+
+Model = str | Path | Density
+
+FIT, BUNDLED = "fit", "bundled"
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A resolved model.
+
+    Attributes
+    ----------
+    name : for messages.
+    channels : of the images that it denoises; None: both grey and colour.
+    estimate : its posterior mean for an image x (c, h, w) with noise of level sigma; with `refine`
+        a trained model is also evaluated at several image sizes and its answer refined by
+        neighbourhoods (adaptive.py).
+    caution : what the user must know about this model; empty: nothing.
+    """
+
+    name: str
+    channels: int | None
+    estimate: Callable[[Tensor, float, bool], Estimate]
+    caution: str = ""
+
+    def check_channels(self, channels: int) -> None:
+        """Raise DataError where it does not denoise images of this number of channels."""
+        if self.channels not in (None, channels):
+            raise DataError(
+                f"model {self.name}: of {self.channels} channel(s), the image has {channels}; "
+                f"{BUNDLED} and {FIT} take both"
+            )
+
+
+def resolve(model: Model, device: torch.device) -> Denoiser:
+    """The denoiser that `model` names, on `device`. The network of a run folder is loaded once,
+    when it is first needed.
+
+    Raises
+    ------
+    DataError : a run folder whose model denoises only the images that it was trained on.
+    RunFolderError : not a run folder, or a damaged one.
+    """
+    if isinstance(model, Density):
+        return Denoiser("density", model.channels, lambda *_: _of_density(model))
+    if model == FIT:
+        return Denoiser(FIT, None, _fitted)
+    if model == BUNDLED:
+        return Denoiser(BUNDLED, None, lambda x, *_: _of_density(bundled(len(x))))
+    return _of_run(Path(model), device)
+
+
+def denoiser(model: Model, x: Tensor, sigma: float, refine: bool = False) -> Estimate:
+    """The posterior mean of `model` for an image x (c, h, w) with noise of level sigma. `refine`:
+    as in Denoiser. Errors as `resolve`, and DataError for a model of other channels."""
+    resolved = resolve(model, x.device)
+    resolved.check_channels(len(x))
+    return resolved.estimate(x, sigma, refine)
+
+
+@cache
+def bundled(channels: int) -> Density:
+    """The patch mixture of the package, of colour images or (channels 1) of their luminance."""
+    path = resources.files("score_embedding") / "densities" / "photographs.safetensors"
+    density = densities.load(Path(str(path)))
+    if channels == 3:
+        return density
+    assert isinstance(density.model, GaussianMixture)
+    return Density(density.kind, fitting.luminance(density.model), density.stride)
+
+
+def _fitted(x: Tensor, sigma: float, refine: bool) -> Estimate:
+    del refine  # it always is
+    density = bundled(len(x))
+    return adaptive.denoiser(density, x, sigma) if sigma else _of_density(density)
+
+
+def _of_density(density: Density) -> Estimate:
+    return lambda x, s: density.denoise(x[None], s)[0]
+
+
+def _of_run(path: Path, device: torch.device) -> Denoiser:
+    folder, config = run_folder.open_existing(path)
+    method = method_of(config)
+    count = _images_in(folder, method)
+    if not method.denoises_others or (method.uses_index and count != 1):
+        raise DataError(
+            f"{path}: a model of its own images only; one with held_out photographs, as of "
+            f"the config photographs, denoises others"
+        )
+    caution = ""
+    if count == 1:
+        caution = (
+            f"{path}: trained on one image, and a model of that image alone: it may change any "
+            f"other image beyond recognition; {FIT} and {BUNDLED} denoise all photographs"
+        )
+
+    @cache
+    def network() -> Estimate:
+        model = load_model(folder, config, 1, device)
+        return lambda x, s: model.denoise(x[None], x.new_full((1,), s))[0]
+
+    def estimate(x: Tensor, sigma: float, refine: bool) -> Estimate:
+        del x, sigma  # one model for all images and noise levels
+        return adaptive.refined(network()) if refine else network()
+
+    return Denoiser(str(path), config.data_loader.channels, estimate, caution)
+
+
+def _images_in(folder: RunFolder, method: Method) -> int | None:
+    """The number of images that a run was trained on: of those stored in its folder or, where none
+    are, of the config. None: unknown."""
+    path, data = folder / artifacts.images_file(method), method.config.data_loader
+    if not path.is_file():
+        return None if data.rotate_augment else data.num_images
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return len(content["images"])
+    except Exception as error:  # a damaged zip can raise nearly anything
+        raise RunFolderError(f"{path}: truncated or damaged ({error})") from error
