@@ -262,8 +262,8 @@ MUTATIONS = (
     Mutation(
         "variance exploding: integral of g, not of g^2",
         "sde.py",
-        "k = 2 * math.log(self.sigma)",
-        "k = math.log(self.sigma)",
+        "k = 2 * math.log(self.sigma)\n        span",
+        "k = math.log(self.sigma)\n        span",
         ("sde",),
     ),
     Mutation(

@@ -36,7 +36,8 @@ from score_embedding.config.sections import Diffusion, Misc
 from score_embedding.fokker_planck.pixel_density import log_density
 from score_embedding.fokker_planck.solve import solve
 from score_embedding.methods import precomputation
-from score_embedding.methods.network import build
+from score_embedding.methods.base import method_of
+from score_embedding.methods.model import build_network
 from score_embedding.sde import VarianceExploding
 from score_embedding.training.loop import train
 
@@ -346,9 +347,10 @@ def step_seconds(ch: int, images: Tensor) -> float:
     """Median seconds of a step of the cifar1 network with `ch` channels, of five."""
     overrides = [f"model.ch={ch}", "training.epochs=6"]
     config = loading.load("cifar1", overrides)
-    embedded = precomputation.precompute(images[:1], config.diffusion, config.misc).embedded
-    network = build(config.model, (32, 32), 1, 1.0, 0, images.device)
-    rows = train(network, embedded, config, precompute_seconds=0.0).rows
+    method, images = method_of(config), images[:1]
+    known = method.precompute(images, images.device)
+    network = build_network(method, len(images), images.device)
+    rows = train(network, method.objective(images, known), config).rows
     return median(np.diff([row["training_seconds"] for row in rows]).tolist())
 
 
