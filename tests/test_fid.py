@@ -9,6 +9,7 @@ from command_line import assert_mistake
 from score_embedding import atomic_files
 from score_embedding.errors import DataError
 from score_embedding.evaluation import frechet
+from score_embedding.runs import artifacts
 from score_embedding.runs import folder as run_folder
 
 # Scripting is deprecated in torch; files made with it are what FID networks come as.
@@ -63,6 +64,11 @@ def run_of(tmp_path):
     return make
 
 
+def of_run(folder, file):
+    samples, images = artifacts.read_samples(folder)
+    return frechet.between(samples, images, file, CPU, str(folder))
+
+
 def test_the_distance_is_that_of_the_matrix_square_root():
     rng = np.random.default_rng(1)
     first = rng.normal(size=(500, 6)) @ rng.normal(size=(6, 6))
@@ -93,39 +99,39 @@ def test_the_distance_of_a_run_is_that_of_the_features_of_its_8_bit_images(modul
     for name in ("images", "samples"):
         x = np.round(arrays[name].clip(0, 1) * 255) / 255
         quarters.append(x.reshape(-1, 3, 2, 4, 2, 4).mean(axis=(3, 5)).reshape(-1, 12))
-    value = frechet.of_run(folder, weights(module), CPU)
+    value = of_run(folder, weights(module))
     assert value == pytest.approx(frechet.distance(*quarters), rel=1e-4)
     assert value > 0.01
 
 
 def test_too_few_images_are_refused_with_the_reason(weights, run_of):
     with pytest.raises(DataError, match="FID of 3 images is refused, 2048 are the least") as caught:
-        frechet.of_run(run_of(3), weights(Features()), CPU)
+        of_run(run_of(3), weights(Features()))
     assert "singular" in str(caught.value)
 
 
 def test_one_image_fewer_than_the_least_is_refused(weights, run_of):
     with pytest.raises(DataError, match="2047 images is refused"):
-        frechet.of_run(run_of(frechet.MINIMUM - 1), weights(Features()), CPU)
+        of_run(run_of(frechet.MINIMUM - 1), weights(Features()))
 
 
 def test_grey_images_are_refused(weights, run_of):
     with pytest.raises(DataError, match="colour"):
-        frechet.of_run(run_of(frechet.MINIMUM, channels=1), weights(Features()), CPU)
+        of_run(run_of(frechet.MINIMUM, channels=1), weights(Features()))
 
 
 def test_a_file_that_is_missing_or_no_network_is_named(run_of, tmp_path):
     folder = run_of(frechet.MINIMUM)
     with pytest.raises(DataError, match=r"none\.pt: no such file"):
-        frechet.of_run(folder, tmp_path / "none.pt", CPU)
+        of_run(folder, tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("weights")
     with pytest.raises(DataError, match=r"text\.pt: not a TorchScript network"):
-        frechet.of_run(folder, tmp_path / "text.pt", CPU)
+        of_run(folder, tmp_path / "text.pt")
 
 
 def test_a_network_that_gives_no_features_is_named(weights, run_of):
     with pytest.raises(DataError, match="not \\(b, d\\) features"):
-        frechet.of_run(run_of(frechet.MINIMUM), weights(Wrong()), CPU)
+        of_run(run_of(frechet.MINIMUM), weights(Wrong()))
 
 
 def test_the_command_refuses_a_usual_run_without_a_traceback(run_of, call):

@@ -198,10 +198,12 @@ def fid(
     device: Device = "auto",
 ) -> None:
     """Fréchet inception distance of a run's samples; refused below 2048 images."""
-    from score_embedding.evaluation import frechet as distances
-    from score_embedding.runs import environment
+    from score_embedding.evaluation import frechet
+    from score_embedding.runs import artifacts, environment
 
-    value = distances.of_run(folder, weights, environment.select_device(device))
+    samples, images = artifacts.read_samples(folder)
+    selected = environment.select_device(device)
+    value = frechet.between(samples, images, weights, selected, str(folder))
     typer.echo(f"FID {value:.3f} ({weights.name})")
 
 

@@ -21,40 +21,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from score_embedding import atomic_files, progress
+from score_embedding import progress
 from score_embedding.errors import DataError
-from score_embedding.runs import folder as run_folder
 
 MINIMUM = 2048
 _BATCH = 64
 
 
-def of_run(path: Path, weights: Path, device: torch.device) -> float:
-    """The distance between a run folder's samples, clipped to [0, 1], and its training images.
+def between(
+    samples: Tensor, images: Tensor, weights: Path, device: torch.device, name: str
+) -> float:
+    """The distance between samples (m, 3, h, w), clipped to [0, 1], and images (n, 3, h, w).
 
     Parameters
     ----------
     weights : a TorchScript file of a network from uint8 images (b, 3, h, w) to features (b, d),
         such as the inception-2015-12-05.pt that comes with StyleGAN. None is shipped.
+    name : of the run, for errors.
 
     Raises
     ------
     DataError : fewer than MINIMUM images, grey images, or a file that is no such network.
-    RunFolderError : no run folder, or one without samples.
     """
-    folder, _ = run_folder.open_existing(path, (run_folder.SAMPLES,))
-    arrays = atomic_files.read_arrays(folder / run_folder.SAMPLES, "samples", "images")
-    images, samples = (torch.from_numpy(arrays[name]) for name in ("images", "samples"))
     n, channels = images.shape[:2]
     if n < MINIMUM:
         raise DataError(
-            f"{path}: FID of {n} image{'s' if n > 1 else ''} is refused, {MINIMUM} are the least: "
+            f"{name}: FID of {n} image{'s' if n > 1 else ''} is refused, {MINIMUM} are the least: "
             f"with fewer images than features the fitted covariances are singular and the figure "
             f"says more about the number of images than about their quality; see SSIM and PSNR "
             f"in the report"
         )
     if channels != 3:
-        raise DataError(f"{path}: FID needs colour images, these have {channels} channel")
+        raise DataError(f"{name}: FID needs colour images, these have {channels} channel")
     network = load(weights, device)
     return distance(features(images, network, device), features(samples, network, device))
 

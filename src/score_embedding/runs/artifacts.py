@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,14 @@ def read_images(folder: RunFolder, method: Method) -> Tensor:
     where the file that has them is missing or damaged."""
     path = folder / images_file(method)
     return torch.from_numpy(atomic_files.read_arrays(path, "images")["images"])
+
+
+def read_samples(path: Path) -> tuple[Tensor, Tensor]:
+    """The samples (m, c, h, w) of a run folder, and the training images (n, c, h, w). Raises
+    RunFolderError where there is no run folder, or one without samples."""
+    folder, _ = run_folder.open_existing(path, (run_folder.SAMPLES,))
+    arrays = atomic_files.read_arrays(folder / run_folder.SAMPLES, "samples", "images")
+    return torch.from_numpy(arrays["samples"]), torch.from_numpy(arrays["images"])
 
 
 def images_file(method: Method) -> str:

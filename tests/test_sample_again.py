@@ -1,0 +1,86 @@
+"""Sampling from a finished run: more samples than images, elsewhere, never over others unasked."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from score_embedding import pipeline
+from score_embedding.atomic_files import read_arrays
+from score_embedding.config import loading
+from score_embedding.errors import RunFolderError
+from score_embedding.methods.base import method_of
+from score_embedding.report import content
+from score_embedding.runs.folder import RunFolder
+
+CPU = torch.device("cpu")
+TINY = """
+name: tiny
+data_loader:
+  {dataset: sample, image: [astronaut, coffee], num_images: 2, image_size: 8, batch_size: 2}
+training: {epochs: 1}
+model: {ch: 4, ch_mult: [1], num_res_blocks: 1, attention_resolutions: [], dropout: 0.0}
+"""
+METHODS = {
+    "score_embedding": "diffusion: {num_timesteps: 3}\nsample: {solver: heun, steps: 2}\n",
+    "closed_form": "sample_method: closed_form\nsample: {solver: heun, steps: 2}\n",
+    "residual": "diffusion: {embedding: residual}\nimage_density: {kind: gaussian, side: 4}\n"
+    "sample: {solver: heun, steps: 2}\n",
+    "ddpm": "sample_method: ddpm\ndiffusion: {num_timesteps: 4}\n",
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A finished run of each method, by its name."""
+    made = {}
+    for name, own in METHODS.items():
+        config = loading.validate(loading.mapping(TINY + own, name), name)
+        path = tmp_path_factory.mktemp(name) / "run"
+        pipeline.run(config, path, CPU, profile=False)
+        made[name] = (config, path)
+    return made
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_more_samples_than_images_are_drawn_elsewhere(name, runs, tmp_path):
+    config, path = runs[name]
+    before = (path / "samples.npz").read_bytes()
+    out = tmp_path / "more"
+    pipeline.sample_again(path, CPU, config.sample, config.training.seed, count=5, out=out)
+    arrays, own = read_arrays(out / "samples.npz"), read_arrays(path / "samples.npz")
+    assert arrays["samples"].shape == (5, 3, 8, 8)
+    assert arrays["images"].shape == (2, 3, 8, 8)
+    np.testing.assert_allclose(arrays["samples"][:2], own["samples"], rtol=1e-4, atol=1e-4)
+    assert len({sample.tobytes() for sample in arrays["samples"]}) == 5
+    if method_of(config).uses_index:
+        assert arrays["truth"].tolist() == [0, 1, 0, 1, 0]
+    assert (out / "sample.png").is_file()
+    assert (path / "samples.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_samples_are_replaced_only_where_that_is_asked_for(elsewhere, runs, tmp_path):
+    config, path = runs["closed_form"]
+    path = shutil.copytree(path, tmp_path / "run")
+    out = shutil.copytree(path, tmp_path / "out") if elsewhere else None
+    target = out or path
+    before = (target / "samples.npz").read_bytes()
+    with pytest.raises(RunFolderError, match="--overwrite"):
+        pipeline.sample_again(path, CPU, config.sample, seed=1, out=out)
+    assert (target / "samples.npz").read_bytes() == before
+    pipeline.sample_again(path, CPU, config.sample, seed=1, out=out, overwrite=True)
+    assert (target / "samples.npz").read_bytes() != before
+
+
+def test_the_clock_of_the_report_names_every_stage_before_training(runs):
+    config, path = runs["residual"]
+    report = content.collect(RunFolder(path), config)
+    notes = [table.note for table in report.tables if table.title == "Seconds by stage"]
+    assert notes == ["The training clock of all figures is density + preconditioning + training."]
+    timing = json.loads((path / "timing.json").read_text())
+    before = timing["density"] + timing["preconditioning"]
+    last = float((path / "metrics.csv").read_text().splitlines()[-1].split(",")[1])
+    assert last == pytest.approx(before + timing["training"], abs=1e-6)
