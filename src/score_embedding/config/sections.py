@@ -1,6 +1,6 @@
 """The sections of a run's YAML config: their keys, values and defaults.
 
-The keys below a line `ours` are additions to the official layout. Numbers may be written as strings
+The keys below a line `additions` are not in the official layout. Numbers may be written as strings
 (YAML 1.1 reads "2e-8" as one) and False means "off".
 """
 
@@ -86,13 +86,13 @@ class DataLoader(Section):
     channels: Annotated[Literal[1, 3], BeforeValidator(_number)] = 3
     batch_size: Count = 20
     rotate_augment: bool = False
-    # ours
+    # additions
     path: Strings | None = None  # the data set's file or folder; for `files`, the list of files
     image: Strings | None = None  # for `sample`: names of pictures that installed packages bring
     # Crops of image_size at random places of the photographs, flipped at random, instead of whole
     # photographs resized; num_images of them (default 16) where a method needs a fixed number.
     crops: bool = False
-    shrink: Count = 1  # crops: the photographs are first made so many times smaller
+    shrink: Count = 1  # crops: the factor by which photographs are first made smaller
 
     @field_serializer("image_size")
     def _square_as_one_number(self, size: tuple[int, int]) -> int | list[int]:
@@ -125,7 +125,7 @@ class Diffusion(Section):
     dh: Positive = 1.0
     num_timesteps: Count = 20
     solve_tolerance: Positive = 2e-8
-    # ours
+    # additions
     scheme: Annotated[str, _one_of(kinds.SCHEMES)] = "spectral"
     density: Literal["exact", "binned"] = "exact"
     boundary: Literal["reflect", "zero"] = "reflect"  # of the solve and of the score
@@ -174,11 +174,11 @@ class ImageDensity(Section):
 
 
 class HeldOut(Section):
-    """Photographs that training never sees, with noise to be taken out: what is then measured."""
+    """Photographs that training never sees: the run then measures how well it denoises them."""
 
     image: Strings | None = None  # names of pictures that installed packages bring
     path: Strings | None = None  # files or folders
-    shrink: Count = 1  # they are first made so many times smaller
+    shrink: Count = 1  # the factor by which they are first made smaller
     crop: Count | None = None  # and cut to this middle square
     # Standard deviations of the noise, white being 1.
     levels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.05, 0.125, 0.25, 0.5)
@@ -208,7 +208,7 @@ class Training(Section):
     timestep_multiplier: Positive = 1.0
     ema: DecayOrOff = None  # decay; at update k at most (1 + k) / (10 + k)
     warmup: CountOrOff = None  # steps over which lr rises linearly
-    # ours
+    # additions
     # What the network is asked for: the noise that was drawn, or its mean given the noisy image
     # and the whole data set.
     target: Literal["noise", "exact"] = "noise"
@@ -237,7 +237,7 @@ class Model(Section):
     dropout: Annotated[Share, Field(lt=1)] = 0.1
     resample_with_conv: bool = True
     embedding_method: Literal["linear", "fourier"] = "linear"
-    # ours
+    # additions
     image_index: bool = True  # of several images, the network is conditioned on which is meant
     network: Annotated[str, _one_of(kinds.NETWORKS)] = "unet"
 
@@ -252,7 +252,7 @@ class Start(Section):
 
     type: Literal["unconditional", "conditional"] = "unconditional"
     conditional_weight: Share | None = None
-    # ours
+    # additions
     prior: Prior = "unit"
 
     @model_validator(mode="after")
@@ -270,7 +270,7 @@ class Start(Section):
 class Sample(Start):
     """Where the probability flow starts and who integrates it."""
 
-    # ours
+    # additions
     solver: Annotated[str, _one_of(kinds.SAMPLERS)] = "rk45"
     tolerance: Positive = 1e-3  # rk45: relative and absolute
     steps: Count = 10  # heun
@@ -280,13 +280,13 @@ class Sample(Start):
 class DiscreteSample(Start):
     """Where the reverse chain of DDPM or DDIM starts, and in how many steps it ends."""
 
-    # ours
+    # additions
     steps: Count | None = None  # a divisor of diffusion.num_timesteps; None: all of them
 
 
 class Misc(Section):
     eps: Annotated[Positive, Field(lt=1)] = 1e-3  # first time of the diffusion
     profile_freq: Positive = 10.0  # training seconds between the evaluations of --profile
-    # ours
+    # additions
     checkpoint_freq: Positive = 60.0  # training seconds between checkpoints
     profile_priors: tuple[Prior, ...] = ()  # evaluated beside sample.prior

@@ -1,7 +1,7 @@
-"""What a method makes of photographs that it has not seen, with noise in them.
+"""Denoising of held-out photographs: PSNR and SSIM at each noise level.
 
 Each photograph is given the same noise at each level, whatever the method and its seed. PSNR and
-SSIM are of the answer clipped to [0, 1], the photograph being the truth.
+SSIM are those of the denoised photograph, clipped to [0, 1], against the original.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 `_minmax`: the sample is scaled so that its smallest value is 0 and its largest 1, as in the paper.
     It forgives a wrong brightness and contrast.
-`_clipped`: the sample as it is, clipped to [0, 1].
+`_clipped`: the sample unchanged but clipped to [0, 1].
 
-The ground truth, min-max scaled when it was loaded, is taken as it is. SSIM is scikit-image's (its
+The ground truth, min-max scaled when it was loaded, is not changed. SSIM is scikit-image's (its
 7 x 7 window, or the largest odd one that fits), data range 1; PSNR is 10 log10(1 / MSE) in dB.
 """
 

@@ -1,8 +1,8 @@
 """DDPM (Ho et al. 2020) and DDIM (Song et al. 2021): the baselines, on diffusers' own schedulers.
 
 Both train the same way, on the noise in x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) z with t uniform
-over the T steps, and differ in the reverse chain. Images are scaled to [-1, 1]; the network is told
-the step's number. diffusers' defaults hold: the predicted image is clipped to [-1, 1], DDPM's
+over the T steps, and differ in the reverse chain. Images are scaled to [-1, 1]; the network is conditioned
+on the step's number. diffusers' defaults hold: the predicted image is clipped to [-1, 1], DDPM's
 variance is the posterior's, DDIM is deterministic. A chain of fewer than T steps takes every
 (T / steps)-th one, the last included.
 """
@@ -45,7 +45,7 @@ class NoisePrediction:
         return len(self.images)
 
     def draw_batch(self, index: int, generator: torch.Generator) -> Batch:  # noqa: ARG002
-        """A batch of images drawn with replacement: no image's turn is its own."""
+        """A batch of images drawn with replacement, whichever image's turn it is."""
         index_of = torch.randint(len(self.images), (self.batch_size,), generator=generator)
         t = torch.randint(len(self.scheduler.betas), (self.batch_size,), generator=generator)
         z = torch.randn((self.batch_size, *self.images.shape[1:]), generator=generator)
@@ -99,8 +99,8 @@ def sample(
 
 def denoise(network: Network, x: Tensor, s: Tensor, config: BaselineConfig) -> Tensor:
     """The posterior mean of images x (b, c, h, w) in [0, 1] with noise of levels s (b,): x is
-    scaled to the state x_t of the chain whose share of noise is nearest, in the logarithm, and the
-    predicted noise is taken out."""
+    scaled to the state x_t of the chain whose noise level is nearest, in the logarithm, and the
+    predicted noise is subtracted."""
     abar = scheduler_of(config).alphas_cumprod.to(x)
     levels = (1 / abar - 1).sqrt() / 2  # noise over image, in [0, 1]
     t = (levels.log()[None] - s.log()[:, None]).abs().argmin(dim=1)

@@ -1,4 +1,4 @@
-"""The paper's method: its batches of embedded images, its sliced score-matching loss."""
+"""Score embedding (Na, Gao, Wan 2024): embedded images and the sliced score-matching loss."""
 
 from __future__ import annotations
 

@@ -5,8 +5,7 @@ level (densities/empirical.py), and with it
 
     score(x, t) = (D(x, t) - x) / std(t)^2.
 
-It is what a network of unlimited capacity learns from these images, and all that it can learn from
-them.
+A network of unlimited capacity learns this score from these images, and no network can learn more.
 """
 
 from __future__ import annotations

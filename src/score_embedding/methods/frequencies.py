@@ -1,5 +1,4 @@
-"""Spatial frequency in rings: what depends on the radius of a frequency alone, in images of any
-size."""
+"""Rings of spatial frequency: functions of the radius of a frequency, for images of any size."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ _MOST = 8
 
 
 def count(h: int, w: int) -> int:
-    """How many rings are told apart in images of h x w pixels; none of them is empty."""
+    """The number of rings in images of h x w pixels; none of them is empty."""
     return max(1, min(_MOST, min(h, w) // 2))
 
 

@@ -11,7 +11,7 @@ noise level and frequency. F starts at zero: an untrained model already denoises
 density.
 With the isotropic Gaussian for the density (kind white), D_pre is c_skip x of Karras et al. (2022,
 table 1) on centred data, c_out is theirs, the same for all frequencies, and the method is theirs; F
-is then not given D_pre, which tells it nothing that x does not.
+is then not given D_pre, a function of x alone.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ResidualMatching:
         return self.num_images
 
     def draw_batch(self, index: int, generator: torch.Generator) -> Batch:  # noqa: ARG002
-        """Crops with noise of random levels; no image's turn is its own. Conditions are noise
+        """Crops with noise of random levels, whichever image's turn it is. Conditions are noise
         levels, targets the crops without noise."""
         count = self.config.data_loader.batch_size
         flip = self.config.data_loader.crops

@@ -127,7 +127,7 @@ def _of_samples(folder: RunFolder, config: AnyConfig, rows: list[dict[str, float
 
 
 def _of_denoising(folder: RunFolder, config: AnyConfig, rows: list[dict[str, float]]) -> _Result:
-    """The photographs that the run has denoised."""
+    """The denoised photographs."""
     arrays = atomic_files.read_arrays(folder / run_folder.DENOISED, "description")
     description = json.loads(str(arrays["description"]))
     names, levels = description["names"], description["levels"]
