@@ -1,10 +1,10 @@
 """DDPM (Ho et al. 2020) and DDIM (Song et al. 2021): the baselines, on diffusers' own schedulers.
 
 Both train the same way, on the noise in x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) z with t uniform
-over the T steps, and differ in the reverse chain. Images are scaled to [-1, 1]; the network is conditioned
-on the step's number. diffusers' defaults hold: the predicted image is clipped to [-1, 1], DDPM's
-variance is the posterior's, DDIM is deterministic. A chain of fewer than T steps takes every
-(T / steps)-th one, the last included.
+over the T steps, and differ in the reverse chain. Images are scaled to [-1, 1]; the network is
+conditioned on the step's number. diffusers' defaults hold: the predicted image is clipped to
+[-1, 1], DDPM's variance is the posterior's, DDIM is deterministic. A chain of fewer than T steps
+takes every (T / steps)-th one, the last included.
 """
 
 from __future__ import annotations

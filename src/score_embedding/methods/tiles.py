@@ -20,7 +20,8 @@ def blended(
     """`estimate`, of tiles (c, h, w) of at most side x side pixels, over an image (c, H, W).
 
     Where tiles overlap, their weights fall linearly to their edges: what differs between two tiles
-    passes from one into the other over `overlap` pixels. An image of one tile is evaluated unchanged.
+    passes from one into the other over `overlap` pixels. An image of one tile is
+    evaluated unchanged.
     """
     _, H, W = image.shape
     (rows, height), (columns, width) = (_tiles(length, side, overlap) for length in (H, W))
