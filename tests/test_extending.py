@@ -11,23 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 import score_embedding as se
-from score_embedding import atomic_files, cli, densities, kinds
+from command_line import sets
+from score_embedding import atomic_files, densities, kinds
 from score_embedding.config import sections
 from score_embedding.data import datasets
 from score_embedding.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-RUN = (
-    *("name=toy", "data_loader.image_size=8", "data_loader.batch_size=2", "training.epochs=2"),
-    *("training.target_ssim=False", "model.ch=4", "model.ch_mult=[1]", "sample.solver=heun"),
-    *("model.attention_resolutions=[]", "sample.steps=2", "diffusion.num_timesteps=3"),
-)
 
 
 @dataclass(frozen=True)
@@ -72,24 +67,19 @@ def install(tmp_path, monkeypatch):
         del sys.modules[module]
 
 
-def command(monkeypatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["score-embedding", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert not ended.value.code
+@pytest.fixture
+def run(call, tmp_path):
+    """Makes a tiny run of 8 x 8 pixels by the command line; returns its folder."""
+
+    def made(name, **changes):
+        done = call("run", "--config", "quickstart", *sets(name=name, model__ch=4, **changes))
+        assert done.returncode == 0, done.stderr
+        return tmp_path / "saves" / name
+
+    return made
 
 
-def small_run(monkeypatch, tmp_path, *changes: str) -> Path:
-    """The folder of a run of 8 x 8 pixels, made by the command line."""
-    out = tmp_path / f"runs_{len(list(tmp_path.iterdir()))}"
-    options = [word for change in (*RUN, *changes) for word in ("--set", change)]
-    fixed = ("--config", "quickstart", "--device", "cpu")
-    command(monkeypatch, "run", *fixed, "--out", out, *options)
-    assert (out / "toy" / "report.html").exists()
-    return out / "toy"
-
-
-def test_a_scheme(install, monkeypatch, tmp_path):
+def test_a_scheme(install, call, pictures, tmp_path):
     name = install("A scheme")
     x, y = (torch.pi * (torch.arange(n, dtype=torch.float64) + 0.5) / n for n in (8, 9))
     m0 = (1 + 0.9 * x.cos()[:, None] * y.cos()).log().expand(2, 3, 8, 9)
@@ -101,21 +91,20 @@ def test_a_scheme(install, monkeypatch, tmp_path):
     assert found.score().shape == (2, 4, 3, 8, 9)
     with pytest.raises(ValueError, match="only the boundary reflect"):
         se.solve(m0, sde, times, scheme=name, boundary="zero")
-    picture = ROOT / "docs" / "images" / "strip.png"
-    out = tmp_path / "solved"
-    command(monkeypatch, "solve", picture, "--scheme", name, "--size", 8, "-N", 3, "--out", out)
-    assert (out / "scores.npz").exists()
+    done = call("solve", pictures[0], "--scheme", name, "--size", 8, "-N", 3, "--out", "solved")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "solved" / "scores.npz").exists()
 
 
-def test_a_sampler(install, monkeypatch, tmp_path):
+def test_a_sampler(install, run):
     name = install("A sampler")
-    folder = small_run(monkeypatch, tmp_path, f"sample.solver={name}", "sample.steps=3")
+    folder = run("euler", sample__solver=name, sample__steps=3)
     with np.load(folder / "samples.npz") as samples:
         assert np.isfinite(samples["samples"]).all()
     assert "Euler, 3 steps" in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_density(install, monkeypatch, tmp_path):
+def test_a_density(install, run):
     name = install("A density")
     generator = torch.Generator().manual_seed(0)
     images = 0.5 + 0.2 * torch.randn(500, 1, 8, 8, generator=generator, dtype=torch.float64)
@@ -129,38 +118,36 @@ def test_a_density(install, monkeypatch, tmp_path):
     with_a_line = np.tile(np.eye(8), (2, 2))
     assert se.denoise(with_a_line, sigma=0.1, model=density).shape == (16, 16)
 
-    folder = small_run(
-        *(monkeypatch, tmp_path, f"image_density.kind={name}", "diffusion.embedding=residual"),
-        *("image_density.side=4", "image_density.stride=2"),
-    )
+    changes = {"diffusion__embedding": "residual", "image_density__side": 4}
+    folder = run("density", image_density__kind=name, **changes)
     loaded = densities.load(folder / "density.safetensors")
     assert loaded.kind == name
     assert tuple(loaded.model.means.shape) == (3 * 4 * 4,)
 
 
-def test_a_network(install, monkeypatch, tmp_path):
+def test_a_network(install, run, call):
     name = install("A network")
-    folder = small_run(monkeypatch, tmp_path, f"model.network={name}")
+    folder = run("plain", model__network=name)
     assert set(load_file(folder / "model.safetensors")) >= {"first.weight", "time.bias"}
-    command(monkeypatch, "sample", folder, "--overwrite")  # from the weights of the file
-    more = [f"model.network={name}", "diffusion.embedding=residual"]
-    small_run(monkeypatch, tmp_path, *more, "image_density.kind=white")  # from an output of 0
+    again = call("sample", folder, "--overwrite")  # from the weights of the file
+    assert again.returncode == 0, again.stderr
+    changes = {"diffusion__embedding": "residual", "image_density__kind": "white"}
+    run("residual", model__network=name, **changes)  # from an output of 0
 
 
-def test_a_method(install, monkeypatch, tmp_path):
+def test_a_method(install, run, call, pictures, tmp_path):
     name = install("A method")
-    folder = small_run(monkeypatch, tmp_path, f"sample_method={name}", "training.epochs=20")
+    folder = run("clean", sample_method=name, training__epochs=40)
     assert "Prediction of the clean image" in (folder / "report.html").read_text(encoding="utf-8")
-    losses = [float(row["loss"]) for row in atomic_files.read_rows(folder / "metrics.csv")[:20]]
-    assert np.mean(losses[10:]) < np.mean(losses[:10])
-    command(monkeypatch, "sample", folder, "--overwrite")
-    picture = tmp_path / "picture.png"
-    Image.fromarray(np.full((8, 8, 3), 128, np.uint8)).save(picture)
-    command(monkeypatch, "denoise", picture, "--model", folder, "--sigma", 0.1)
-    assert (tmp_path / "picture_denoised.png").exists()
+    losses = [float(row["loss"]) for row in atomic_files.read_rows(folder / "metrics.csv")[:40]]
+    assert np.mean(losses[20:]) < np.mean(losses[:20])
+    assert call("sample", folder, "--number", 2, "--out", "more").returncode == 0
+    done = call("denoise", pictures[0], "--model", folder, "--sigma", 0.1)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a_denoised.png").exists()
 
 
-def test_a_data_set(install, monkeypatch, tmp_path):
+def test_a_data_set(install, run):
     name = install("A data set")
     options = {"dataset": name, "num_images": 3, "image_size": 8, "channels": 1, "seed": 4}
     images = datasets.load_dataset(sections.DataLoader(**options))
@@ -172,10 +159,7 @@ def test_a_data_set(install, monkeypatch, tmp_path):
     assert (distances.min(axis=1) < 1e-6).all()
     with pytest.raises(DataError, match="only 1797 digits"):
         datasets.load_dataset(sections.DataLoader(**options | {"num_images": 1798}))
-    grey = [f"{key}=1" for key in ("data_loader.channels", "model.in_channels")]
-    folder = small_run(
-        *(monkeypatch, tmp_path, f"data_loader.dataset={name}", "data_loader.num_images=2"),
-        *(*grey, "model.out_channels=1"),
-    )
+    grey = dict.fromkeys(("data_loader__channels", "model__in_channels", "model__out_channels"), 1)
+    folder = run("digits", data_loader__dataset=name, data_loader__num_images=2, **grey)
     with np.load(folder / "samples.npz") as samples:
         assert samples["samples"].shape == (2, 1, 8, 8)
