@@ -190,7 +190,7 @@ MUTATIONS = (
     Mutation(
         "affine kernel: no substeps",
         KERNELS,
-        "count = math.ceil(SUBSTEPS * (end - start) / float(times[-1] - times[0]))",
+        "count = math.ceil(substeps * (end - start) / float(times[-1] - times[0]))",
         "count = 1",
         ("spectral",),
     ),

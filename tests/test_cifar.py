@@ -143,8 +143,8 @@ def test_no_network_is_an_error_with_the_remedy(tmp_path):
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/cifar-10-python.tar.gz"
         with pytest.raises(DataError) as caught:
             cifar.fetch(tmp_path / "cache", url)
-    told = [url, str(tmp_path / "cache"), "cifar-10-python.tar.gz", "--set data_loader.path="]
-    assert [part for part in told if part not in str(caught.value)] == []
+    expected = [url, str(tmp_path / "cache"), "cifar-10-python.tar.gz", "--set data_loader.path="]
+    assert [part for part in expected if part not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize("seed", [0, 9, 56])
@@ -168,7 +168,7 @@ def test_an_uncompressed_archive_is_read(folder, tmp_path):
     assert np.array_equal(cifar.dogs(path, 8, 1), cifar.dogs(folder, 8, 1))
 
 
-def test_batches_pickled_by_python_3_are_read_alike(folder):
+def test_batches_pickled_by_python_3_are_read_equally(folder):
     before = cifar.dogs(folder, 8, 1)
     for name, data, labels in zip(BATCHES, pixels(), LABELS, strict=True):
         (folder / name).write_bytes(pickle.dumps({b"data": data, b"labels": labels}, protocol=2))

@@ -190,7 +190,7 @@ def test_a_config_that_cannot_be_is_refused(change, said):
     assert said in str(refused.value)
 
 
-def test_a_residual_model_starts_from_its_own_noise_unless_told_otherwise():
+def test_a_residual_model_starts_from_its_own_noise_by_default():
     assert loading.load("photographs").sample.prior == "matched"
     for change in (["sample.prior=unit"], ["diffusion.embedding=input"]):
         assert loading.load("photographs", change).sample.prior == "unit"

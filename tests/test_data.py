@@ -498,11 +498,11 @@ def test_a_pickle_gives_the_images_of_the_official_loader(dataset, n, chosen, pr
 
 def test_pickled_lists_and_stacks_of_images_are_read(tmp_path):
     path = tmp_path / "faces.pkl"
-    alike = [noise(8, 8, 3, seed=i) for i in range(4)]
-    for content in (alike, tuple(alike), np.stack(alike)):
+    equal = [noise(8, 8, 3, seed=i) for i in range(4)]
+    for content in (equal, tuple(equal), np.stack(equal)):
         path.write_bytes(pickle.dumps(content, 4))
         images = load_dataset(DataLoader(dataset="celeb", path=str(path), image_size=8))
-        assert torch.equal(images, load_images(alike[1], size=8))
+        assert torch.equal(images, load_images(equal[1], size=8))
 
 
 @pytest.mark.parametrize(
@@ -544,16 +544,16 @@ def test_the_real_celebrities_are_read(n, as_folder):
 @pytest.mark.parametrize(
     ("dataset", "file_name"), [("celeb", "celeb_data.pkl"), ("imagenet", "imagenet_data.pkl")]
 )
-def test_a_pickle_that_is_nowhere_says_where_it_was_looked_for(
+def test_the_error_for_a_missing_pickle_names_where_it_was_looked_for(
     dataset, file_name, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCORE_EMBEDDING_DATA", str(tmp_path / "sets"))
     with pytest.raises(DataError) as caught:
         load_dataset(DataLoader(dataset=dataset))
-    told = [f"data/{file_name}", f", {file_name}", str(tmp_path / "sets" / file_name)]
-    told.append("--set data_loader.path=")
-    assert [part for part in told if part not in str(caught.value)] == []
+    expected = [f"data/{file_name}", f", {file_name}", str(tmp_path / "sets" / file_name)]
+    expected.append("--set data_loader.path=")
+    assert [part for part in expected if part not in str(caught.value)] == []
     with pytest.raises(DataError, match="elsewhere"):
         load_dataset(DataLoader(dataset=dataset, path=str(tmp_path / "elsewhere")))
 

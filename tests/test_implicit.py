@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from score_embedding.errors import ConvergenceError
-from score_embedding.fokker_planck.operators import linear
+from score_embedding.fokker_planck.operators.linear import Limits
 from score_embedding.fokker_planck.pixel_density import log_density
-from score_embedding.fokker_planck.schemes import implicit
+from score_embedding.fokker_planck.problem import Options, Problem
+from score_embedding.fokker_planck.schemes import implicit, krylov
 from score_embedding.fokker_planck.solve import AffineDrift, solve
 from score_embedding.sde import VarianceExploding, VariancePreserving
 
@@ -516,7 +517,7 @@ def test_a_callable_drift_is_taken_at_the_end_of_the_step_on_centres_and_faces(b
     pushed=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_any_small_solve_satisfies_its_equation_or_says_that_it_did_not(
+def test_any_small_solve_satisfies_its_equation_or_raises(
     grid, sigma, boundary, scheme, count, spread, pushed, seed
 ):
     generator = torch.Generator().manual_seed(seed)
@@ -652,35 +653,30 @@ def mild_but_for_one(generator, scale=1000.0):
     ("times", "step"), [([0.0, 0.1, 0.2], 1), ([0.0, 1e-9, 0.1], 2)], ids=["first", "second"]
 )
 def test_the_one_channel_that_does_not_converge_is_named_with_its_step_and_residuals(
-    linear_method, times, step, generator, monkeypatch
+    linear_method, times, step, generator
 ):
-    monkeypatch.setattr(implicit, "MAX_ITERATIONS", 15)
     times = torch.tensor(times, dtype=torch.float64)
+    options = {"scheme": "implicit", "linear": linear_method}
     with pytest.raises(ConvergenceError, match=rf"image 2, channel 1, step {step}\b") as raised:
-        solve(mild_but_for_one(generator), DOUBLING, times, scheme="implicit", linear=linear_method)
+        solve(mild_but_for_one(generator), DOUBLING, times, max_iterations=15, **options)
     assert len(raised.value.residuals) == 15
     assert min(raised.value.residuals) > 2e-8
 
 
-@pytest.mark.parametrize("scheme", ["implicit", "krylov"])
-def test_the_channel_whose_linear_system_is_not_solved_is_the_one_named(
-    scheme, generator, monkeypatch
-):
-    monkeypatch.setattr(linear, "DIRECTIONS", 1)
-    monkeypatch.setattr(linear, "RESTARTS", 1)
+@pytest.mark.parametrize("scheme", [implicit, krylov])
+def test_the_channel_whose_linear_system_is_not_solved_is_the_one_named(scheme, generator):
     m0 = torch.ones(4, 2, 5, 5, dtype=torch.float64)
     m0[2, 1] = 10 * random(generator, 5, 5)
     with pytest.raises(ConvergenceError, match=r"image 2, channel 1, step 1\b.*linear system"):
-        solve(m0, DOUBLING, linspace(0, 0.1, 1), scheme=scheme)
+        scheme.evolve(Problem(m0, DOUBLING, linspace(0, 0.1, 1)), Options(), limits=Limits(1, 1))
 
 
 @pytest.mark.parametrize("linear_method", ["iterative", "direct"])
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("scale", [1e80, 1e160, 1e308])
 def test_extreme_densities_raise_instead_of_being_returned_unsolved(
-    scale, boundary, linear_method, generator, monkeypatch
+    scale, boundary, linear_method, generator
 ):
-    monkeypatch.setattr(implicit, "MAX_ITERATIONS", 15)
     m0 = scale * (2 * torch.rand(2, 2, 4, 5, generator=generator, dtype=torch.float64) - 1)
     with pytest.raises(ConvergenceError):
         solve(
@@ -690,14 +686,13 @@ def test_extreme_densities_raise_instead_of_being_returned_unsolved(
             scheme="implicit",
             boundary=boundary,
             linear=linear_method,
+            max_iterations=15,
         )
 
 
 @pytest.mark.parametrize("linear_method", ["iterative", "direct"])
-def test_one_extreme_channel_among_mild_ones_is_the_one_named(
-    linear_method, generator, monkeypatch
-):
-    monkeypatch.setattr(implicit, "MAX_ITERATIONS", 15)
+def test_one_extreme_channel_among_mild_ones_is_the_one_named(linear_method, generator):
     m0 = mild_but_for_one(generator, scale=1e160)
+    options = {"scheme": "implicit", "linear": linear_method}
     with pytest.raises(ConvergenceError, match=r"image 2, channel 1, step 1"):
-        solve(m0, DOUBLING, linspace(0, 0.2, 2), scheme="implicit", linear=linear_method)
+        solve(m0, DOUBLING, linspace(0, 0.2, 2), max_iterations=15, **options)

@@ -187,8 +187,7 @@ def fitted_generator(size, half_g2, rate, dh):
     ],
     ids=["VP", "OU", "away", "rising", "VE"],
 )
-def test_the_affine_kernel_is_the_flow_of_its_generator(sde, rate, tolerance, monkeypatch):
-    monkeypatch.setattr(kernels, "SUBSTEPS", 32)
+def test_the_affine_kernel_is_the_flow_of_its_generator(sde, rate, tolerance):
     size, dh = 7, 0.5
     flow = solve_ivp(
         lambda t, p: (
@@ -203,7 +202,7 @@ def test_the_affine_kernel_is_the_flow_of_its_generator(sde, rate, tolerance, mo
         atol=1e-12,
     )
     expected = torch.from_numpy(flow.y.T.reshape(3, size, size).copy())
-    kernel = affine_kernel(size, sde, TIMES, AffineDrift(rate), dh)
+    kernel = affine_kernel(size, sde, TIMES, AffineDrift(rate), dh, substeps=32)
     torch.testing.assert_close(kernel, expected, rtol=0, atol=tolerance)
     assert torch.equal(kernel[0], torch.eye(size, dtype=torch.float64))
 
@@ -218,12 +217,13 @@ class Cubic:
         return torch.as_tensor(b - a + (b**4 - a**4) / 4)
 
 
-def test_a_rate_up_to_cubic_in_time_is_integrated_exactly_in_one_substep(monkeypatch):
-    monkeypatch.setattr(kernels, "SUBSTEPS", 1)
+def test_a_rate_up_to_cubic_in_time_is_integrated_exactly_in_one_substep():
     rising = AffineDrift(lambda t: 0.8 * (1 + t**3))
-    kernel = affine_kernel(9, Cubic(), TIMES.new_tensor([0, 1]), rising, 0.5)
+    kernel = affine_kernel(9, Cubic(), TIMES.new_tensor([0, 1]), rising, 0.5, substeps=1)
     constant = (VarianceExploding(1.0), TIMES.new_tensor([0, 1.25]), AffineDrift(0.8))
-    torch.testing.assert_close(kernel, affine_kernel(9, *constant, 0.5), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        kernel, affine_kernel(9, *constant, 0.5, substeps=1), rtol=0, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 64, 128])

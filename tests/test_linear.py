@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from score_embedding.fokker_planck.operators import linear
 from score_embedding.fokker_planck.operators.linear import (
+    DEFAULT_LIMITS,
     HeatStep,
+    Limits,
     System,
     conjugate_residuals,
     direct,
@@ -127,7 +128,7 @@ def test_conjugate_residuals_reduce_the_residual_as_asked(
     assert solved.all()
     before, after = residual(system, b, start), residual(system, b, v)
     assert (after <= 1.001 * reduction * before + 1e-13 * norm(b)).all()
-    assert len(directions) <= linear.DIRECTIONS
+    assert len(directions) <= DEFAULT_LIMITS.directions
     if reduction < 1e-9:
         expected = torch.linalg.solve(dense(system), b.flatten(1)).reshape(b.shape)
         condition = torch.linalg.cond(dense(system)).max()
@@ -150,25 +151,20 @@ def test_a_constant_wind_far_stronger_than_diffusion_is_solved(along, generator)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
-def test_restarts_go_on_from_the_residual(boundary, generator, monkeypatch):
-    monkeypatch.setattr(linear, "DIRECTIONS", 3)
+def test_restarts_continue_from_the_residual(boundary, generator):
     system = advected(generator, (6, 6), 2, 0.7, boundary=boundary)
     b = random(generator, 2, 6, 6)
-    v, solved, directions = conjugate_residuals(system, b, torch.zeros_like(b), reduction=1e-6)
+    v, solved, directions = conjugate_residuals(system, b, torch.zeros_like(b), 1e-6, Limits(3))
     assert solved.all()
     assert (residual(system, b, v) <= 1.001e-6 * norm(b)).all()
     assert len(directions) <= 3
 
 
-def test_a_channel_without_a_solution_is_told_and_comes_with_the_last_directions(
-    generator, monkeypatch
-):
-    monkeypatch.setattr(linear, "DIRECTIONS", 3)
-    monkeypatch.setattr(linear, "RESTARTS", 2)
+def test_a_channel_without_a_solution_is_named_and_comes_with_the_last_directions(generator):
     system, b = advected(generator, (8, 8), 2, 5.0), random(generator, 2, 8, 8)
     b[1] = 0
-    assert iterative(system, b, torch.zeros_like(b))[1].tolist() == [False, True]
-    v, solved, directions = conjugate_residuals(system, b, torch.zeros_like(b), reduction=1e-2)
+    assert iterative(system, b, torch.zeros_like(b), Limits(3, 2))[1].tolist() == [False, True]
+    v, solved, directions = conjugate_residuals(system, b, torch.zeros_like(b), 1e-2, Limits(3, 2))
     assert solved.tolist() == [False, True]
     assert torch.equal(v[1], b[1])
     assert len(directions) == 3
@@ -176,8 +172,8 @@ def test_a_channel_without_a_solution_is_told_and_comes_with_the_last_directions
 
 
 def test_a_solution_found_with_the_last_direction_still_comes_with_its_directions(generator):
-    system = advected(generator, (linear.DIRECTIONS,), 1, 3.0)
-    b = random(generator, 1, linear.DIRECTIONS)
+    system = advected(generator, (DEFAULT_LIMITS.directions,), 1, 3.0)
+    b = random(generator, 1, DEFAULT_LIMITS.directions)
     _, solved, directions = conjugate_residuals(system, b, torch.zeros_like(b), reduction=1e-10)
     assert solved.all()
     assert len(directions) > 0
@@ -213,7 +209,7 @@ def test_a_batch_is_its_channels_alone_however_long_its_neighbours_take(boundary
     assert lengths[0] == 1 < lengths[1] < lengths[2] < lengths[3]
 
 
-def test_a_solved_start_is_returned_to_the_bit_beside_unsolved_neighbours(generator):
+def test_a_solved_start_is_returned_bit_for_bit_beside_unsolved_neighbours(generator):
     system, v = advected(generator, (5, 5), 2, 1.0), random(generator, 2, 5, 5)
     b = system.apply(v)
     start = v.clone()

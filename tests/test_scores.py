@@ -263,7 +263,7 @@ def test_a_stationary_density_knows_no_left_and_right(generator):
 
 def test_the_spectrum_of_stationary_data_is_recovered(generator):
     model, L = random_stationary(generator), 20_000
-    scales = torch.tensor([1.0, 8.0, 64.0], dtype=torch.float64)  # colours that are told apart
+    scales = torch.tensor([1.0, 8.0, 64.0], dtype=torch.float64)  # distinct colours
     model = Stationary(model.mean, model.colours, model.variances * scales[:, None, None])
     mean, C = written_out(model, 4, 4)
     drawn = np.random.default_rng(5).multivariate_normal(mean, C, L).reshape(L, 3, 4, 4)
@@ -383,7 +383,7 @@ def test_the_average_of_windows_is_the_one_by_loops(shape, size, stride, generat
 @pytest.mark.parametrize("shape", [(3, 11, 14), (1, 2, 5), (1, 1, 1)])
 def test_windows_that_are_left_alone_are_the_image(shape, dtype, generator):
     image = normal(shape, generator).to(dtype)
-    for size, stride in (((4, 4), 4), ((4, 8), 4), ((1, 1), 1)):  # by powers of two: to the bit
+    for size, stride in (((4, 4), 4), ((4, 8), 4), ((1, 1), 1)):  # by powers of two: bit for bit
         assert torch.equal(windows.average(image[None], size, stride, torch.clone)[0], image)
     eps = torch.finfo(dtype).eps  # sums of up to 25 equal numbers
     found = windows.average(image[None], (5, 5), 1, torch.clone)[0]

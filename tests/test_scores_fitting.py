@@ -135,7 +135,7 @@ def test_the_score_in_float64_is_exact(generator):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_cannot_be_asked_is_refused(kind):
+def test_invalid_arguments_are_refused(kind):
     density, x = small(kind), torch.rand(2, 3, 8, 8)
     with pytest.raises(ValueError, match=r"density of 3 channel\(s\), images of 1"):
         density.denoise(x[:, :1], 0.1)
@@ -171,7 +171,7 @@ def test_what_cannot_be_fitted_is_refused(words, arguments):
         fit(**{"kind": "gaussian", "images": torch.rand(2, 3, 9, 9), "side": 4, **arguments})
 
 
-def test_images_of_the_size_of_the_arrays_are_taken_as_they_are(generator):
+def test_images_of_the_size_of_the_arrays_are_taken_unchanged(generator):
     images = torch.rand(12, 3, 4, 4, generator=generator)
     density = fit("empirical", images, side=4)
     assert torch.equal(density.model.points, images.flatten(1))
@@ -207,7 +207,7 @@ def test_whatever_the_image_and_the_noise_the_answer_is_finite(kind, c, size, po
         assert float(denoised.max()) < 1 + 1e-4
 
 
-def test_white_of_any_side_speaks_for_every_pixel():
+def test_white_of_any_side_is_of_every_pixel():
     density = fit("white", torch.rand(2, 3, 9, 9), side=8)
     assert torch.isfinite(density.denoise(torch.rand(1, 3, 9, 9), 0.1)).all()
 
@@ -271,7 +271,7 @@ def test_on_a_gpu_the_answer_is_the_same(kind, generator):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_density_is_the_same_to_the_bit(kind, tmp_path, generator):
+def test_a_saved_density_is_the_same_bit_for_bit(kind, tmp_path, generator):
     density, path = small(kind), tmp_path / "density.safetensors"
     save(density, path)
     read = load(path)
@@ -340,10 +340,10 @@ def tampered(path, about=None, text=None, **tensors):
     """A file of a density, with other metadata or tensors (None: without them)."""
     save(small("gaussian"), path)
     with safe_open(path, framework="pt") as file:
-        told = json.loads(file.metadata()["density"])
+        known = json.loads(file.metadata()["density"])
         kept = {name: file.get_tensor(name) for name in list(file.keys())}
     kept = {name: value for name, value in {**kept, **tensors}.items() if value is not None}
-    save_file(kept, path, {"density": text or json.dumps({**told, **(about or {})})})
+    save_file(kept, path, {"density": text or json.dumps({**known, **(about or {})})})
     return path
 
 
@@ -417,7 +417,7 @@ def test_white_has_the_mean_of_each_channel_and_one_variance(generator):
     np.testing.assert_allclose(found, mean + variance / (variance + 0.09) * (y - mean), rtol=1e-12)
 
 
-def test_a_mixture_says_more_of_real_windows_than_a_gaussian():
+def test_a_mixture_is_likelier_for_real_windows_than_a_gaussian():
     held_out = fit("empirical", [picture("camera", 80, 80, 1)], arrays=3000).model.points
     at = {
         kind: fit(kind, pictures(1), side=8, arrays=3000, components=10).model
@@ -444,7 +444,7 @@ def test_expectation_maximisation_never_lowers_the_likelihood(generator):
 
 
 @pytest.mark.parametrize("prior", [1e12, 1e16])
-def test_a_mixture_of_great_weight_stays_as_it_is(prior, generator):
+def test_a_mixture_of_great_weight_stays_unchanged(prior, generator):
     model, _ = random_gaussians(generator, (1, 2, 3), 3)
     arrays = 5 * noise((50, 6), generator, torch.float64)
     kept = fitting.adapted(model, arrays, 0.5, 2, prior)
@@ -458,19 +458,19 @@ def test_a_mixture_of_great_weight_stays_as_it_is(prior, generator):
     assert float((moved.means - model.means).abs().max()) > 0.1
 
 
-def test_the_covariance_below_the_noise_is_learnt(generator):
+def test_the_covariance_below_the_noise_is_estimated(generator):
     _, C = random_gaussians(generator, (1, 2, 2), 1)
     start, _ = random_gaussians(generator, (1, 2, 2), 1)
     s, n, mean = 0.5, 20_000, np.arange(4.0)
     x = np.random.default_rng(9).multivariate_normal(mean, C[0].numpy(), n)
     arrays = torch.from_numpy(x) + s * noise((n, 4), generator, torch.float64)
-    learnt = fitting.adapted(start, arrays, s, 200, 0.0)
+    fitted = fitting.adapted(start, arrays, s, 200, 0.0)
     noisy = np.cov(arrays.numpy().T, ddof=0)
     likeliest = noisy - s**2 * np.eye(4)
-    np.testing.assert_allclose(learnt.means[0], arrays.numpy().mean(axis=0), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(learnt.covariances()[0], likeliest, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(fitted.means[0], arrays.numpy().mean(axis=0), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(fitted.covariances()[0], likeliest, rtol=0, atol=1e-4)
     error = np.sqrt((np.outer(noisy.diagonal(), noisy.diagonal()) + noisy**2) / n)
-    assert (np.abs(learnt.covariances()[0].numpy() - C[0].numpy()) < 4.5 * error + 1e-4).all()
+    assert (np.abs(fitted.covariances()[0].numpy() - C[0].numpy()) < 4.5 * error + 1e-4).all()
 
 
 def test_a_component_that_explains_nothing_does_no_harm(generator):

@@ -25,7 +25,7 @@ _KINDS = "buifcSUO"
 def read(source: bytes, name: str | Path, encoding: str = "ASCII") -> Any:
     """The object of a pickle made of numpy arrays, lists, dicts, strings and numbers.
 
-    `name` stands for the file in errors; `encoding` is pickle's, "bytes" for files of Python 2.
+    `name` is that of the file in errors; `encoding` is pickle's, "bytes" for files of Python 2.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """A mixture of Gaussians of patches, by scikit-learn's expectation-maximisation (EM).
 
 The mean of each channel over the patch is taken as independent of the rest, and Gaussian: a
-component then stands for a structure at any brightness and colour, not for one of them.
+component then describes a structure at any brightness and colour, not for one of them.
 """
 
 from __future__ import annotations

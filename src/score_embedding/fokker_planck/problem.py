@@ -50,10 +50,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Options:
-    """Options of `solve` that only some schemes use: relative change at which an iteration stops,
-    and the method for the linear systems of an implicit step."""
+    """Options of `solve` that only some schemes use: the relative change at which an iteration
+    stops, the number of iterations after which it fails, and the method for the linear systems of
+    an implicit step."""
 
     tolerance: float = 2e-8
+    max_iterations: int = 500
     linear: LinearMethod = "iterative"
 
 

@@ -40,6 +40,7 @@ def solve(
     boundary: Boundary = "reflect",
     drift: Drift | None = None,
     linear: LinearMethod = "iterative",
+    max_iterations: int = 500,
 ) -> Solution:
     """Evolve a log-density under the Fokker-Planck equation of `sde`.
 
@@ -68,6 +69,7 @@ def solve(
         "implicit" and "krylov" take any, "spectral" an AffineDrift between reflecting walls.
     linear : how "implicit" solves its systems: "iterative", preconditioned by the spectral basis,
         all channels at once; or "direct", sparse LU, one by one.
+    max_iterations : of one time step, or sweeps of "published"; then ConvergenceError is raised.
 
     Returns
     -------
@@ -80,13 +82,13 @@ def solve(
         gradient wanted of a scheme or an argument that has none.
     ConvergenceError : the iteration did not reach the tolerance; carries the residual history.
     """
-    dtype = result_dtype(m0)
-    m0, times = _checked(m0, times, dh, tolerance, boundary, linear)
+    dtype, options = result_dtype(m0), Options(tolerance, max_iterations, linear)
+    m0, times = _checked(m0, times, dh, boundary, options)
     module = kinds.named(kinds.SCHEMES, scheme, "scheme").load()
     problem = Problem(m0, sde, times.to(torch.float64), dh, boundary, drift)
     module.check(problem)
     started = time.perf_counter()
-    evolution: Evolution = module.evolve(problem, Options(tolerance, linear))
+    evolution: Evolution = module.evolve(problem, options)
     diagnostics = Diagnostics(
         scheme=scheme,
         dh=dh,
@@ -106,7 +108,7 @@ def solve(
 
 
 def _checked(
-    m0: ArrayLike, times: ArrayLike, dh: float, tolerance: float, boundary: str, linear: str
+    m0: ArrayLike, times: ArrayLike, dh: float, boundary: str, options: Options
 ) -> tuple[Tensor, Tensor]:
     m0 = to_tensor(m0, name="m0")
     times = to_tensor(times, ndim=1, name="times").to(device=m0.device)
@@ -115,14 +117,15 @@ def _checked(
             f"m0 must be (n, c, *grid) with one to three grid axes and not empty, got shape "
             f"{tuple(m0.shape)}"
         )
-    if linear not in get_args(LinearMethod):
+    if options.linear not in get_args(LinearMethod):
         allowed = ", ".join(get_args(LinearMethod))
-        raise ValueError(f"linear must be one of {allowed}, got {linear!r}")
+        raise ValueError(f"linear must be one of {allowed}, got {options.linear!r}")
     check_boundary(boundary)
     if len(times) == 0 or bool((times.diff() <= 0).any()):
         raise ValueError(f"times must be ascending and at least one, got {times.tolist()}")
     refuse_gradient(times, "times", "which no scheme has")
-    for name, number in (("dh", dh), ("tolerance", tolerance)):
+    limits = {"tolerance": options.tolerance, "max_iterations": options.max_iterations}
+    for name, number in {"dh": dh, **limits}.items():
         if not number > 0:
             raise ValueError(f"{name} must be positive, got {number!r}")
     return m0, times

@@ -14,7 +14,7 @@ from score_embedding.fokker_planck.operators.differences import Boundary
 from score_embedding.fokker_planck.operators.drift import AffineDrift
 from score_embedding.sde import SDE
 
-SUBSTEPS = 320  # of an affine drift over all times, each interval its share
+SUBSTEPS = 320  # of an affine drift over all times, in proportion to the interval
 
 
 def heat_kernel(
@@ -47,7 +47,9 @@ def precise_heat_kernel(
     return torch.stack(kernels).to(diffusion_time.device)
 
 
-def affine_kernel(size: int, sde: SDE, times: Tensor, drift: AffineDrift, dh: float) -> Tensor:
+def affine_kernel(
+    size: int, sde: SDE, times: Tensor, drift: AffineDrift, dh: float, substeps: int = SUBSTEPS
+) -> Tensor:
     """The kernel of an axis with the drift f = -rate(t) x and reflecting walls, (N, size, size) in
     float64, from times[0] to each of the N times; columns sum to 1.
 
@@ -58,7 +60,7 @@ def affine_kernel(size: int, sde: SDE, times: Tensor, drift: AffineDrift, dh: fl
     intervals = []
     times = times.to(torch.float64)
     for start, end in pairwise(times.tolist()):
-        count = math.ceil(SUBSTEPS * (end - start) / float(times[-1] - times[0]))
+        count = math.ceil(substeps * (end - start) / float(times[-1] - times[0]))
         ends = torch.linspace(start, end, count + 1, dtype=torch.float64, device="cpu").tolist()
         coefficients = []
         for a, b in pairwise(ends):
@@ -77,8 +79,8 @@ def _product_of_exponentials(
     with torch.inference_mode(False):
         kernel = torch.eye(size, dtype=torch.float64, device="cpu")
         kernels = [kernel]
-        for substeps in intervals:
-            for diffusion_time, pull in substeps:
+        for steps in intervals:
+            for diffusion_time, pull in steps:
                 generator = _generator(size, diffusion_time, pull, dh)
                 kernel = _positive_exponential(generator) @ kernel
             kernels.append(kernel)

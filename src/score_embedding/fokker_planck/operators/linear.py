@@ -24,8 +24,16 @@ from score_embedding.fokker_planck.operators.differences import (
     second_difference,
 )
 
-DIRECTIONS = 30  # kept before the iteration starts again from its residual
-RESTARTS = 20
+
+@dataclass(frozen=True)
+class Limits:
+    """Of an iterative solve: directions kept before it restarts from its residual, and restarts."""
+
+    directions: int = 30
+    restarts: int = 20
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class HeatStep:
@@ -95,34 +103,44 @@ def direct(system: System, b: Tensor) -> tuple[Tensor, Tensor]:
     return v, torch.isfinite(v).flatten(1).all(dim=1)
 
 
-def iterative(system: System, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+def iterative(
+    system: System,
+    b: Tensor,
+    start: Tensor,
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[Tensor, Tensor]:
     """A^-1 b by `conjugate_residuals`, to a hundredth of the residual at `start`: the fixed-point
-    iteration around it asks for no more. Also which of the channels (B,) were solved."""
-    v, solved, _ = conjugate_residuals(system, b, start, reduction=1e-2)
+    iteration around it needs no more. Also which of the channels (B,) were solved."""
+    v, solved, _ = conjugate_residuals(system, b, start, 1e-2, limits)
     return v, solved
 
 
 def conjugate_residuals(
-    system: System, b: Tensor, start: Tensor, reduction: float
+    system: System,
+    b: Tensor,
+    start: Tensor,
+    reduction: float,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """A^-1 b by generalised conjugate residuals preconditioned by M, from `start` until the
     residual of each channel is `reduction` times what it was; which channels (B,) got there within
-    RESTARTS times DIRECTIONS steps; and the last directions searched, each (B, *grid).
+    limits.restarts times limits.directions steps; and the last directions searched, each
+    (B, *grid).
 
     Minimises the residual over the same spaces as GMRES, all channels at once; a channel that is
-    done stays as it is, so that it does not depend on its neighbours in the batch.
+    done is not changed any more, so that it does not depend on its neighbours in the batch.
     """
     v = start
     r = seed = b - system.apply(v)
     enough = torch.maximum(reduction * norm(r), 1e-15 * norm(b))
     directions: list[Tensor] = []  # Z, and W = A Z with orthonormal columns
     images: list[Tensor] = []
-    for _ in range(RESTARTS * DIRECTIONS):
+    for _ in range(limits.restarts * limits.directions):
         left = norm(r)
         solved = (left <= enough) & torch.isfinite(left)
         if bool((solved | ~torch.isfinite(left)).all()):
             break
-        if len(directions) == DIRECTIONS:
+        if len(directions) == limits.directions:
             directions, images = [], []
             r = seed = b - system.apply(v)
         z = system.heat.inverse(seed)

@@ -25,11 +25,18 @@ from score_embedding import progress
 from score_embedding.errors import ConvergenceError
 from score_embedding.fokker_planck.operators.differences import first_difference
 from score_embedding.fokker_planck.operators.drift import DriftField, field_at
-from score_embedding.fokker_planck.operators.linear import HeatStep, System, direct, iterative, norm
+from score_embedding.fokker_planck.operators.linear import (
+    DEFAULT_LIMITS,
+    HeatStep,
+    Limits,
+    System,
+    direct,
+    iterative,
+    norm,
+)
 from score_embedding.fokker_planck.problem import Evolution, LinearMethod, Options, Problem
 from score_embedding.fokker_planck.solution import slowest
 
-MAX_ITERATIONS = 500
 VALUES_AT_ONCE = 2**16  # pixels of all channels solved together: a few such arrays fit the cache
 
 # Where the solve of one system begins, given the step's index, the system and m_before.
@@ -43,8 +50,10 @@ class Iteration:
     """How the fixed point of a step is sought."""
 
     tolerance: float
+    max_iterations: int
     linear: LinearMethod = "iterative"
     start: Start | None = None  # of the first linear system of a step; None: m_before
+    limits: Limits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def check(problem: Problem) -> None:
     problem.refuse_gradients("implicit")
 
 
-def evolve(problem: Problem, options: Options) -> Evolution:
+def evolve(problem: Problem, options: Options, *, limits: Limits = DEFAULT_LIMITS) -> Evolution:
     """The solution, and for each of the N - 1 steps the residuals of its slowest channel. Computed
     in float64.
 
@@ -82,7 +91,8 @@ def evolve(problem: Problem, options: Options) -> Evolution:
     ------
     ConvergenceError : a step did not reach the tolerance.
     """
-    steps, iteration = time_steps(problem), Iteration(options.tolerance, options.linear)
+    steps = time_steps(problem)
+    iteration = Iteration(options.tolerance, options.max_iterations, options.linear, limits=limits)
     log_density, residuals = in_chunks(
         problem.m0, lambda channels, names: march(channels, names, steps, iteration)
     )
@@ -162,14 +172,15 @@ def _fixed_point(
     m = m_before.clone()
     histories: list[list[float]] = [[] for _ in m]
     going, where = torch.arange(len(m), device=m.device), f"step {i + 1}"
-    for count in range(MAX_ITERATIONS):
+    for count in range(iteration.max_iterations):
         m_old = m[going]
         system = step.system(m_old)
         b = step.right_side(m_before[going], system)
         begin = iteration.start(i, system, b, m_old) if iteration.start and count == 0 else m_old
-        m_new, solved = (
-            direct(system, b) if iteration.linear == "direct" else iterative(system, b, begin)
-        )
+        if iteration.linear == "direct":
+            m_new, solved = direct(system, b)
+        else:
+            m_new, solved = iterative(system, b, begin, iteration.limits)
         scale = norm(m_old)
         residual = norm(m_new - m_old) / torch.where(scale > 0, scale, 1.0)
         m[going] = m_new

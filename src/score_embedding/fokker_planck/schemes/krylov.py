@@ -14,16 +14,25 @@ Na, Wan 2025, arXiv 2511.17634).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from score_embedding.fokker_planck.operators.linear import System, conjugate_residuals
+from score_embedding.fokker_planck.operators.linear import (
+    DEFAULT_LIMITS,
+    Limits,
+    System,
+    conjugate_residuals,
+)
 from score_embedding.fokker_planck.problem import Evolution, Options, Problem
 from score_embedding.fokker_planck.schemes import implicit
 from score_embedding.fokker_planck.solution import slowest
 
 SEEDS = 2  # images
 RANK = 8  # of each time step's basis
+# Where the solve of a system starts: from the system, its right side, m_before and the basis.
+Projection = Callable[[System, Tensor, Tensor, Tensor], Tensor]
 
 
 def check(problem: Problem) -> None:
@@ -31,23 +40,33 @@ def check(problem: Problem) -> None:
     problem.refuse_gradients("krylov")
 
 
-def evolve(problem: Problem, options: Options) -> Evolution:
-    """As `implicit.evolve`, with the linear systems always solved iteratively; the first SEEDS
-    images are the seeds."""
+def evolve(
+    problem: Problem,
+    options: Options,
+    *,
+    seeds: int = SEEDS,
+    rank: int = RANK,
+    values_at_once: int = implicit.VALUES_AT_ONCE,
+    project: Projection | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Evolution:
+    """As `implicit.evolve`, with the linear systems always solved iteratively; the first `seeds`
+    images are the seeds. `project` chooses where the later systems start, `projected` if None."""
     m0, steps = problem.m0, implicit.time_steps(problem)
     bases: list[Tensor] = []  # of each time step, (rank, *grid)
 
     def keep_directions(_: int, system: System, b: Tensor, m_before: Tensor) -> Tensor:
-        start, _solved, directions = conjugate_residuals(system, b, m_before, reduction=1e-2)
-        bases.append(_orthonormal(directions, m_before))
+        start, _solved, directions = conjugate_residuals(system, b, m_before, 1e-2, limits)
+        bases.append(_orthonormal(directions, m_before, rank))
         return start
 
-    def project(i: int, system: System, b: Tensor, m_before: Tensor) -> Tensor:
-        return projected(system, b, m_before, bases[i])
+    def start_projected(i: int, system: System, b: Tensor, m_before: Tensor) -> Tensor:
+        return (project or projected)(system, b, m_before, bases[i])
 
-    seeds = min(SEEDS, len(m0))
-    seeding = implicit.Iteration(options.tolerance, start=keep_directions)
-    projecting = implicit.Iteration(options.tolerance, start=project)
+    seeds = min(seeds, len(m0))
+    stop = options.tolerance, options.max_iterations
+    seeding = implicit.Iteration(*stop, start=keep_directions, limits=limits)
+    projecting = implicit.Iteration(*stop, start=start_projected, limits=limits)
     first = implicit.in_chunks(
         m0[:seeds],
         lambda m, names: implicit.march(m, names, steps, seeding),
@@ -58,20 +77,21 @@ def evolve(problem: Problem, options: Options) -> Evolution:
     rest = implicit.in_chunks(
         m0[seeds:],
         lambda m, names: implicit.march(m, names, steps, projecting),
+        channels_at_once=max(1, values_at_once // m0[0, 0].numel()),
         first_image=seeds,
     )
     log_density, residuals = torch.cat([first[0], rest[0]]), slowest([first[1], rest[1]])
     return Evolution(log_density, residuals, iteration="time step")
 
 
-def _orthonormal(directions: list[Tensor], like: Tensor) -> Tensor:
-    """The RANK leading left singular vectors of all channels' directions, (rank, *grid)."""
+def _orthonormal(directions: list[Tensor], like: Tensor, most: int) -> Tensor:
+    """At most `most` leading left singular vectors of all channels' directions, (rank, *grid)."""
     columns = torch.cat([like[:0], *directions]).flatten(1)
     columns = columns[torch.isfinite(columns).all(dim=1)]
     if len(columns) == 0:
         return like[:0]
     _, sizes, rows = torch.linalg.svd(columns, full_matrices=False)
-    rank = min(RANK, int((sizes > 1e-8 * sizes[0]).sum()))
+    rank = min(most, int((sizes > 1e-8 * sizes[0]).sum()))
     basis: Tensor = rows[:rank].reshape(rank, *like.shape[1:])
     return basis
 

@@ -27,8 +27,6 @@ from score_embedding import progress
 from score_embedding.fokker_planck.problem import Evolution, Options, Problem
 from score_embedding.fokker_planck.schemes.implicit import not_converged
 
-MAX_SWEEPS = 500
-
 log = logging.getLogger(__name__)
 Field = NDArray[np.float64]  # (N, D)
 
@@ -52,9 +50,9 @@ def evolve(problem: Problem, options: Options) -> Evolution:
 
     Raises
     ------
-    ConvergenceError : MAX_SWEEPS did not reach the tolerance.
+    ConvergenceError : options.max_iterations sweeps did not reach the tolerance.
     """
-    m0, times, dh, tolerance = problem.m0, problem.times, problem.dh, options.tolerance
+    m0, times, dh = problem.m0, problem.times, problem.dh
     n, c, h, w = m0.shape
     half_g2 = problem.sde.g(times).square().cpu().numpy() / 2
     channels = m0.detach().cpu().to(torch.float64).reshape(n * c, h * w).numpy()
@@ -64,7 +62,7 @@ def evolve(problem: Problem, options: Options) -> Evolution:
     with progress.stage("published solve", total=n * c) as stage:
         for k, m_initial in enumerate(channels):
             where = f"image {k // c}, channel {k % c}"
-            m, s, residuals = _channel(m_initial, half_g2, h, dh, tolerance, where)
+            m, s, residuals = _channel(m_initial, half_g2, h, dh, options, where)
             fields[:, k] = m, s
             slowest = max(slowest, residuals, key=len)
             warnings += _instability(s, half_g2, dh, where)
@@ -88,14 +86,14 @@ def _channel(
     half_g2: NDArray[np.float64],
     h: int,
     dh: float,
-    tolerance: float,
+    options: Options,
     where: str,
 ) -> tuple[Field, Field, list[float]]:
     N, dt = len(half_g2), 1 / len(half_g2)
     m = np.ones((N, len(m_initial)))
     s = np.ones_like(m)
     residuals: list[float] = []
-    while len(residuals) < MAX_SWEEPS:
+    while len(residuals) < options.max_iterations:
         m_new = np.empty_like(m)
         m_new[0] = m_initial
         for i in range(1, N):
@@ -114,9 +112,11 @@ def _channel(
         m = m_new
         if not np.isfinite(residuals[-1]):
             break
-        if residuals[-1] <= tolerance:
+        if residuals[-1] <= options.tolerance:
             return m, s, residuals
-    raise not_converged("published", f"{where}, sweep {len(residuals)}", residuals, tolerance)
+    raise not_converged(
+        "published", f"{where}, sweep {len(residuals)}", residuals, options.tolerance
+    )
 
 
 def _matrix(alpha: NDArray[np.float64], beta: float, h: int) -> sparse.csc_matrix:

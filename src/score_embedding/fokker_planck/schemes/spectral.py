@@ -25,13 +25,14 @@ from torch import Tensor
 from score_embedding.fokker_planck.operators.differences import Boundary
 from score_embedding.fokker_planck.operators.drift import AffineDrift
 from score_embedding.fokker_planck.operators.kernels import (
+    SUBSTEPS,
     affine_kernel,
     heat_kernel,
     precise_heat_kernel,
 )
 from score_embedding.fokker_planck.problem import Evolution, Options, Problem
 
-_CHUNK_BYTES = 2 * 2**20  # of output per chunk: intermediate products stay in the cache
+CHUNK_BYTES = 2 * 2**20  # of output per chunk: intermediate products stay in the cache
 FFT_FROM = 200  # pixels of the longest axis: matrix products cost more from there on
 # Round-off of the fast transform, and of the kernels by eigenvectors, is relative to the peak of p,
 # which is at most exp(range of m0) times any p: within this range log p is right to about 1e-9.
@@ -48,33 +49,41 @@ def check(problem: Problem) -> None:
         )
 
 
-def evolve(problem: Problem, options: Options) -> Evolution:  # noqa: ARG001 - nothing is iterated
-    """The solution at all times at once; differentiable in m0."""
-    accuracy = "exact in time" if problem.drift is None else ""
-    return Evolution(log_density(problem), accuracy=accuracy)
+def evolve(
+    problem: Problem,
+    options: Options,  # noqa: ARG001 - nothing is iterated
+    *,
+    fft_from: int = FFT_FROM,
+    chunk_bytes: int = CHUNK_BYTES,
+    substeps: int = SUBSTEPS,
+) -> Evolution:
+    """The solution at all times at once; differentiable in m0.
 
-
-def log_density(problem: Problem) -> Tensor:
-    """Log-density (n, N, c, *grid) at each of the N times.
-
-    Matrix products, or on large grids and a CPU the fast cosine transform,
-    which takes fewer operations. Where log p falls far below its peak the kernels are made at a
-    higher cost, so that it is right there too, as far as the dtype can hold p.
+    Matrix products, or on large grids and a CPU the fast cosine transform, which takes fewer
+    operations. Where log p falls far below its peak the kernels are made at a higher cost, so that
+    it is right there too, as far as the dtype can hold p.
     """
-    m0, deep = problem.m0, _is_deep(problem)
+    accuracy = "exact in time" if problem.drift is None else ""
+    m0, sde, times, drift, dh = problem.m0, problem.sde, problem.times, problem.drift, problem.dh
+    if uses_transform(problem, fft_from):
+        log_density = _by_transform(m0, problem.diffusion_time, dh)
+    elif isinstance(drift, AffineDrift):
+        kernels = [affine_kernel(n, sde, times, drift, dh, substeps).to(m0) for n in problem.grid]
+        log_density = _by_products(m0, kernels, None, chunk_bytes)
+    else:
+        tau, deep = tuple(problem.diffusion_time.tolist()), _is_deep(problem)
+        kernels, outside = _heat_kernels(
+            problem.grid, tau, dh, problem.boundary, deep, m0.dtype, m0.device
+        )
+        log_density = _by_products(m0, kernels, outside, chunk_bytes)
+    return Evolution(log_density, accuracy=accuracy)
+
+
+def uses_transform(problem: Problem, fft_from: int = FFT_FROM) -> bool:
+    """Whether the fast cosine transform is used: where it is faster and accurate enough."""
     plain = problem.drift is None and problem.boundary == "reflect"
-    on_cpu = m0.device.type == "cpu" and not m0.requires_grad
-    if plain and on_cpu and not deep and max(problem.grid) >= FFT_FROM:
-        return _by_transform(m0, problem.diffusion_time, problem.dh)
-    if isinstance(problem.drift, AffineDrift):
-        sde, times, drift, dh = problem.sde, problem.times, problem.drift, problem.dh
-        kernels = [affine_kernel(size, sde, times, drift, dh).to(m0) for size in problem.grid]
-        return _by_products(m0, kernels, None)
-    tau = tuple(problem.diffusion_time.tolist())
-    return _by_products(
-        m0,
-        *_heat_kernels(problem.grid, tau, problem.dh, problem.boundary, deep, m0.dtype, m0.device),
-    )
+    on_cpu = problem.m0.device.type == "cpu" and not problem.m0.requires_grad
+    return plain and on_cpu and max(problem.grid) >= fft_from and not _is_deep(problem)
 
 
 @lru_cache(maxsize=8)
@@ -123,12 +132,14 @@ def _from_outside(inflow: list[Tensor]) -> Tensor:
     return outside
 
 
-def _by_products(m0: Tensor, kernels: list[Tensor], outside: Tensor | None) -> Tensor:
+def _by_products(
+    m0: Tensor, kernels: list[Tensor], outside: Tensor | None, chunk_bytes: int
+) -> Tensor:
     """The kernels (N, size, size) of the axes on p0, and what comes from `outside` (N, *grid)."""
     n, c, *grid = m0.shape
     N = len(kernels[0])
     log_density = torch.empty(n, N, c, *grid, dtype=m0.dtype, device=m0.device)
-    images_at_once = max(1, _CHUNK_BYTES // (log_density[0].nbytes or 1))
+    images_at_once = max(1, chunk_bytes // (log_density[0].nbytes or 1))
     for start in range(0, n, images_at_once):
         chunk = m0[start : start + images_at_once]
         peak = chunk.detach().flatten(2).amax(dim=2).reshape(len(chunk), c, *[1] * len(grid))
