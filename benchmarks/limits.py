@@ -76,14 +76,14 @@ def one(name: str) -> dict[str, Any]:
     memory, disk = resident("VmHWM") - before, max(largest)
     return {
         "run": name,
-        "memory told, MiB": round(sum(needed.memory.values()) / 2**20),
-        "memory taken": round(memory / 2**20),
-        "told / taken": round(sum(needed.memory.values()) / memory, 2),
-        "disk told, MiB": round(sum(needed.disk.values()) / 2**20),
-        "disk taken": round(disk / 2**20),
-        "step expected, s": round(expected, 3),
-        "step taken": round(step, 3),
-        "expected / taken": round(expected / step, 2),
+        "memory estimated, MiB": round(sum(needed.memory.values()) / 2**20),
+        "memory used": round(memory / 2**20),
+        "memory, estimated / used": round(sum(needed.memory.values()) / memory, 2),
+        "disk estimated, MiB": round(sum(needed.disk.values()) / 2**20),
+        "disk used": round(disk / 2**20),
+        "step estimated, s": round(expected, 3),
+        "step measured": round(step, 3),
+        "step, estimated / measured": round(expected / step, 2),
     }
 
 
