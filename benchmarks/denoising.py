@@ -1,7 +1,7 @@
-"""Denoising photographs that nothing was fitted to or trained on: densities, residual models, the
-plain U-Net, DDPM, the paper's embedding, and the classical denoisers.
+"""Denoising of held-out photographs: densities, residual models, the plain U-Net, DDPM, the paper's
+embedding, and classical denoisers.
 
-    python benchmarks/denoising.py runs [FOLDER]       # half an hour; goes on when stopped
+    python benchmarks/denoising.py runs [FOLDER]       # half an hour; resumes when stopped
     python benchmarks/denoising.py half_hour [FOLDER]  # 35 minutes a seed; the same
     python benchmarks/denoising.py photographs         # a few minutes, most of them BM3D's
     python benchmarks/denoising.py densities           # a few minutes
@@ -9,13 +9,13 @@ plain U-Net, DDPM, the paper's embedding, and the classical denoisers.
     python benchmarks/denoising.py refined FOLDER      # a few minutes; FOLDER is that of runs
 
 `runs` compares all methods over training time, two runs at a time with one thread each, `half_hour`
-the two that matter most over a longer one; they leave results/denoising/ and
-results/denoising_half_hour/, and a picture each in docs/images/. `photographs` takes noise out
-of whole photographs as `score-embedding denoise` does, one after another with all cores, beside
-what a user would take instead, and leaves results/photographs.md. `densities` fits each density,
-and the mixture with other numbers, to the photographs of the config: results/densities.md.
-`steps` takes what `fit` does apart: results/fit_steps.md. `refined` is what `score-embedding
-denoise --model RUN_FOLDER` makes of the models of `runs`: results/refined.md.
+the two that matter most over a longer one; they write results/denoising/ and
+results/denoising_half_hour/, and a picture each in docs/images/. `photographs` denoises whole
+photographs as `score-embedding denoise` does, one after another with all cores, and with classical
+denoisers: results/photographs.md. `densities` fits each density, and the mixture with other
+options, to the photographs of the config: results/densities.md. `steps` is an ablation of the steps
+of `fit`: results/fit_steps.md. `refined` measures `score-embedding denoise --model RUN_FOLDER` with
+the models of `runs`: results/refined.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from _common import RESULTS, environment, write
 from score_embedding import densities
-from score_embedding.comparison import compare, spec
+from score_embedding.comparison import compare, spec, variants
 from score_embedding.config import loading
 from score_embedding.config.sections import HeldOut
 from score_embedding.data import crops
@@ -49,7 +49,7 @@ ROUNDS = 3  # of `photographs`: all denoisers in turn, the median of their secon
 RUNS = {  # where results go; methods, and changes of the config photographs
     "runs": (
         "denoising",
-        spec.DENOISING_METHODS,
+        variants.DEFAULT_OF_DENOISING,
         (
             "training.epochs=1000",
             "training.seconds=90",
@@ -65,7 +65,7 @@ RUNS = {  # where results go; methods, and changes of the config photographs
 
 
 def compare_runs(which: str, folder: Path | None) -> None:
-    """The runs, their tables and pictures, and what the repository keeps of them."""
+    """The runs, their tables and pictures, and copies of them for the repository."""
     results, methods, changes = RUNS[which]
     folder = folder or Path("saves") / results
     wanted = spec.build("photographs", list(methods), SEEDS, None, list(changes))
@@ -79,13 +79,13 @@ def compare_runs(which: str, folder: Path | None) -> None:
 
 
 def compare_photographs() -> None:
-    """PSNR, SSIM and seconds a photograph of everything that needs no training of one's own."""
+    """PSNR, SSIM and seconds a photograph of everything that the user need not train."""
     photographs = load_held_out(TEST, 3)
     machine = environment()
     denoising.bundled(3)  # is read once
-    ours = {f"`{model}`": _ours(model) for model in ("bundled", "fit")}
+    own = {f"`{model}`": _denoiser(model) for model in ("bundled", "fit")}
     others = {name: rivals.denoiser(name) for name in rivals.available()}
-    denoisers = ours | others
+    denoisers = own | others
     found = [
         {name: _measured(denoise, photographs) for name, denoise in denoisers.items()}
         for _ in range(ROUNDS)
@@ -107,14 +107,14 @@ def compare_photographs() -> None:
     write("photographs", rows, {"mean over": _sizes(photographs), **machine})
     name, truth = next(iter(photographs.items()))
     noisy = held_out.with_noise(truth, SHOWN, 0).clamp(0, 1)
-    clean = _ours("fit")(noisy[None], torch.tensor([SHOWN]))[0]
+    clean = _denoiser("fit")(noisy[None], torch.tensor([SHOWN]))[0]
     labels = (f"{name}, noise {SHOWN:g}", "denoised")
     figure = figures.before_after(noisy.numpy(), clean.numpy(), labels)
     figures.save(figure, IMAGES / "before_after.png")
 
 
 def compare_densities() -> None:
-    """Seconds of the fit and PSNR of each density, and of the mixture with other numbers."""
+    """Seconds of the fit and PSNR of each density, and of the mixture with other options."""
     machine, photographs = environment(), load_held_out(TEST, 3)
     trained_on = load_photographs(loading.load("photographs").data_loader)
     variants: dict[str, dict[str, Any]] = {
@@ -142,20 +142,19 @@ def compare_densities() -> None:
 
 
 def compare_steps() -> None:
-    """PSNR and seconds of what `fit` is made of: the bundled mixture, adapted to the photograph or
-    not, looked at in half the size or not, and the Gaussians of the neighbourhoods so many times
-    after it."""
+    """PSNR and seconds of the steps of `fit`: the bundled mixture, adapted to the photograph or
+    not, with or without the half size, and N refinements by neighbourhoods."""
     machine, photographs = environment(), load_held_out(TEST, 3)
     rows = []
     choices = [(False, False, 0), (True, False, 0), (True, True, 0), (False, True, 2)]
-    choices += [(True, False, 2), *((True, True, times) for times in (1, 2, 3))]
-    for adapt, halve, times in choices:
-        denoise = _learnt(adapt, halve, times)
+    choices += [(True, False, 2), *((True, True, n) for n in (1, 2, 3))]
+    for adapt, halve, refinements in choices:
+        denoise = _adapted(adapt, halve, refinements)
         means, seconds = _measured(denoise, photographs)
         row: dict[str, Any] = {
             "mixture": "adapted" if adapt else "bundled",
             "also at half the size": halve,
-            "neighbourhoods, times": times,
+            "neighbourhoods, times": refinements,
             "seconds a photograph": f"{seconds:.2f}",
         }
         row |= {f"noise {level:g}": f"{means[f'psnr_{level:g}']:.2f}" for level in TEST.levels}
@@ -165,7 +164,7 @@ def compare_steps() -> None:
 
 
 def compare_refined(folder: Path) -> None:
-    """PSNR and seconds of trained models, alone and refined by what is learnt from the photograph:
+    """PSNR and seconds of trained models, alone and refined by the photograph's neighbourhoods:
     medians over the seeds. On whole photographs, as `compare_photographs`."""
     machine, photographs = environment(), load_held_out(TEST, 3)
     models: dict[str, list[held_out.Denoise]] = {}
@@ -173,7 +172,7 @@ def compare_refined(folder: Path) -> None:
         paths = [folder / "runs" / f"{method}_seed{seed}" for seed in SEEDS]
         models[method] = [_run(path, refine=False) for path in paths]
         models[f"{method}, refined"] = [_run(path, refine=True) for path in paths]
-    models["`fit`"] = [_ours("fit")]
+    models["`fit`"] = [_denoiser("fit")]
     if "bm3d" in rivals.available():
         models["bm3d"] = [rivals.denoiser("bm3d")]
     rows = []
@@ -219,7 +218,7 @@ def _sizes(photographs: dict[str, Tensor]) -> str:
     return " and ".join(f"{name} {x.shape[2]} x {x.shape[1]}" for name, x in photographs.items())
 
 
-def _ours(model: str) -> held_out.Denoise:
+def _denoiser(model: str) -> held_out.Denoise:
     def denoise(y: Tensor, s: Tensor) -> Tensor:
         known = denoising.denoiser(model, y[0], float(s))
         return denoising.clean(y[0], float(s), known)[None]
@@ -227,9 +226,10 @@ def _ours(model: str) -> held_out.Denoise:
     return denoise
 
 
-def _learnt(adapt: bool, halve: bool, times: int) -> held_out.Denoise:
+def _adapted(adapt: bool, halve: bool, refinements: int) -> held_out.Denoise:
     def denoise(y: Tensor, s: Tensor) -> Tensor:
-        estimate = adaptive.denoiser(denoising.bundled(3), y[0], float(s), adapt, halve, times)
+        bundled = denoising.bundled(3)
+        estimate = adaptive.denoiser(bundled, y[0], float(s), adapt, halve, refinements)
         return estimate(y[0], float(s))[None]
 
     return denoise

@@ -1,10 +1,10 @@
-"""Fit the patch mixture that the package brings, scores/photographs.safetensors.
+"""Fit the bundled patch mixture, densities/photographs.safetensors.
 
     python benchmarks/fit_bundled.py
 
-Its photographs are scikit-image's, all free to be passed on: astronaut and rocket are in the public
-domain, coffee, chelsea, brick, grass and gravel are CC0. Each is made twice smaller, which takes
-out its own noise. Only statistics of 8 x 8 windows are kept. No photograph that is held out for a
+Its photographs are scikit-image's, all free to redistribute: astronaut and rocket are in the public
+domain, coffee, chelsea, brick, grass and gravel are CC0. Each is halved in size, which reduces its
+own noise. Only statistics of 8 x 8 windows are kept. No photograph that is held out for a
 measurement of denoising is among them. A few minutes on two cores.
 """
 
@@ -20,7 +20,7 @@ from score_embedding.data.datasets import load_photographs
 
 PICTURES = ["astronaut", "rocket", "coffee", "chelsea", "brick", "grass", "gravel"]
 COMPONENTS, WINDOWS, STEPS = 30, 60_000, 20
-RANK = 96  # axes kept of each component; the mean variance of the others stands for them
+RANK = 96  # axes kept of each component; the others have their mean variance
 TARGET = Path(densities.__file__).parent / "photographs.safetensors"
 
 

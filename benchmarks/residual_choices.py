@@ -1,11 +1,11 @@
-"""What each choice within the residual embedding is worth: the config photographs trained with one
-c_out for all spatial frequencies, and with that or another choice made differently.
+"""Ablation of the residual embedding: the config photographs trained with one c_out for all spatial
+frequencies, and with that or another choice made differently.
 
     python benchmarks/residual_choices.py      # half an hour; two at a time, one thread each
 
-All have the same number of steps, so that other work on the machine does not show. PSNR is of the
-photographs that the config holds out, the median over the seeds; in brackets the least and the
-greatest difference to the first row of the same group, seed by seed. Writes
+All have the same number of steps, so that other work on the machine changes nothing. PSNR is of
+the held-out photographs of the config, the median over the seeds; in brackets the smallest and the
+largest difference to the first row of the same group, seed by seed. Writes
 results/residual_choices.json and .md.
 """
 
@@ -27,10 +27,11 @@ from score_embedding.config.schema import Config
 from score_embedding.data.datasets import load_photographs
 from score_embedding.evaluation import held_out
 from score_embedding.evaluation import samples as evaluation
-from score_embedding.methods import residual
-from score_embedding.methods.base import Batch, Network
-from score_embedding.methods.model import Trained, build_network
-from score_embedding.methods.residual import Precomputed, ResidualMatching
+from score_embedding.methods import preconditioning
+from score_embedding.methods.base import Batch, Network, method_of
+from score_embedding.methods.model import TrainedModel, build_network
+from score_embedding.methods.preconditioning import Precomputed
+from score_embedding.methods.residual import KnownDensity, ResidualMatching
 from score_embedding.training.loop import train
 
 STEPS = 400
@@ -44,12 +45,12 @@ class Blind(Precomputed):
     """F is not given D_pre."""
 
     @property
-    def sees_density(self) -> bool:
+    def uses_density_input(self) -> bool:
         return False
 
 
 class KarrasWeighted(ResidualMatching):
-    """Karras et al.'s weight of the loss, whatever the density leaves."""
+    """Karras et al.'s weight of the loss, whatever the residual of the density."""
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
         error = self.precomputed.denoise(network, batch.x, batch.condition) - batch.target
@@ -63,7 +64,7 @@ class KarrasWeighted(ResidualMatching):
 
 @dataclass(frozen=True)
 class Choice:
-    """What is changed: of the config, of what is known before training, of the loss."""
+    """A change of the config, of what is computed before training, or of the loss."""
 
     name: str
     change: str | None = None
@@ -74,8 +75,10 @@ class Choice:
 def one_ring(known: Precomputed, photographs: list[Tensor], config: Config) -> Precomputed:
     """c_out is the same for all frequencies."""
     size, seed = config.data_loader.image_size, config.training.seed
-    left = residual.left_by(known.density, photographs, known.levels, size, 1, seed)
-    return replace(known, spread=left)
+    residual_std = preconditioning.measure_residual(
+        known.density, photographs, known.levels, size, 1, seed
+    )
+    return replace(known, residual_std=residual_std)
 
 
 def blind(known: Precomputed, photographs: list[Tensor], config: Config) -> Precomputed:
@@ -114,18 +117,19 @@ def measured(group: str, choice: Choice, seed: int) -> dict[str, float]:
     assert isinstance(config, Config)
     assert config.held_out
     photographs = load_photographs(config.data_loader)
-    known, _ = residual.precompute(photographs, config)
+    known, _ = preconditioning.precompute(photographs, config)
     if choice.known:
         known = choice.known(known, photographs, config)
     objective = choice.matching(
         photographs, config.data_loader.image_size, known, config, num_images=STEPS
     )
+    method = method_of(config)
     # The kind `white` is built without the channels of D_pre.
-    white = loading.load("photographs", [WHITE, f"training.seed={seed}"])
-    network = build_network(config if known.sees_density else white, 1, CPU)
+    white = method_of(loading.load("photographs", [WHITE, f"training.seed={seed}"]))
+    network = build_network(method if known.uses_density_input else white, 1, CPU)
     train(network, objective, config)
     test = evaluation.photographs_of(config, CPU)
-    denoise = Trained(config, network, known).denoise
+    denoise = TrainedModel(method, network, KnownDensity({}, known, photographs)).denoise
     return held_out.measure(denoise, test, config.held_out.levels).means()
 
 
@@ -152,8 +156,8 @@ def main() -> None:
         for column in (key for key in runs[0] if key.startswith("psnr_")):
             values = [run[column] for run in runs]
             gains = [a - b[column] for a, b in zip(values, first, strict=True)]
-            told = "" if runs is first else f" ({min(gains):+.2f} to {max(gains):+.2f})"
-            row[f"noise {column.removeprefix('psnr_')}"] = f"{median(values):.2f}{told}"
+            difference = "" if runs is first else f" ({min(gains):+.2f} to {max(gains):+.2f})"
+            row[f"noise {column.removeprefix('psnr_')}"] = f"{median(values):.2f}{difference}"
         rows.append(row)
     write(
         "residual_choices",
