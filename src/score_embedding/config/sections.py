@@ -140,10 +140,12 @@ class Diffusion(Section):
         scheme = kinds.SCHEMES[self.scheme]
         allowed = scheme.drift_boundaries if self.drift else scheme.boundaries
         if self.boundary not in allowed:
-            if not scheme.drift_boundaries:
-                raise ValueError(f"scheme {self.scheme} knows no drift and no boundary but its own")
-            what = "solves a drift only" if self.drift else "is only"
-            raise ValueError(f"scheme {self.scheme} {what} with boundary {' or '.join(allowed)}")
+            unknown = [] if scheme.drift_boundaries else ["no drift"]
+            unknown += ["no boundary but its own"] if len(scheme.boundaries) == 1 else []
+            if unknown:
+                raise ValueError(f"scheme {self.scheme} knows {' and '.join(unknown)}")
+            solved = " or ".join(allowed)
+            raise ValueError(f"scheme {self.scheme} solves a drift only with boundary {solved}")
         return self
 
 
