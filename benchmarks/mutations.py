@@ -32,7 +32,8 @@ LAUNCH = """
 import sys, pytest, score_embedding
 if not score_embedding.__file__.startswith(sys.argv[1]):
     sys.exit("the package imported is not the mutated copy")
-sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *sys.argv[2:]]))
+quiet = ["-x", "-q", "-p", "no:cacheprovider"]
+sys.exit(pytest.main([*quiet, "-n", "0", "-m", "", *sys.argv[2:]]))
 """
 
 

@@ -98,6 +98,12 @@ def fuzz(case, *strategies, cases):
     return count
 
 
+@pytest.fixture(params=[pytest.param(1, marks=pytest.mark.slow), 5], ids=["whole", "a_fifth"])
+def share(request):
+    """The number of cases is divided by this where the tests have to be quick."""
+    return request.param
+
+
 def one_message(error, *names):
     """The error says one of the names, in text that any terminal can be given."""
     text = str(error)
@@ -245,7 +251,7 @@ def damaged_text(text, changes):
     return content
 
 
-def test_a_mutated_config_is_read_or_refused_by_name(tmp_path, record_property):
+def test_a_mutated_config_is_read_or_refused_by_name(tmp_path, record_property, share):
     path = tmp_path / "mine.yml"
     change = st.tuples(
         st.sampled_from(LINES),
@@ -260,9 +266,9 @@ def test_a_mutated_config_is_read_or_refused_by_name(tmp_path, record_property):
         assert_config(path)
 
     changes = st.lists(change, min_size=1, max_size=3)
-    cases = fuzz(case, st.sampled_from(sorted(CONFIGS)), changes, cases=500)
+    cases = fuzz(case, st.sampled_from(sorted(CONFIGS)), changes, cases=500 // share)
     record_property("cases", cases)
-    assert cases >= 500
+    assert cases >= 500 // share
 
 
 @pytest.mark.parametrize("token", SYNTAX, ids=range(len(SYNTAX)))
@@ -297,7 +303,9 @@ VALUES = st.recursive(
 )
 
 
-def test_any_value_at_any_key_of_a_config_is_read_or_refused_by_name(tmp_path, record_property):
+def test_any_value_at_any_key_of_a_config_is_read_or_refused_by_name(
+    tmp_path, record_property, share
+):
     path = tmp_path / "mine.yml"
     wholes = [loading.load(name).model_dump(mode="json") for name in ("quickstart", "celeb1_ddim")]
 
@@ -308,9 +316,9 @@ def test_any_value_at_any_key_of_a_config_is_read_or_refused_by_name(tmp_path, r
         assert_config(path)
 
     changes = st.lists(walks(VALUES), min_size=1, max_size=2)
-    cases = fuzz(case, st.sampled_from(wholes), changes, cases=350)
+    cases = fuzz(case, st.sampled_from(wholes), changes, cases=350 // share)
     record_property("cases", cases)
-    assert cases >= 350
+    assert cases >= 350 // share
 
 
 KEYS = (
@@ -321,7 +329,7 @@ KEYS = (
 )
 
 
-def test_any_override_is_taken_or_refused_by_name(tmp_path, record_property):
+def test_any_override_is_taken_or_refused_by_name(tmp_path, record_property, share):
     path = tmp_path / "mine.yml"
     path.write_text(CONFIGS["quickstart"], encoding="utf-8")
     values = st.one_of(
@@ -334,9 +342,9 @@ def test_any_override_is_taken_or_refused_by_name(tmp_path, record_property):
         assert_config(path, *overrides, names=[repr(override) for override in overrides])
 
     overrides = st.lists(st.one_of(known, known, st.text(max_size=20)), min_size=1, max_size=3)
-    cases = fuzz(case, overrides, cases=350)
+    cases = fuzz(case, overrides, cases=350 // share)
     record_property("cases", cases)
-    assert cases >= 350
+    assert cases >= 350 // share
 
 
 def laughs(innermost, level, count=9):
@@ -464,7 +472,9 @@ def assert_image_or_refused(path):
         assert images.max() <= 1
 
 
-def test_a_damaged_image_is_read_or_refused_by_name(picture_files, tmp_path, record_property):
+def test_a_damaged_image_is_read_or_refused_by_name(
+    picture_files, tmp_path, record_property, share
+):
     path = tmp_path / "picture"
 
     def case(content, changes, sealed):
@@ -473,9 +483,9 @@ def test_a_damaged_image_is_read_or_refused_by_name(picture_files, tmp_path, rec
         assert_image_or_refused(path)
 
     strategies = st.sampled_from(picture_files), edits(BYTES), st.booleans()
-    cases = fuzz(case, *strategies, cases=650)
+    cases = fuzz(case, *strategies, cases=650 // share)
     record_property("cases", cases)
-    assert cases >= 650
+    assert cases >= 650 // share
 
 
 def test_an_image_that_lies_about_its_size_is_read_or_refused_by_name(
@@ -508,6 +518,7 @@ READ_IMAGES = """
 """
 
 
+@pytest.mark.slow
 @on_linux
 def test_images_of_few_bytes_do_not_fill_the_memory(tmp_path, record_property):
     paths = []
@@ -541,7 +552,7 @@ def data_sets():
         yield buffer.getvalue()
 
 
-def read_damaged_data_sets(folder):
+def read_damaged_data_sets(folder, cases):
     path = Path(folder) / "faces.pkl"
 
     def case(content, changes, n, dataset):
@@ -560,26 +571,27 @@ def read_damaged_data_sets(folder):
 
     kinds = st.sampled_from(["celeb", "imagenet"])
     strategies = st.sampled_from(list(data_sets())), edits(BYTES), st.sampled_from([1, 2]), kinds
-    print(fuzz(case, *strategies, cases=350))
+    print(fuzz(case, *strategies, cases=cases))
 
 
 READ_DATA_SETS = """
     sys.path.insert(0, sys.argv[1])
     import test_fuzzing
     little_memory()
-    test_fuzzing.read_damaged_data_sets(sys.argv[2])
+    test_fuzzing.read_damaged_data_sets(sys.argv[2], int(sys.argv[3]))
 """
 
 
 @on_linux
 def test_a_damaged_data_set_is_read_or_refused_and_never_ends_the_process(
-    tmp_path, record_property
+    tmp_path, record_property, share
 ):
-    child = in_child(LITTLE_MEMORY + READ_DATA_SETS, str(Path(__file__).parent), str(tmp_path))
+    arguments = str(Path(__file__).parent), str(tmp_path), str(350 // share)
+    child = in_child(LITTLE_MEMORY + READ_DATA_SETS, *arguments)
     assert (child.returncode, child.stderr[-4000:]) == (0, "")
     cases = int(child.stdout)
     record_property("cases", cases)
-    assert cases >= 350
+    assert cases >= 350 // share
 
 
 # Checkpoints
@@ -700,7 +712,7 @@ def forged(content, values, forgery):
     return content, reseal(values, content)
 
 
-def test_a_damaged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property):
+def test_a_damaged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property, share):
     names = ("model.safetensors", "state.json")
     whole = {name: (copied / name).read_bytes() for name in names}
     folder, network = RunFolder(copied), trained.build_network(method_of(run_config), 1, CPU)
@@ -722,12 +734,12 @@ def test_a_damaged_model_is_loaded_whole_or_not_at_all(copied, run_config, recor
         finally:
             (copied / name).write_bytes(whole[name])
 
-    cases = fuzz(case, st.sampled_from(names), edits(BYTES), cases=150)
+    cases = fuzz(case, st.sampled_from(names), edits(BYTES), cases=150 // share)
     record_property("cases", cases)
-    assert cases >= 150
+    assert cases >= 150 // share
 
 
-def test_a_forged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property):
+def test_a_forged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property, share):
     content = (copied / "model.safetensors").read_bytes()
     values = json.loads((copied / "state.json").read_text())
     folder, network = RunFolder(copied), trained.build_network(method_of(run_config), 1, CPU)
@@ -748,9 +760,9 @@ def test_a_forged_model_is_loaded_whole_or_not_at_all(copied, run_config, record
             assert all(not w.isnan().any() or forgery[2] == "nan" for w in network.parameters())
             network.load_state_dict(before)
 
-    cases = fuzz(case, FORGERIES, cases=200)
+    cases = fuzz(case, FORGERIES, cases=200 // share)
     record_property("cases", cases)
-    assert cases >= 200
+    assert cases >= 200 // share
 
 
 def go_on(state):
@@ -782,7 +794,7 @@ def take_up(folder, fresh):
     return state
 
 
-def test_a_damaged_checkpoint_is_passed_over(training, tmp_path, record_property):
+def test_a_damaged_checkpoint_is_passed_over(training, tmp_path, record_property, share):
     _, source, fresh = training
     whole = {path.name: path.read_bytes() for path in source.path.iterdir()}
     names = sorted(whole)
@@ -800,13 +812,13 @@ def test_a_damaged_checkpoint_is_passed_over(training, tmp_path, record_property
             go_on(state)
 
     damages = st.dictionaries(st.sampled_from(names), edits(BYTES), min_size=1, max_size=4)
-    cases = fuzz(case, damages, cases=40)
+    cases = fuzz(case, damages, cases=40 // share)
     record_property("cases", cases)
-    assert cases >= 40
+    assert cases >= 40 // share
 
 
 @pytest.mark.filterwarnings("ignore:Casting complex values")
-def test_a_forged_checkpoint_is_gone_on_with_or_refused(training, tmp_path, record_property):
+def test_a_forged_checkpoint_is_gone_on_with_or_refused(training, tmp_path, record_property, share):
     _, source, fresh = training
     name = "checkpoint_00000003"
     content = (source / f"{name}.safetensors").read_bytes()
@@ -823,36 +835,37 @@ def test_a_forged_checkpoint_is_gone_on_with_or_refused(training, tmp_path, reco
         else:
             go_on(state)
 
-    cases = fuzz(case, FORGERIES, cases=60)
+    cases = fuzz(case, FORGERIES, cases=60 // share)
     record_property("cases", cases)
-    assert cases >= 60
+    assert cases >= 60 // share
 
 
 @pytest.mark.filterwarnings("ignore:Casting complex values")
 @pytest.mark.parametrize("kind", ["network/", "optimizer/0/exp_avg", "optimizer/0/exp_avg_sq"])
-def test_no_exchanged_tensor_ends_training_later(training, kind, tmp_path, record_property):
+def test_no_exchanged_tensor_ends_training_later(training, kind, tmp_path, record_property, share):
     _, source, fresh = training
     name = "checkpoint_00000003"
     content = (source / f"{name}.safetensors").read_bytes()
     values = json.loads((source / f"{name}.json").read_text())
     names = sorted(from_bytes(content))
     place = next(i for i, tensor in enumerate(names) if tensor.startswith(kind)) / len(names)
-    for how in HOWS:
+    hows = HOWS[::share]
+    for how in hows:
         tensors = exchanged(content, place + 1e-9, how)
         (tmp_path / f"{name}.safetensors").write_bytes(tensors)
         (tmp_path / f"{name}.json").write_text(json.dumps(reseal(values, tensors)))
         with contextlib.suppress(CheckpointError):
             go_on(take_up(RunFolder(tmp_path), fresh))
-    record_property("cases", len(HOWS))
+    record_property("cases", len(hows))
 
 
-def test_no_forged_value_ends_training_later(training, tmp_path, record_property):
+def test_no_forged_value_ends_training_later(training, tmp_path, record_property, share):
     _, source, fresh = training
     name, cases = "checkpoint_00000003", 0
     content = (source / f"{name}.safetensors").read_bytes()
     values = json.loads((source / f"{name}.json").read_text())
     (tmp_path / f"{name}.safetensors").write_bytes(content)
-    for spot in spots(values):
+    for spot in list(spots(values))[::share]:
         for new in (10**400, None, math.nan):
             numbers = reseal(changed(values, spot, "replace", new), content)
             (tmp_path / f"{name}.json").write_text(json.dumps(numbers))
@@ -860,7 +873,7 @@ def test_no_forged_value_ends_training_later(training, tmp_path, record_property
                 go_on(take_up(RunFolder(tmp_path), fresh))
             cases += 1
     record_property("cases", cases)
-    assert cases >= 50
+    assert cases >= 50 // share
 
 
 # Run folders
@@ -989,7 +1002,7 @@ WORST = (10**400, None, "x", [], {"a": [None]}, math.nan)
 @pytest.mark.parametrize(
     "name", ["state.json", "timing.json", "environment.json", "samples.npz", "scores.npz"]
 )
-def test_no_value_in_a_run_folder_ends_a_report(name, copied, record_property):
+def test_no_value_in_a_run_folder_ends_a_report(name, copied, record_property, share):
     path = copied / name
     arrays = dict(np.load(path)) if path.suffix == ".npz" else {}
     key = next((key for key in arrays if arrays[key].dtype.kind == "U"), "")
@@ -998,6 +1011,7 @@ def test_no_value_in_a_run_folder_ends_a_report(name, copied, record_property):
     for spot in spots(values):
         texts += [json.dumps(changed(values, spot, "replace", new)) for new in WORST]
         texts += [json.dumps(changed(values, spot, "delete", None))]
+    texts = texts[::share]
     for text in texts:
         if arrays:
             np.savez(path, **arrays | {key: np.array(text)})
@@ -1011,13 +1025,13 @@ def test_no_value_in_a_run_folder_ends_a_report(name, copied, record_property):
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_a_folder_with_a_damaged_file_is_reported_on_or_refused(copied, record_property):
-    cases = report_on(copied, 35)
+def test_a_folder_with_a_damaged_file_is_reported_on_or_refused(copied, record_property, share):
+    cases = report_on(copied, 35 // share)
     record_property("cases", cases)
-    assert cases >= 35
+    assert cases >= 35 // share
 
 
-def test_a_report_with_its_figures_is_written_or_refused(copied, record_property):
-    cases = report_on(copied, 5)
+def test_a_report_with_its_figures_is_written_or_refused(copied, record_property, share):
+    cases = report_on(copied, 5 // share)
     record_property("cases", cases)
-    assert cases >= 5
+    assert cases >= 5 // share
