@@ -91,11 +91,11 @@ def test_a_run_leaves_its_files_and_a_report_of_denoising(ran):
     assert rows[-1]["psnr_0.5"] == pytest.approx(np.mean([p[1] for p in description["psnr"]]))
 
 
-def test_the_photographs_can_be_denoised_again(mine, call):
+def test_the_photographs_can_be_denoised_again(mine, call_and_draw):
     before, (expected, arrays) = tree(mine), results(mine)
     for again in ([*asked(), "--no-train"], ["sample", "--overwrite", mine]):
         (mine / "denoised.png").write_bytes(b"")
-        done = call(*again)
+        done = call_and_draw(*again)
         assert done.returncode == 0, done.stderr
         description, others = results(mine)
         assert description["psnr"][1] == pytest.approx(expected["psnr"][1], rel=1e-6)

@@ -98,34 +98,47 @@ def test_published_embeds_its_own_score_with_steps_of_one_over_n(photographs):
         torch.testing.assert_close(known.embedded[:, n].double(), x, rtol=1e-6, atol=1e-6)
 
 
+def bytes_of(count, images, diffusion):
+    """Of one field of this many images in float32."""
+    return 4 * count * diffusion.num_timesteps * images[0].numel()
+
+
+@pytest.mark.parametrize("embedding", ["input", "none", "shuffled"])
 @pytest.mark.parametrize("density", ["exact", "binned"])
-def test_images_embedded_on_demand_are_those_embedded_at_once(density, photographs, monkeypatch):
+def test_few_and_many_images_are_embedded_and_stored_the_same(
+    embedding, density, photographs, tmp_path
+):
+    """In memory, embedded block by block during training, and streamed into a file."""
     images = photographs(8, 10).to(torch.float32).repeat(2, 1, 1, 1)
     images = images * torch.linspace(0.5, 1, 8)[:, None, None, None]
-    diffusion = Diffusion(num_timesteps=5, density=density)
-    together = precompute(images, diffusion, Misc()).embedded
-    monkeypatch.setattr(precomputation, "_BLOCK", 3 * 4 * 5 * images[0].numel())
-    embedded = EmbeddedImages(images, diffusion, Misc(), CPU)
-    assert len(embedded) == 8
+    diffusion = Diffusion(num_timesteps=5, density=density, embedding=embedding)
+    together = precompute(images, diffusion, Misc())
+    block_bytes = bytes_of(3, images, diffusion)  # the last block is smaller
+    many = EmbeddedImages(images, diffusion, Misc(), CPU, block_bytes=block_bytes)
+    assert len(many) == 8
     for index in (0, 1, 2, 3, 7, 6, 0):
-        states = embedded[index]
+        states = many[index]
         assert (states.dtype, states.shape) == (torch.float32, (5, 3, 8, 10))
         # The log-density is kept in float32, and the solve made in it.
-        torch.testing.assert_close(states, together[index], rtol=0, atol=2e-4)
-
-
-def test_a_block_is_computed_once_for_the_images_in_it(photographs, monkeypatch):
-    images = photographs(8).to(torch.float32)
-    monkeypatch.setattr(precomputation, "_BLOCK", 2 * 4 * 5 * images[0].numel())
-    embedded = EmbeddedImages(images, Diffusion(num_timesteps=5), Misc(), CPU)
-    solved = []
-    evolve = precomputation.evolve
-    monkeypatch.setattr(
-        precomputation, "evolve", lambda x, *rest: solved.append(len(x)) or evolve(x, *rest)
+        torch.testing.assert_close(states, together.embedded[index], rtol=0, atol=2e-4)
+    scale = float(together.scores.abs().max())
+    shown = many.fields(3)
+    torch.testing.assert_close(
+        shown.scores.double(), together.scores[:3], rtol=0, atol=1e-4 * scale
     )
-    for index in (0, 1, 2, 3, 0):
-        embedded[index]
-    assert solved == [2, 2, 2]
+    path = tmp_path / "scores.npy"
+    write_all_scores(images, diffusion, Misc(), path, block_bytes=block_bytes)
+    np.testing.assert_allclose(np.load(path), together.scores, rtol=0, atol=1e-4 * scale)
+
+
+def test_a_block_is_computed_once_for_the_images_in_it(photographs):
+    images, diffusion = photographs(8).to(torch.float32), Diffusion(num_timesteps=5)
+    block_bytes = bytes_of(2, images, diffusion)
+    embedded = EmbeddedImages(images, diffusion, Misc(), CPU, block_bytes=block_bytes)
+    states = [embedded[index] for index in (0, 1, 2, 3, 0)]
+    block = [tensor.untyped_storage().data_ptr() for tensor in states]
+    assert block[0] == block[1] != block[2] == block[3]
+    assert block[4] not in block[:4]
 
 
 @pytest.mark.parametrize("scheme", ["implicit", "krylov", "published"])
@@ -140,15 +153,13 @@ def test_a_scheme_too_slow_for_the_training_loop_is_refused(scheme, photographs,
 
 
 @pytest.mark.parametrize("scheme", ["spectral", "implicit", "published"])
-def test_scores_of_many_images_stream_into_a_file_that_can_be_mapped(
-    scheme, photographs, monkeypatch, tmp_path
-):
+def test_scores_of_many_images_stream_into_a_file_that_can_be_mapped(scheme, photographs, tmp_path):
     images = photographs(8, 10).to(torch.float32)
     diffusion = Diffusion(num_timesteps=12, sigma=2.0, scheme=scheme, solve_tolerance=1e-6)
     together = precompute(images, diffusion, Misc())
-    monkeypatch.setattr(precomputation, "_BLOCK", 3 * 4 * 12 * images[0].numel())
-    diagnostics = write_all_scores(images, diffusion, Misc(), tmp_path / "scores.npy")
-    scores = np.load(tmp_path / "scores.npy", mmap_mode="r")
+    path, block_bytes = tmp_path / "scores.npy", bytes_of(3, images, diffusion)
+    diagnostics = write_all_scores(images, diffusion, Misc(), path, block_bytes=block_bytes)
+    scores = np.load(path, mmap_mode="r")
     assert (scores.dtype, scores.shape) == (np.float32, (4, 12, 3, 8, 10))
     scale = float(together.scores.abs().max())
     np.testing.assert_allclose(scores, together.scores.numpy(), rtol=0, atol=1e-5 * scale)
@@ -193,16 +204,6 @@ def test_shuffled_embeds_the_score_of_the_image_before(photographs):
     sde = VarianceExploding(diffusion.sigma)
     expected = embed(images, own.scores[[2, 0, 1]], sde, own.times).to(torch.float32)
     assert torch.equal(control.embedded, expected)
-
-
-def test_shuffled_on_demand_is_shuffled_over_all_images(photographs, monkeypatch):
-    images = photographs(8).to(torch.float32)
-    diffusion = Diffusion(num_timesteps=4, embedding="shuffled")
-    together = precompute(images, diffusion, Misc()).embedded
-    monkeypatch.setattr(precomputation, "_BLOCK", 2 * 4 * 4 * images[0].numel())
-    embedded = EmbeddedImages(images, diffusion, Misc(), CPU)
-    for index in range(4):
-        torch.testing.assert_close(embedded[index], together[index], rtol=0, atol=2e-4)
 
 
 def test_shuffling_a_single_image_is_refused(photographs):

@@ -32,7 +32,7 @@ from score_embedding.sde import VarianceExploding
 
 IN_MEMORY = 2**30  # bytes of fields that are computed at once and kept
 SHOWN = 16  # images whose fields are kept where not all are
-_BLOCK = 4 * 2**20  # bytes of one float32 field in a block: its stages stay in the cache
+BLOCK_BYTES = 4 * 2**20  # of one float32 field in a block: its stages stay in the cache
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,25 @@ class EmbeddedImages:
     """The embedded images of a data set, computed when they are asked for.
 
     Indexed like a tensor (n, N, c, h, w) on `device`, in float32; computed on the device of the
-    images (n, c, h, w). Images that follow each other are computed together, and those of the last
-    block are kept.
+    images (n, c, h, w). Images that follow each other are computed together, in blocks of
+    `block_bytes` of a field in float32, and those of the last block are kept.
     """
 
-    def __init__(self, images: Tensor, diffusion: Diffusion, misc: Misc, device: torch.device):
+    def __init__(
+        self,
+        images: Tensor,
+        diffusion: Diffusion,
+        misc: Misc,
+        device: torch.device,
+        *,
+        block_bytes: int = BLOCK_BYTES,
+    ):
         self.device = device
+        self._block_size = block_size(images, diffusion, block_bytes)
         self._images, self._diffusion, self._misc = images, diffusion, misc
         self._m0 = torch.empty_like(images, dtype=torch.float32)
         sources = score_sources(images, diffusion)
-        for block in blocks(images, diffusion, "log-density"):
+        for block in blocks(len(images), self._block_size, "log-density"):
             m0 = log_density(sources[block], method=diffusion.density)
             self._m0[block] = m0.to(torch.float32)
         self._block, self._embedded = slice(0, 0), torch.empty(0)
@@ -156,23 +165,21 @@ class EmbeddedImages:
     def __getitem__(self, index: int) -> Tensor:
         """The N states (N, c, h, w) of image `index`."""
         if not self._block.start <= index < self._block.stop:
-            size = block_size(self._images, self._diffusion)
-            start = index // size * size
-            self._block = slice(start, min(start + size, len(self)))
+            start = index // self._block_size * self._block_size
+            self._block = slice(start, min(start + self._block_size, len(self)))
             self._embedded = evolve(
                 self._images[self._block], self._m0[self._block], self._diffusion, self._misc
             ).embedded.to(self.device)
         return self._embedded[index - self._block.start]
 
 
-def block_size(images: Tensor, diffusion: Diffusion) -> int:
+def block_size(images: Tensor, diffusion: Diffusion, block_bytes: int) -> int:
     """How many images are computed together."""
-    return max(1, _BLOCK // (4 * images[0].numel() * diffusion.num_timesteps))
+    return max(1, block_bytes // (4 * images[0].numel() * diffusion.num_timesteps))
 
 
-def blocks(images: Tensor, diffusion: Diffusion, description: str) -> Iterator[slice]:
-    """Slices of the images, one block after another, with a progress bar."""
-    n, size = len(images), block_size(images, diffusion)
+def blocks(n: int, size: int, description: str) -> Iterator[slice]:
+    """Slices of n images, `size` at a time, one after another, with a progress bar."""
     with progress.stage(description, total=n) as stage:
         for start in range(0, n, size):
             yield slice(start, min(start + size, n))
@@ -203,9 +210,16 @@ def field_bytes(shape: tuple[int, ...], num_timesteps: int, num_images: int) -> 
     return 8 * kept + rest, 3 * kept  # in float64 with their intermediates; three in float32
 
 
-def write_all_scores(images: Tensor, diffusion: Diffusion, misc: Misc, path: Path) -> Diagnostics:
+def write_all_scores(
+    images: Tensor,
+    diffusion: Diffusion,
+    misc: Misc,
+    path: Path,
+    *,
+    block_bytes: int = BLOCK_BYTES,
+) -> Diagnostics:
     """The scores of all images as a .npy file, float32 (n, N, c, h, w), one block in memory at a
-    time; `numpy.load(path, mmap_mode="r")` opens it.
+    time (as in EmbeddedImages); `numpy.load(path, mmap_mode="r")` opens it.
 
     Raises
     ------
@@ -222,7 +236,7 @@ def write_all_scores(images: Tensor, diffusion: Diffusion, misc: Misc, path: Pat
     scores = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     diagnostics = []
     sources = score_sources(images, diffusion)
-    for block in blocks(images, diffusion, "scores"):
+    for block in blocks(n, block_size(images, diffusion, block_bytes), "scores"):
         m0 = log_density(sources[block], method=diffusion.density).to(torch.float32)
         precomputed = evolve(images[block], m0, diffusion, misc)
         scores[block] = precomputed.scores.cpu().numpy()

@@ -176,8 +176,8 @@ def _check_unchanged(folder: Path, values: dict[str, Any]) -> None:
     if own is None:
         if stored != _digest(values, folder):
             raise CheckpointError(
-                f"{folder / kinds.PRECONDITIONING} or {kinds.DENSITY}: changed since it was "
-                f"written; nothing was loaded"
+                f"{folder / kinds.PRECONDITIONING} or {folder / kinds.DENSITY}: changed since it "
+                f"was written; nothing was loaded"
             )
         return
     with_digest = json.dumps({**values, "sha256": stored}, sort_keys=True).encode()
