@@ -20,7 +20,16 @@ def test_all_three_are_there():
     ]
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+QUICK = "scores_and_samples.ipynb"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        QUICK,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in NOTEBOOKS if name != QUICK),
+    ],
+)
 @pytest.mark.filterwarnings("ignore")  # Jupyter's own, about its settings and event loops
 def test_it_runs_and_shows_pictures(name, tmp_path):
     notebook = nbformat.read(EXAMPLES / name, as_version=4)

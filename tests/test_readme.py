@@ -1,5 +1,6 @@
 """What the README says works as it says."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -144,3 +145,18 @@ def test_the_table_of_a_denoising_comparison_is_that_of_its_results(name, folder
 
 def _spec(path):
     return importlib.util.spec_from_file_location(path.stem, path)
+
+
+def test_the_guarantees_of_the_reliability_page_name_tests_that_are_there():
+    source = (ROOT / "benchmarks" / "reliability.py").read_text(encoding="utf-8")
+    (guarantees,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.AnnAssign) and node.target.id == "GUARANTEES"
+    )
+    missing = []
+    for test in (test for tests in guarantees.values() for test in tests):
+        file, name = test.split("::")
+        if f"def {name}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8"):
+            missing.append(test)
+    assert missing == []
