@@ -32,6 +32,7 @@ from score_embedding.training import checkpoints, signals
 from score_embedding.training.checkpoints import Checkpoints
 from score_embedding.training.loop import train
 from score_embedding.training.state import History
+from score_embedding.training.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def run(
     ):
         folder = RunFolder(path) if resume else run_folder.create(path, config)
         _describe_environment(folder, config, images, device, resume)
+        warm_up(method, device)
         known = method.precompute(images, device)
         method.save(path, images, known)
         if run_folder.SCORES in method.kind.files:

@@ -5,7 +5,6 @@ A run whose folder is complete is not run again; one that was interrupted is res
 
 from __future__ import annotations
 
-import functools
 import logging
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
@@ -19,9 +18,7 @@ import torch
 from score_embedding import pipeline
 from score_embedding.comparison.spec import Job
 from score_embedding.config.schema import AnyConfig
-from score_embedding.config.sections import Model
 from score_embedding.errors import ConfigError, RunFolderError, ScoreEmbeddingError
-from score_embedding.methods import network as networks
 from score_embedding.runs import folder as run_folder
 
 log = logging.getLogger(__name__)
@@ -119,22 +116,11 @@ def run_one(config: AnyConfig, path: Path, device: torch.device, threads: int | 
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        _warm_up(device)
         resume = run_folder.is_resumable(path, config)
         pipeline.run(config, path, device, profile=True, overwrite=not resume, resume=resume)
     except ScoreEmbeddingError as error:
         return str(error)
     return ""
-
-
-@functools.cache
-def _warm_up(device: torch.device) -> None:
-    """One step of a tiny network: what a process does once is not on the clock of its first run."""
-    network = networks.build(Model(ch=8, ch_mult=(1, 2)), (8, 8), 1, 1.0, 0, device)
-    optimizer = torch.optim.Adam(network.parameters(), fused=device.type != "mps")
-    x = torch.zeros(2, 3, 8, 8, device=device)
-    network(x, torch.ones(2, device=device)).square().mean().backward()
-    optimizer.step()
 
 
 def check_cluster(parameters: dict[str, Any]) -> None:
