@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import command_line
+import comparison_helpers
 from command_line import sets
 from score_embedding import cli, progress
 from score_embedding.report import figures
@@ -196,3 +197,42 @@ def baseline(finished_baseline, tmp_path):
     """A copy of a finished run of a baseline, and its config beside it, as in `call`'s folder."""
     shutil.copytree(finished_baseline, tmp_path, dirs_exist_ok=True)
     return tmp_path / "saves" / "base"
+
+
+# Comparisons
+
+
+@pytest.fixture(scope="session")
+def compared(once):
+    """One comparison of samples: where it ran, its folder, what it printed; to be read only."""
+    return compared_by(once, "compared", comparison_helpers.command(comparison_helpers.METHODS))
+
+
+@pytest.fixture
+def folder(compared, tmp_path):
+    """A copy of it, in the place where `call` looks for it."""
+    return Path(shutil.copytree(compared.folder, tmp_path / "c"))
+
+
+@pytest.fixture(scope="session")
+def compared_denoising(once):
+    """One comparison of denoising."""
+    methods = comparison_helpers.DENOISING_METHODS
+    return compared_by(once, "denoising", comparison_helpers.denoising_command(methods))
+
+
+@pytest.fixture
+def denoising_folder(compared_denoising, tmp_path):
+    return Path(shutil.copytree(compared_denoising.folder, tmp_path / "c"))
+
+
+def compared_by(once, name, command):
+    def make(cwd):
+        (cwd / "user").mkdir()
+        done = command_line.process(cwd / "user", *command)
+        assert done.returncode == 0, done.stderr
+        (cwd / "stdout").write_text(done.stdout, "utf-8")
+
+    made = once(name, make)
+    cwd = made / "user"
+    return SimpleNamespace(cwd=cwd, folder=cwd / "c", stdout=(made / "stdout").read_text("utf-8"))

@@ -1,13 +1,9 @@
-"""Comparisons as a user meets them: runs, tables and pictures of one folder, and going on in it."""
+"""Comparisons as a user meets them: runs, tables and pictures of one folder."""
 
-import csv
 import dataclasses
 import json
 import math
 import re
-import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,94 +11,30 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from command_line import ENV, SHIPPED, fresh, sets, tree
+from command_line import SHIPPED, tree
+from comparison_helpers import (
+    FINAL,
+    MADE,
+    METHODS,
+    PICTURES,
+    PRIORS,
+    SEEDS,
+    TARGETS,
+    csv_rows,
+    first_at,
+    json_of,
+    metrics_of,
+    names,
+    tables_of,
+    write_metrics,
+)
 from score_embedding import atomic_files
 from score_embedding.comparison import compare as comparisons
 from score_embedding.comparison import spec
-from score_embedding.methods import model as trained
+from score_embedding.methods import model as models
 from score_embedding.methods.base import method_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
-
-METHODS = ("score_embedding", "none", "closed_form", "ddpm_plain")
-TARGETS = (0.02, 0.99)  # of these seeds all reach the first but the baseline of seed 5
-SEEDS = (2, 5)
-PRIORS = {"unit": "", "matched": "matched_"}  # what a run's columns start with
-FINAL = ("ssim_minmax", "psnr_minmax", "mse_minmax", "ssim_clipped", "nfe")
-MADE = {"comparison.yml", "table.md", "table.tex", "runs.csv", "comparison.json"}
-PICTURES = {"ssim_over_time.png", "samples.png"}
-ONE_THREAD = ENV | {"OMP_NUM_THREADS": "1"}
-
-
-def command(methods, *options, seeds=SEEDS, out="c", **changes):
-    short = {"training__epochs": 2, "diffusion__num_timesteps": 2} | changes
-    if "ddpm_plain" in methods:
-        options = ("--set", "ddpm_plain.sample.steps=4", *options)
-    return (
-        *("compare", "--config", "quickstart", "--methods", ",".join(methods), "--out", out),
-        *("--seeds", ",".join(map(str, seeds)), "--targets", ",".join(map(str, TARGETS))),
-        *(*sets(**short), *options),
-    )
-
-
-made_before = []
-
-
-@pytest.fixture
-def compared(tmp_path_factory):
-    """One comparison by a process of its own, for all tests of both files: what it said, and its
-    folder."""
-    if not made_before:
-        cwd = tmp_path_factory.mktemp("comparison")
-        done = fresh(cwd, *command(METHODS))
-        assert done.returncode == 0, done.stderr
-        made_before.append(SimpleNamespace(cwd=cwd, done=done, folder=cwd / "c"))
-    return made_before[0]
-
-
-@pytest.fixture
-def folder(compared, tmp_path):
-    """A copy of it, in the place where `call` looks for it."""
-    return Path(shutil.copytree(compared.folder, tmp_path / "c"))
-
-
-def names(methods=METHODS, seeds=SEEDS):
-    return [f"{method}_seed{seed}" for method in methods for seed in seeds]
-
-
-def metrics_of(folder, name):
-    return atomic_files.read_rows(folder / "runs" / name / "metrics.csv")
-
-
-def csv_rows(folder):
-    with (folder / "runs.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def json_of(folder):
-    def refuse(constant):
-        raise ValueError(constant)
-
-    return json.loads((folder / "comparison.json").read_text(), parse_constant=refuse)
-
-
-def tables_of(folder):
-    """The tables of table.md: (title, note, rows as dictionaries)."""
-    found = []
-    for part in re.split(r"^### ", (folder / "table.md").read_text(), flags=re.MULTILINE)[1:]:
-        title, _, note, _, *lines = part.rstrip("\n").split("\n")
-        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-        assert set(cells[1]) == {"---"}
-        found.append((title, note, [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]))
-    return found
-
-
-def first_at(folder, name, prefix, target):
-    """(seconds, step) of the first evaluation at or above the target, by hand."""
-    for row in metrics_of(folder, name):
-        if row[f"{prefix}ssim_minmax"] >= target:
-            return row["training_seconds"], row["step"]
-    return None
 
 
 # The whole command
@@ -121,13 +53,13 @@ def test_a_comparison_leaves_a_run_folder_for_each_run_and_the_tables(compared):
 
 
 def test_a_comparison_says_where_it_is_and_shows_the_medians(compared):
-    last = compared.done.stdout.splitlines()[-1]
+    last = compared.stdout.splitlines()[-1]
     assert last == "comparison: c, with table.md and ssim_over_time.png in it"
     for prior in PRIORS:
-        assert f"Seconds to an SSIM, {prior} prior" in compared.done.stdout
+        assert f"Seconds to an SSIM, {prior} prior" in compared.stdout
     for row in tables_of(compared.folder)[0][2]:
         median = row["final SSIM"].split()[0]
-        assert re.search(rf"{row['method']} .* {re.escape(median)} *\n", compared.done.stdout)
+        assert re.search(rf"{row['method']} .* {re.escape(median)} *\n", compared.stdout)
 
 
 @pytest.mark.parametrize("name", sorted(PICTURES))
@@ -238,16 +170,16 @@ def test_runs_of_one_seed_start_from_the_same_weights_and_the_same_noise(compare
     for name in names():
         arrays = atomic_files.read_arrays(compared.folder / "runs" / name / "samples.npz")
         starts[name] = arrays["path"][0]
-        built = trained.build_network(method_of(jobs[name].config), 1, torch.device("cpu"))
+        built = models.build_network(method_of(jobs[name].config), 1, torch.device("cpu"))
         weights[name] = torch.cat([p.flatten() for p in built.parameters()])
     for seed in SEEDS:
-        ours = f"score_embedding_seed{seed}"
+        first = f"score_embedding_seed{seed}"
         for method in ("none", "ddpm_plain"):
-            assert torch.equal(weights[ours], weights[f"{method}_seed{seed}"])
+            assert torch.equal(weights[first], weights[f"{method}_seed{seed}"])
         for method in ("none", "closed_form"):
-            np.testing.assert_array_equal(starts[ours], starts[f"{method}_seed{seed}"])
+            np.testing.assert_array_equal(starts[first], starts[f"{method}_seed{seed}"])
         of_baseline = 2 * starts[f"ddpm_plain_seed{seed}"] - 1  # its images lie in [-1, 1]
-        np.testing.assert_allclose(of_baseline, starts[ours], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(of_baseline, starts[first], rtol=0, atol=1e-6)
     first, second = (f"score_embedding_seed{seed}" for seed in SEEDS)
     assert not torch.equal(weights[first], weights[second])
     assert np.abs(starts[first] - starts[second]).max() > 0.1
@@ -267,28 +199,12 @@ def test_methods_that_train_differently_end_with_other_weights(compared):
 # Tables of runs made by hand
 
 
-def write_metrics(folder, name, *rows):
-    """A run's evaluations: (seconds, SSIM), the same under both priors."""
-    lines = [
-        {"step": 10 * k, "training_seconds": seconds, "loss": 1.0}
-        | {
-            prefix + key: {"ssim_minmax": ssim, "psnr_minmax": 20, "nfe": 8}.get(key, 0.01)
-            for prefix in PRIORS.values()
-            for key in FINAL
-        }
-        for k, (seconds, ssim) in enumerate(rows, start=1)
-    ]
-    atomic_files.write_rows(folder / "runs" / name / "metrics.csv", list(lines[0]), lines)
-    state = folder / "runs" / name / "state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"step": len(rows)}))
-
-
 def by_hand(folder):
     """What is there of two seeds of score_embedding and of DDPM, with times that are known."""
-    write_metrics(folder, "score_embedding_seed2", (10, 0.5), (20, 0.9), (40, 0.99), (50, 0.8))
-    write_metrics(folder, "score_embedding_seed5", (14, 0.9), (28, 0.97), (60, 0.985))
-    write_metrics(folder, "ddpm_plain_seed2", (30, 0.91), (120, 0.95), (200, 0.96))
-    write_metrics(folder, "ddpm_plain_seed5", (50, 0.92), (90, 0.8), (320, 0.7))
+    write_metrics(folder, "score_embedding_seed2", [(10, 0.5), (20, 0.9), (40, 0.99), (50, 0.8)])
+    write_metrics(folder, "score_embedding_seed5", [(14, 0.9), (28, 0.97), (60, 0.985)])
+    write_metrics(folder, "ddpm_plain_seed2", [(30, 0.91), (120, 0.95), (200, 0.96)])
+    write_metrics(folder, "ddpm_plain_seed5", [(50, 0.92), (90, 0.8), (320, 0.7)])
     comparison = spec.read(folder)
     configs = {name: comparison.configs[name] for name in ("score_embedding", "ddpm_plain")}
     return dataclasses.replace(comparison, configs=configs, targets=(0.9, 0.95, 0.98, 0.99))
@@ -299,10 +215,10 @@ def test_the_tables_of_runs_made_by_hand_are_those_worked_out_by_hand(folder):
     (_, _, rows), (_, _, matched), (_, _, ratios) = tables_of(folder)
     assert rows == matched
     # score_embedding to 0.9: 20 and 14 s, 0.95: 40 and 28, 0.98: 40 and 60, 0.99: 40 and never
-    ours, baseline = (list(row.values()) for row in rows)
+    own, baseline = (list(row.values()) for row in rows)
     times = ["17.0 [15.5, 18.5] (15)", "34.0 [31.0, 37.0] (25)", "50.0 [45.0, 55.0] (30)"]
-    assert ours[:5] == ["score_embedding", *times, "not reached (1 of 2 did)"]
-    assert ours[5:] == ["0.8925 [0.8463, 0.9387]", "20.00", "1.00e-02", "8", "55.0 (40)"]
+    assert own[:5] == ["score_embedding", *times, "not reached (1 of 2 did)"]
+    assert own[5:] == ["0.8925 [0.8463, 0.9387]", "20.00", "1.00e-02", "8", "55.0 (40)"]
     times = ["40.0 [35.0, 45.0] (10)", "not reached (1 of 2 did)", "not reached", "not reached"]
     assert baseline[:5] == ["ddpm_plain", *times]
     assert baseline[5:] == ["0.8300 [0.7650, 0.8950]", "20.00", "1.00e-02", "8", "260.0 (30)"]

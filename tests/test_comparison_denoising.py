@@ -2,9 +2,7 @@
 
 import csv
 import dataclasses
-import json
 import os
-import shutil
 import sys
 import warnings
 
@@ -14,6 +12,21 @@ import torch
 from PIL import Image
 
 from command_line import assert_mistake, tree
+from comparison_helpers import (
+    DENOISING_METHODS,
+    DENOISING_PICTURES,
+    LEVELS,
+    MADE,
+    SEEDS,
+    csv_rows,
+    denoising_command,
+    json_of,
+    metrics_of,
+    names,
+    save_metrics,
+    stamps,
+    tables_of,
+)
 from score_embedding import atomic_files
 from score_embedding.comparison import compare as comparisons
 from score_embedding.comparison import spec, variants
@@ -23,97 +36,31 @@ from score_embedding.data import datasets as data
 from score_embedding.errors import ConfigError
 from score_embedding.evaluation import held_out
 from score_embedding.restoration import rivals
-from test_comparison import csv_rows, json_of, tables_of
-from test_comparison_runs import stamps
 
-pytestmark = pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
-
-METHODS = ("plain", "gaussian_residual", "gaussian_alone")
-SEEDS = (2, 5)
-LEVELS = (0.125, 0.5)
-MADE = {"comparison.yml", "table.md", "table.tex", "runs.csv", "comparison.json"}
-PICTURES = {"psnr_over_time.png", "denoised.png"}
-TINY = {
-    "data_loader.image": "[astronaut]",
-    "data_loader.image_size": 8,
-    "data_loader.num_images": 4,
-    "data_loader.shrink": 4,
-    "data_loader.batch_size": 4,
-    "image_density.side": 4,
-    "image_density.arrays": 200,
-    "model.ch": 8,
-    "model.ch_mult": "[1,2]",
-    "training.epochs": 4,
-    "misc.profile_freq": 1e-6,
-    "held_out.image": "[china, flower]",
-    "held_out.shrink": 8,
-    "held_out.crop": 24,
-    "held_out.levels": "[0.125, 0.5]",
-}
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    """What needs seconds for its first picture is left out, and one thread is enough."""
-    monkeypatch.setattr(rivals, "available", lambda: ["wavelets", "total_variation"])
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def command(methods, *options, seeds=SEEDS, **changes):
-    values = TINY | {name.replace("__", "."): value for name, value in changes.items()}
-    sets = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
-    of = ("--methods", ",".join(methods)) if methods else ()
-    numbers = ",".join(map(str, seeds))
-    return (
-        "compare",
-        "--task",
-        "denoising",
-        *of,
-        "--seeds",
-        numbers,
-        "--out",
-        "c",
-        *sets,
-        *options,
-    )
-
-
-made_before = []
+# Pictures are looked at in the comparison of `compared_denoising`, which another process has made.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning"),
+    pytest.mark.usefixtures("undrawn"),
+]
 
 
 @pytest.fixture
-def folder(call_and_draw, tmp_path, tmp_path_factory):
-    """A copy of one finished comparison, in the place where `call` looks for it."""
-    if not made_before:
-        done = call_and_draw(*command(METHODS))
-        assert done.returncode == 0, done.stderr
-        kept = tmp_path_factory.mktemp("denoising") / "c"
-        shutil.move(tmp_path / "c", kept)
-        made_before.append((done, kept))
-    shutil.copytree(made_before[0][1], tmp_path / "c")
-    return tmp_path / "c"
+def folder(denoising_folder):
+    return denoising_folder
 
 
-def metrics_of(folder, method, seed):
-    return atomic_files.read_rows(folder / "runs" / f"{method}_seed{seed}" / "metrics.csv")
+# Files and tables
 
 
-# What is left
-
-
-def test_a_denoising_comparison_leaves_its_runs_tables_and_pictures(folder):
-    said = made_before[0][0]
-    assert set(os.listdir(folder)) == MADE | PICTURES | {"runs"}
-    runs = {f"{method}_seed{seed}" for method in METHODS for seed in SEEDS}
-    assert set(os.listdir(folder / "runs")) == runs
-    last = said.stdout.splitlines()[-1]
+def test_a_denoising_comparison_leaves_its_runs_tables_and_pictures(compared_denoising):
+    folder, stdout = compared_denoising.folder, compared_denoising.stdout
+    assert set(os.listdir(folder)) == MADE | DENOISING_PICTURES | {"runs"}
+    assert set(os.listdir(folder / "runs")) == set(names(DENOISING_METHODS))
+    last = stdout.splitlines()[-1]
     assert last == "comparison: c, with table.md and psnr_over_time.png in it"
-    assert "PSNR in dB at the end" in said.stdout
-    assert "Never behind plain?" in said.stdout
-    for name in PICTURES:
+    assert "PSNR in dB at the end" in stdout
+    assert "Never behind plain?" in stdout
+    for name in DENOISING_PICTURES:
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 200
             assert np.asarray(picture.convert("L")).std() > 5
@@ -137,10 +84,10 @@ def test_every_table_says_what_was_measured_on_what(folder):
 def test_the_end_of_each_method_is_the_median_of_the_last_rows(folder):
     _, note, rows = tables_of(folder)[0]
     of = {row["method"]: row for row in rows}
-    assert list(of) == [*METHODS, "wavelets", "total_variation"]
+    assert list(of) == [*DENOISING_METHODS, *rivals.available()]
     scatter = 0.0
-    for method in METHODS:
-        ends = [metrics_of(folder, method, seed)[-1] for seed in SEEDS]
+    for method in DENOISING_METHODS:
+        ends = [metrics_of(folder, f"{method}_seed{seed}")[-1] for seed in SEEDS]
         for level in LEVELS:
             psnr, ssim = ([end[f"{name}_{level:g}"] for end in ends] for name in ("psnr", "ssim"))
             assert of[method][f"noise {level:g}"] == f"{np.mean(psnr):.2f} / {np.mean(ssim):.3f}"
@@ -153,16 +100,16 @@ def test_the_end_of_each_method_is_the_median_of_the_last_rows(folder):
 
 def test_each_run_is_a_row_with_what_its_own_folder_says(folder):
     rows = csv_rows(folder)
-    assert len(rows) == len(METHODS) * len(SEEDS)
+    assert len(rows) == len(DENOISING_METHODS) * len(SEEDS)
     for row in rows:
-        last = metrics_of(folder, row["method"], row["seed"])[-1]
+        last = metrics_of(folder, f"{row['method']}_seed{row['seed']}")[-1]
         assert float(row["training_seconds"]) == last["training_seconds"]
         assert float(row["steps"]) == last["step"]
         for name in held_out.columns(LEVELS):
             assert float(row[name]) == last[name]
 
 
-def test_the_classical_ones_have_seen_the_same_noise_and_are_measured_alike(folder):
+def test_the_classical_denoisers_are_given_the_same_noise_and_measured_in_the_same_way(folder):
     arrays = atomic_files.read_arrays(folder / "runs" / "plain_seed2" / "denoised.npz")
     values = {entry["method"]: entry for entry in json_of(folder)["classical"]}
     rows = {row["method"]: row for row in tables_of(folder)[0][2]}
@@ -191,11 +138,7 @@ def write_metrics(folder, method, seed, *rows, steps=100):
         | {"ssim_0.125": 0.5, "ssim_0.5": 0.25}
         for k, (seconds, *psnr) in enumerate(rows, start=1)
     ]
-    run = folder / "runs" / f"{method}_seed{seed}"
-    atomic_files.write_rows(run / "metrics.csv", list(lines[0]), lines)
-    if trained:
-        state = run / "state.json"
-        state.write_text(json.dumps(json.loads(state.read_text()) | {"step": len(rows)}))
+    save_metrics(folder / "runs" / f"{method}_seed{seed}", lines)
 
 
 def by_hand(folder, steps=100):
@@ -285,19 +228,19 @@ def test_never_behind_is_said_of_one_that_never_is(folder):
 
 def test_without_the_reference_there_is_the_end_alone_and_the_note_says_why(folder):
     comparison = spec.read(folder)
-    configs = {m: comparison.configs[m] for m in METHODS if m != "plain"}
+    configs = {m: comparison.configs[m] for m in DENOISING_METHODS if m != "plain"}
     comparisons.collect(dataclasses.replace(comparison, configs=configs), folder, {})
     ((_, note, rows),) = tables_of(folder)
     assert "No run of plain is finished" in note
     assert [row["method"] for row in rows][:2] == list(configs)
 
 
-# Going on, and what is missing
+# Continuing, and what is missing
 
 
 def test_again_needs_no_task_makes_the_tables_again_and_runs_nothing(folder, call):
     before, when = tree(folder), stamps(folder / "runs")
-    for name in (MADE | PICTURES) - {"comparison.yml"}:
+    for name in (MADE | DENOISING_PICTURES) - {"comparison.yml"}:
         (folder / name).unlink()
     done = call("compare", "--again", "c")
     assert done.returncode == 0, done.stderr
@@ -309,7 +252,9 @@ def test_again_needs_no_task_makes_the_tables_again_and_runs_nothing(folder, cal
 
 @pytest.mark.usefixtures("folder")
 def test_the_config_decides_and_names_the_default_methods(call):
-    asked = [part for part in command(METHODS) if part not in ("--task", "denoising")]
+    asked = [
+        part for part in denoising_command(DENOISING_METHODS) if part not in ("--task", "denoising")
+    ]
     done = call(*asked, "--config", "photographs")
     assert done.returncode == 0, done.stderr
     assert "6 runs, 6 of them there already" in done.stderr
@@ -345,7 +290,9 @@ def test_damaged_and_unfinished_runs_are_named_and_count_in_no_figure(folder):
 
 
 def test_a_run_that_diverges_is_named_and_the_others_go_on(call, tmp_path):
-    asked = command(("plain", "gaussian_alone"), "--set", "plain.training.lr=1e30", seeds=[2])
+    asked = denoising_command(
+        ("plain", "gaussian_alone"), "--set", "plain.training.lr=1e30", seeds=[2]
+    )
     done = call(*asked)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -427,7 +374,6 @@ def test_bm3d_gains_where_it_is_installed():
 
 
 def test_without_bm3d_it_is_not_offered_and_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.undo()  # of `fast`
     monkeypatch.setattr(rivals.importlib.util, "find_spec", lambda _: None)
     assert rivals.available() == ["wavelets", "total_variation", "non_local_means"]
     monkeypatch.setitem(sys.modules, "bm3d", None)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from command_line import assert_mistake, tree
+from comparison_helpers import write_metrics
 from score_embedding import atomic_files
 from score_embedding.comparison import claims as reproduction
 from score_embedding.comparison.claims import judge
-from score_embedding.comparison.published import Claim
+from score_embedding.comparison.published import CASES, CLAIMS, Claim
 from score_embedding.config import loading
 from test_comparison_parts import summary
 
@@ -50,7 +51,7 @@ TINY = {
 
 def test_the_claims_are_those_of_the_papers():
     found = {}
-    for claim in reproduction.CLAIMS:
+    for claim in CLAIMS:
         key = (claim.case, claim.year, claim.target, claim.baseline)
         assert key not in found
         found[key] = (claim.seconds, claim.baseline_seconds)
@@ -63,18 +64,18 @@ def test_the_claims_are_those_of_the_papers():
     assert found == expected
 
 
-def test_the_ratio_of_a_claim_is_the_time_of_the_baseline_over_ours():
+def test_the_ratio_of_a_claim_is_the_time_of_the_baseline_over_that_of_score_embedding():
     assert Claim("x", 2024, 0.99, 26.98, "ddpm", 139.63).ratio == pytest.approx(5.1753, abs=1e-4)
 
 
-@pytest.mark.parametrize("case", reproduction.CASES)
+@pytest.mark.parametrize("case", CASES)
 def test_full_scale_is_the_published_configs_and_small_scale_changes_little(case):
     full = reproduction.comparison_of(case, "full", [9, 42], [])
     small = reproduction.comparison_of(case, "small", [9], [])
     targets = sorted({target for name, _, target in PUBLISHED if name == case})
     assert (full.seeds, list(full.targets)) == ((9, 42), targets)
-    assert full.configs.keys() == reproduction.CASES[case].keys()
-    for method, name in reproduction.CASES[case].items():
+    assert full.configs.keys() == CASES[case].keys()
+    for method, name in CASES[case].items():
         published = loading.load(name)
         assert full.configs[method] == published
         assert published.method == method
@@ -84,8 +85,8 @@ def test_full_scale_is_the_published_configs_and_small_scale_changes_little(case
 
 
 def test_every_claim_has_its_case_and_its_baseline():
-    for claim in reproduction.CLAIMS:
-        assert claim.baseline is None or claim.baseline in reproduction.CASES[claim.case]
+    for claim in CLAIMS:
+        assert claim.baseline is None or claim.baseline in CASES[claim.case]
         targets = reproduction.comparison_of(claim.case, "full", [9], []).targets
         assert claim.target in targets
 
@@ -215,29 +216,14 @@ def claims_of(folder):
     return values, rows[2:], [line for line in lines if line.startswith("- ")]
 
 
-def write_metrics(folder, *rows):
-    lines = [
-        {"step": k, "training_seconds": seconds}
-        | {
-            f"{prefix}{name}": ssim
-            for prefix in ("", "matched_")
-            for name in ("ssim_minmax", "psnr_minmax", "mse_minmax", "ssim_clipped", "nfe")
-        }
-        for k, (seconds, ssim) in enumerate(rows, start=1)
-    ]
-    atomic_files.write_rows(folder / "metrics.csv", list(lines[0]), lines)
-    state = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps(state | {"step": len(lines)}))
-
-
 @pytest.mark.usefixtures("faces")
 def test_claims_that_can_be_run_here_are_judged_and_the_others_are_not_run(call, tmp_path):
     done = call(*command("celeb1,inet3"))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    told = "0 reproduced, 3 not reproduced, 11 not run here"
-    assert done.stderr.splitlines()[-1] == f"error: not every claim is reproduced: {told}"
-    assert f"claims: saves/reproduce_small/claims.md: {told}" in done.stdout
+    counts = "0 reproduced, 3 not reproduced, 11 not run here"
+    assert done.stderr.splitlines()[-1] == f"error: not every claim is reproduced: {counts}"
+    assert f"claims: saves/reproduce_small/claims.md: {counts}" in done.stdout
     folder = tmp_path / "saves" / "reproduce_small"
     assert sorted(os.listdir(folder)) == ["celeb1", "claims.json", "claims.md"]
     values, rows, below = claims_of(folder)
@@ -258,8 +244,8 @@ def test_claims_that_can_be_run_here_are_judged_and_the_others_are_not_run(call,
     assert atomic_files.read_rows(runs / "ddpm_seed9" / "metrics.csv")[-1]["nfe"] == 50
 
     # The same runs, had they got that far: 0.90 in 90 and 100 s, 0.95 in 100 and 600, 0.99 in 110
-    write_metrics(runs / "score_embedding_seed9", (90, 0.9), (100, 0.95), (110, 0.99))
-    write_metrics(runs / "ddpm_seed9", (100, 0.9), (600, 0.97), (11000, 0.98))
+    write_metrics(folder / "celeb1", "score_embedding_seed9", [(90, 0.9), (100, 0.95), (110, 0.99)])
+    write_metrics(folder / "celeb1", "ddpm_seed9", [(100, 0.9), (600, 0.97), (11000, 0.98)])
     done = call(*command("celeb1"))
     assert done.returncode == 1
     assert "2 runs, 2 of them there already" in done.stderr
