@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 
 GUARANTEES: dict[str, tuple[str, ...]] = {
     "A resumed run is bit for bit equal to an uninterrupted one": (
-        "test_resume.py::test_training_goes_on_to_the_bit",
-        "test_resume.py::test_the_clock_and_the_seconds_before_it_go_on",
+        "test_resume.py::test_training_resumes_bit_for_bit",
+        "test_resume.py::test_the_clock_and_the_seconds_before_it_continue",
         "test_comparison_runs.py::test_a_comparison_killed_in_the_middle_goes_on_where_it_was",
     ),
     "kill -9 at any moment leaves every checkpoint readable": (
@@ -36,9 +36,9 @@ GUARANTEES: dict[str, tuple[str, ...]] = {
     ),
     "SIGINT and SIGTERM: a checkpoint, how to resume, exit 130 or 143": (
         "test_resume.py::test_a_signal_in_the_middle_of_a_step_waits_for_its_end",
-        "test_resume.py::test_an_interrupted_run_says_how_to_go_on_and_does",
-        "test_nothing_lost.py::test_a_signal_before_training_says_how_to_go_on_and_leaves_no_trace",
-        "test_nothing_lost.py::test_a_signal_to_a_comparison_stops_its_runs_too_and_it_goes_on",
+        "test_resume.py::test_an_interrupted_run_says_how_to_resume_it",
+        "test_nothing_lost.py::test_a_signal_before_training_says_how_to_resume_and_leaves_no_trace",
+        "test_nothing_lost.py::test_a_signal_to_a_comparison_stops_its_runs_too",
     ),
     "A full disk damages no file that was complete before": (
         "test_nothing_lost.py::test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole",
@@ -50,16 +50,16 @@ GUARANTEES: dict[str, tuple[str, ...]] = {
         "test_fuzzing.py::test_a_damaged_checkpoint_is_passed_over",
         "test_fuzzing.py::test_a_damaged_model_is_loaded_whole_or_not_at_all",
         "test_fuzzing.py::test_a_forged_model_is_loaded_whole_or_not_at_all",
-        "test_fuzzing.py::test_a_forged_checkpoint_is_gone_on_with_or_refused",
+        "test_fuzzing.py::test_a_forged_checkpoint_is_resumed_from_or_refused",
         "test_fuzzing.py::test_no_exchanged_tensor_ends_training_later",
         "test_fuzzing.py::test_no_forged_value_ends_training_later",
     ),
     "One process per run folder; a run resumes only with its own config and images": (
         "test_resume.py::test_one_folder_is_one_process_alone",
-        "test_nothing_lost.py::test_a_run_does_not_go_on_with_other_images",
+        "test_nothing_lost.py::test_a_run_is_not_resumed_with_other_images",
     ),
     "The same run twice is bit for bit the same": (
-        "test_nothing_lost.py::test_the_same_run_twice_is_the_same_to_the_bit",
+        "test_nothing_lost.py::test_the_same_run_twice_is_equal_bit_for_bit",
     ),
     "No code from data": (
         "test_pickles.py::test_a_pickle_that_runs_code_is_refused_before_it_runs",

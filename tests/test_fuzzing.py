@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import csv
+import hashlib
 import io
 import json
 import math
@@ -637,26 +638,44 @@ def training(photographs, tmp_path_factory):
     return config, folder, state
 
 
-def reseal(values, content):
-    """Values with both checksums made right, as somebody could who knows how."""
-    if not isinstance(values, dict):
-        return values
-    own = checkpoints.OWN_DIGEST
-    values = {key: value for key, value in values.items() if key != own}
-    if "sha256" in values:
-        values["sha256"] = checkpoints.hashlib.sha256(content).hexdigest()
-    return {**values, own: checkpoints.digest(values)}
+def header_of(content):
+    """The header of a safetensors file as bytes, and what comes after it."""
+    (length,) = struct.unpack("<Q", content[:8])
+    return content[8 : 8 + length], content[8 + length :]
+
+
+def signed(content, values=None):
+    """A checkpoint with its checksum made right, as somebody could who knows how, and with other
+    numbers where they are given. Unchanged where its header cannot be read."""
+    header, data = header_of(content)
+    try:
+        entries = json.loads(header)
+        values = json.loads(entries["__metadata__"]["values"]) if values is None else values
+        if isinstance(values, dict):
+            values = {**values, "sha256": 64 * "0"}
+        entries["__metadata__"] = {**entries["__metadata__"], "values": json.dumps(values)}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return content
+    new = json.dumps(entries, separators=(",", ":")).encode()
+    new = struct.pack("<Q", len(new)) + new
+    digest = hashlib.sha256(new + data).hexdigest()
+    zeros = f'\\"sha256\\": \\"{64 * "0"}'.encode()
+    return new.replace(zeros, zeros.replace(64 * b"0", digest.encode())) + data
+
+
+def values_of(content):
+    """The numbers in a checkpoint."""
+    return json.loads(json.loads(header_of(content)[0])["__metadata__"]["values"])
 
 
 DTYPES = (torch.float16, torch.float64, torch.int32, torch.uint8, torch.bool, torch.complex64)
 
 
-def retold(content, walk, raw):
+def with_other_header(content, walk, raw):
     """A safetensors file whose header says something else."""
-    (length,) = struct.unpack("<Q", content[:8])
-    header = content[8 : 8 + length]
+    header, data = header_of(content)
     new = damaged(header, raw) if raw else json.dumps(walked(json.loads(header), walk)).encode()
-    return struct.pack("<Q", len(new)) + new + content[8 + length :]
+    return struct.pack("<Q", len(new)) + new + data
 
 
 def exchanged(content, place, how):
@@ -682,7 +701,8 @@ def exchanged(content, place, how):
             tensors[how] = tensor
         case _:
             tensors |= {"other": tensor}
-    return to_bytes(tensors)
+    metadata = json.loads(header_of(content)[0])["__metadata__"]
+    return signed(to_bytes(tensors, metadata=metadata))
 
 
 NEWS = ("optimizer/9999/step", "optimizer/-1/exp_avg", "optimizer/x/y", "optimizer/0", "optimizer/")
@@ -700,16 +720,15 @@ FORGERIES = st.one_of(
 )
 
 
-def forged(content, values, forgery):
-    """Both files of a checkpoint, changed and with the checksums made right."""
+def forged(content, forgery):
+    """A checkpoint that was changed, with the checksum made right."""
     match forgery:
         case "values", walk:
-            values = walked(values, walk)
+            return signed(content, walked(values_of(content), walk))
         case "header", walk, raw:
-            content = retold(content, walk, raw)
+            return signed(with_other_header(content, walk, raw))
         case "tensors", place, how:
-            content = exchanged(content, place, how)
-    return content, reseal(values, content)
+            return exchanged(content, place, how)
 
 
 def test_a_damaged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property, share):
@@ -741,14 +760,14 @@ def test_a_damaged_model_is_loaded_whole_or_not_at_all(copied, run_config, recor
 
 def test_a_forged_model_is_loaded_whole_or_not_at_all(copied, run_config, record_property, share):
     content = (copied / "model.safetensors").read_bytes()
-    values = json.loads((copied / "state.json").read_text())
     folder, network = RunFolder(copied), trained.build_network(method_of(run_config), 1, CPU)
     before = {name: w.clone() for name, w in network.state_dict().items()}
 
     def case(forgery):
-        tensors, numbers = forged(content, values, forgery)
-        (copied / "model.safetensors").write_bytes(tensors)
-        (copied / "state.json").write_text(json.dumps(numbers))
+        model = forged(content, forgery)
+        (copied / "model.safetensors").write_bytes(model)
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            (copied / "state.json").write_text(json.dumps(values_of(model)))
         try:
             state = checkpoints.load(folder, network)
         except CheckpointError as error:
@@ -765,7 +784,10 @@ def test_a_forged_model_is_loaded_whole_or_not_at_all(copied, run_config, record
     assert cases >= 200 // share
 
 
-def go_on(state):
+CHECKPOINT, ROWS = "checkpoint_00000003.safetensors", "checkpoint_rows.jsonl"
+
+
+def take_a_step(state):
     """What training does with a state: a step, its row, and the next checkpoint's content."""
     for parameter in state.network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -783,8 +805,8 @@ def go_on(state):
     json.dumps(state.values())
 
 
-def take_up(folder, fresh):
-    """The state that training would go on with; None where there is no checkpoint."""
+def resumed(folder, fresh):
+    """The state that training would resume from; None where there is no checkpoint."""
     found = Checkpoints(folder, 1.0).latest()
     if found is None:
         return None
@@ -803,13 +825,13 @@ def test_a_damaged_checkpoint_is_passed_over(training, tmp_path, record_property
         for name in names:
             (tmp_path / name).write_bytes(damaged(whole[name], damages.get(name, [])))
         try:
-            state = take_up(RunFolder(tmp_path), fresh)
+            state = resumed(RunFolder(tmp_path), fresh)
         except CheckpointError as error:
             one_message(error, tmp_path)
-            assert len(damages) > 1
+            assert len(damages) > 1 or "checkpoint_rows.jsonl" in damages
         else:
             assert state.history.step in (2, 3)
-            go_on(state)
+            take_a_step(state)
 
     damages = st.dictionaries(st.sampled_from(names), edits(BYTES), min_size=1, max_size=4)
     cases = fuzz(case, damages, cases=40 // share)
@@ -818,22 +840,19 @@ def test_a_damaged_checkpoint_is_passed_over(training, tmp_path, record_property
 
 
 @pytest.mark.filterwarnings("ignore:Casting complex values")
-def test_a_forged_checkpoint_is_gone_on_with_or_refused(training, tmp_path, record_property, share):
+def test_a_forged_checkpoint_is_resumed_from_or_refused(training, tmp_path, record_property, share):
     _, source, fresh = training
-    name = "checkpoint_00000003"
-    content = (source / f"{name}.safetensors").read_bytes()
-    values = json.loads((source / f"{name}.json").read_text())
+    content = (source / CHECKPOINT).read_bytes()
+    shutil.copy(source / ROWS, tmp_path)
 
     def case(forgery):
-        tensors, numbers = forged(content, values, forgery)
-        (tmp_path / f"{name}.safetensors").write_bytes(tensors)
-        (tmp_path / f"{name}.json").write_text(json.dumps(numbers))
+        (tmp_path / CHECKPOINT).write_bytes(forged(content, forgery))
         try:
-            state = take_up(RunFolder(tmp_path), fresh)
+            state = resumed(RunFolder(tmp_path), fresh)
         except CheckpointError as error:
             one_message(error, "checkpoint", tmp_path)
         else:
-            go_on(state)
+            take_a_step(state)
 
     cases = fuzz(case, FORGERIES, cases=60 // share)
     record_property("cases", cases)
@@ -844,33 +863,39 @@ def test_a_forged_checkpoint_is_gone_on_with_or_refused(training, tmp_path, reco
 @pytest.mark.parametrize("kind", ["network/", "optimizer/0/exp_avg", "optimizer/0/exp_avg_sq"])
 def test_no_exchanged_tensor_ends_training_later(training, kind, tmp_path, record_property, share):
     _, source, fresh = training
-    name = "checkpoint_00000003"
-    content = (source / f"{name}.safetensors").read_bytes()
-    values = json.loads((source / f"{name}.json").read_text())
+    content = (source / CHECKPOINT).read_bytes()
+    shutil.copy(source / ROWS, tmp_path)
     names = sorted(from_bytes(content))
     place = next(i for i, tensor in enumerate(names) if tensor.startswith(kind)) / len(names)
     hows = HOWS[::share]
     for how in hows:
-        tensors = exchanged(content, place + 1e-9, how)
-        (tmp_path / f"{name}.safetensors").write_bytes(tensors)
-        (tmp_path / f"{name}.json").write_text(json.dumps(reseal(values, tensors)))
+        (tmp_path / CHECKPOINT).write_bytes(exchanged(content, place + 1e-9, how))
         with contextlib.suppress(CheckpointError):
-            go_on(take_up(RunFolder(tmp_path), fresh))
+            take_a_step(resumed(RunFolder(tmp_path), fresh))
     record_property("cases", len(hows))
 
 
 def test_no_forged_value_ends_training_later(training, tmp_path, record_property, share):
     _, source, fresh = training
-    name, cases = "checkpoint_00000003", 0
-    content = (source / f"{name}.safetensors").read_bytes()
-    values = json.loads((source / f"{name}.json").read_text())
-    (tmp_path / f"{name}.safetensors").write_bytes(content)
-    for spot in list(spots(values))[::share]:
+    content, lines = (source / CHECKPOINT).read_bytes(), (source / ROWS).read_bytes()
+    values, cases = values_of(content), 0
+    rows = [json.loads(line) for line in lines.splitlines()]
+    forgeries = [(spot, "numbers") for spot in spots(values)]
+    forgeries += [(spot, "rows") for spot in spots(rows) if spot]
+    for spot, what in forgeries[::share]:
         for new in (10**400, None, math.nan):
-            numbers = reseal(changed(values, spot, "replace", new), content)
-            (tmp_path / f"{name}.json").write_text(json.dumps(numbers))
+            numbers, text = values, lines
+            if what == "numbers":
+                numbers = changed(values, spot, "replace", new)
+            else:
+                others = changed(rows, spot, "replace", new)
+                text = "".join(f"{json.dumps(row)}\n" for row in others).encode()
+                digest = hashlib.sha256(text).hexdigest()
+                numbers = {**values, "rows": {"bytes": len(text), "sha256": digest}}
+            (tmp_path / ROWS).write_bytes(text)
+            (tmp_path / CHECKPOINT).write_bytes(signed(content, numbers))
             with contextlib.suppress(CheckpointError):
-                go_on(take_up(RunFolder(tmp_path), fresh))
+                take_a_step(resumed(RunFolder(tmp_path), fresh))
             cases += 1
     record_property("cases", cases)
     assert cases >= 50 // share

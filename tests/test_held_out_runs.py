@@ -180,7 +180,7 @@ def test_a_run_killed_and_gone_on_with_ends_as_if_it_had_not_been(call, tmp_path
     assert call(*run, "--folder-ext", "whole").returncode == 0
     killed, whole = (tmp_path / "saves" / f"photographs{name}" for name in ("", "_whole"))
     child = start(tmp_path, *run)
-    while not list(killed.glob("checkpoint_*3.json")):
+    while not list(killed.glob("checkpoint_*3.safetensors")):
         assert child.poll() is None
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)

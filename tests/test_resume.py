@@ -1,4 +1,4 @@
-"""Runs that are interrupted and gone on with end as if nothing had happened."""
+"""Runs that are interrupted and resumed end as if nothing had happened."""
 
 import json
 import logging
@@ -20,8 +20,7 @@ from score_embedding.methods import ddpm, embedded
 from score_embedding.methods.precomputation import precompute
 from score_embedding.runs import folder as run_folder
 from score_embedding.runs.folder import RunFolder
-from score_embedding.training import recovery
-from score_embedding.training.checkpoints import Checkpoints
+from score_embedding.training.checkpoints import MAX_RESTARTS, Checkpoints
 from score_embedding.training.loop import NotFiniteError, train
 from test_training import network_for, tiny_config
 
@@ -87,7 +86,7 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize(("ch", "method"), [(8, "score_embedding"), (64, "ddpm")])
 @pytest.mark.parametrize("steps", [[1], [16], [3, 2, 6]])
-def test_training_goes_on_to_the_bit(setting, tmp_path, ch, method, steps):
+def test_training_resumes_bit_for_bit(setting, tmp_path, ch, method, steps):
     config, objective = setting(ch, method)  # from ch 64 on the weights are in channels-last
     expected = trained(config, objective)
     for step in steps:
@@ -101,8 +100,8 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(setting, tmp_path):
     with pytest.raises(Interrupted) as stopped:
         trained(config, Interrupting(objective, 3, signal.SIGINT), tmp_path, every=1e9)
     assert stopped.value.exit_code == 130
-    _, values = Checkpoints(RunFolder(tmp_path), 1.0).latest()
-    assert [row["step"] for row in values["history"]["rows"]] == [1, 2, 3]
+    _, _, rows = Checkpoints(RunFolder(tmp_path), 1.0).latest()
+    assert [row["step"] for row in rows] == [1, 2, 3]
 
 
 def test_a_signal_while_evaluating_comes_at_once_and_the_evaluation_is_made_again(
@@ -134,12 +133,12 @@ def test_signals_have_their_old_handlers_again_after_training(setting, tmp_path)
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_the_clock_and_the_seconds_before_it_go_on(setting, tmp_path):
+def test_the_clock_and_the_seconds_before_it_continue(setting, tmp_path):
     config, objective = setting()
     with pytest.raises(Interrupted):
         trained(config, Interrupting(objective, 9), tmp_path)
-    _, values = Checkpoints(RunFolder(tmp_path), 1.0).latest()
-    stopped_at = values["history"]["rows"][-1]["training_seconds"]
+    _, _, rows = Checkpoints(RunFolder(tmp_path), 1.0).latest()
+    stopped_at = rows[-1]["training_seconds"]
     network = network_for(config, images=2)
     history = train(
         network, objective, config, {"solve": 99.0}, None, Checkpoints(RunFolder(tmp_path), 1e9)
@@ -151,37 +150,106 @@ def test_the_clock_and_the_seconds_before_it_go_on(setting, tmp_path):
     assert history.precompute_seconds == {"solve": 1.0}
 
 
+ROWS = "checkpoint_rows.jsonl"
+
+
 def test_the_last_two_checkpoints_are_kept(setting, tmp_path):
     config, objective = setting()
     trained(config, objective, tmp_path)
-    names = [f"checkpoint_{step:08d}.{kind}" for step in (15, 16) for kind in KINDS]
-    assert sorted(os.listdir(tmp_path)) == sorted(names)
+    names = [f"checkpoint_{step:08d}.safetensors" for step in (15, 16)]
+    assert sorted(os.listdir(tmp_path)) == [*names, ROWS]
 
 
-KINDS = ("json", "safetensors")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
-    setting, tmp_path, caplog, kind, damage
-):
-    config, objective = setting()
-    with pytest.raises(Interrupted):
-        trained(config, Interrupting(objective, 10), tmp_path)
-    path = tmp_path / f"checkpoint_00000010.{kind}"
+def damage(path, how):
     content = path.read_bytes()
-    if damage == "cut":
-        path.write_bytes(content[: len(content) // 2])
-    elif damage == "changed":
-        middle = len(content) // 2
+    middle = len(content) // 2
+    if how == "cut":
+        path.write_bytes(content[:middle])
+    elif how == "changed":
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     else:
         path.unlink()
+
+
+@pytest.mark.parametrize("how", ["cut", "changed", "gone"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(setting, tmp_path, caplog, how):
+    config, objective = setting()
+    with pytest.raises(Interrupted):
+        trained(config, Interrupting(objective, 10), tmp_path)
+    path = tmp_path / "checkpoint_00000010.safetensors"
+    damage(path, how)
     with caplog.at_level(logging.WARNING):
         result = trained(config, objective, tmp_path, every=1e9)
-    assert (kind, damage) == ("json", "gone") or path.stem in caplog.text
+    assert how == "gone" or path.stem in caplog.text
     assert_same(result, trained(config, objective))
+
+
+@pytest.mark.parametrize("how", ["cut", "changed", "gone"])
+def test_damaged_rows_are_named_and_nothing_is_loaded(setting, tmp_path, caplog, how):
+    config, objective = setting()
+    with pytest.raises(Interrupted):
+        trained(config, Interrupting(objective, 10), tmp_path)
+    damage(tmp_path / ROWS, how)
+    with pytest.raises(CheckpointError, match="no checkpoint can be read; --overwrite"):
+        trained(config, objective, tmp_path)
+    assert ROWS in caplog.text
+
+
+def test_rows_that_the_last_checkpoint_has_lost_are_those_of_the_one_before(setting, tmp_path):
+    config, objective = setting()
+    with pytest.raises(Interrupted):
+        trained(config, Interrupting(objective, 10), tmp_path)
+    content = (tmp_path / ROWS).read_bytes()
+    (tmp_path / ROWS).write_bytes(content[:-20])  # within the row of step 10
+    assert_same(trained(config, objective, tmp_path), trained(config, objective))
+
+
+@pytest.mark.parametrize("rest", [b'{"step": 11, "loss"', b'{"step": 11, "loss": 0.5}\n', b"\0"])
+def test_rows_without_their_checkpoint_are_written_again(setting, tmp_path, rest):
+    config, objective = setting()
+    with pytest.raises(Interrupted):
+        trained(config, Interrupting(objective, 10), tmp_path)
+    with (tmp_path / ROWS).open("ab") as file:
+        file.write(rest)  # killed between the rows and the checkpoint
+    result = trained(config, objective, tmp_path)
+    assert_same(result, trained(config, objective))
+    _, _, rows = Checkpoints(RunFolder(tmp_path), 1.0).latest()
+    assert rows == result[1].rows
+    lines = (tmp_path / ROWS).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == rows
+
+
+def test_rows_before_the_first_checkpoint_are_written_again(setting, tmp_path):
+    config, objective = setting()
+    (tmp_path / ROWS).write_bytes(b'{"step": 1, "loss": 0.5}\n')
+    assert_same(trained(config, objective, tmp_path), trained(config, objective))
+
+
+def test_a_row_that_was_evaluated_after_its_checkpoint_is_written_again(tmp_path):
+    checkpoints, rows = Checkpoints(RunFolder(tmp_path), 1.0), []
+    for step in (1, 2, 3):
+        rows.append({"step": step, "loss": 0.5})
+        checkpoints.save(step, {}, {}, rows)
+    rows[-1]["ssim_minmax"] = 0.25
+    checkpoints.save(3, {}, {}, rows)
+    assert (tmp_path / ROWS).read_text().count("\n") == 4
+    again = Checkpoints(RunFolder(tmp_path), 1.0)
+    assert again.latest()[2] == rows
+    assert again.read(2)[2] == rows[:2]  # as it was then
+    assert again.latest()[2] == rows
+
+
+def test_a_checkpoint_has_the_same_size_after_any_number_of_rows(tmp_path):
+    checkpoints, sizes, written = Checkpoints(RunFolder(tmp_path), 1.0), [], []
+    rows = [{"step": 1000 + i, "training_seconds": i / 7, "loss": 1 / (i + 1)} for i in range(2000)]
+    for count in (10, 2000):
+        before = (tmp_path / ROWS).stat().st_size if written else 0
+        checkpoints.save(1000 + count, {"weights": torch.ones(3)}, {}, rows[:count])
+        sizes.append(checkpoints.path(1000 + count).stat().st_size)
+        written.append((tmp_path / ROWS).stat().st_size - before)
+    assert abs(sizes[1] - sizes[0]) <= 8  # the digits of a number
+    expected = [sum(len(json.dumps(row)) + 1 for row in part) for part in (rows[:10], rows[10:])]
+    assert written == expected
 
 
 def test_only_damaged_checkpoints_are_an_error(setting, tmp_path):
@@ -262,8 +330,8 @@ def test_a_rate_that_no_halving_can_mend_stops_in_the_end(setting, tmp_path):
     config, objective = diverging(setting, lr=1e30, on_divergence="restart")
     with pytest.raises(NotFiniteError):
         trained(config, objective, tmp_path, every=1e9)
-    _, values = Checkpoints(RunFolder(tmp_path), 1.0).latest()
-    assert len(values["history"]["restarts"]) == recovery.MAX_RESTARTS
+    _, values, _ = Checkpoints(RunFolder(tmp_path), 1.0).latest()
+    assert len(values["history"]["restarts"]) == MAX_RESTARTS
 
 
 def test_weights_that_are_not_finite_are_no_checkpoint(setting, tmp_path):
@@ -283,13 +351,16 @@ KILLER = """
     import os, random, signal, sys, time
     from pathlib import Path
     import score_embedding.pipeline as pipeline
-    from score_embedding import cli, configuration, limits, run_folder
-    from score_embedding.checkpoint import Checkpoints
-    from score_embedding.run_folder import RunFolder
+    from score_embedding import cli
+    from score_embedding.config import loading
+    from score_embedding.runs import folder as run_folder
+    from score_embedding.runs import resources
+    from score_embedding.runs.folder import RunFolder
+    from score_embedding.training.checkpoints import Checkpoints
     import torch
 
-    config = configuration.load("quickstart", sys.argv[2:])
-    limits.need(config, 1)  # kept, so that each child comes to its training sooner
+    config = loading.load("quickstart", sys.argv[2:])
+    resources.need(config, 1)  # kept, so that each child comes to its training sooner
     path, moments, kills = Path(sys.argv[1]), random.Random(0), 0
     while not run_folder.is_finished(path):
         child = os.fork()
@@ -304,8 +375,7 @@ KILLER = """
         os.waitpid(child, 0)
         checkpoints = Checkpoints(RunFolder(path), 1.0)
         for step in checkpoints.steps():  # each of them can be read
-            import score_embedding.checkpoint as c
-            c._read(checkpoints.folder, *c._names(step))
+            checkpoints.read(step)
     print(kills)
 """
 
@@ -332,12 +402,12 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(call, tmp_pat
         }
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_does(call, tmp_path):
+def test_an_interrupted_run_says_how_to_resume_it(call, tmp_path):
     changes = sets(training__epochs=100_000, misc__checkpoint_freq=1e-6)
     asked = ("run", "--config", "quickstart", *changes)
     run = start(tmp_path, *asked)
     folder = tmp_path / "saves" / "quickstart"
-    while not list(folder.glob("checkpoint_*.json")):
+    while not list(folder.glob("checkpoint_*.safetensors")):
         assert run.poll() is None
     assert_mistake(call(*asked, "--overwrite"), "another process is writing")
     run.send_signal(signal.SIGTERM)
@@ -351,7 +421,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(call, tmp_path):
     assert_mistake(call(*asked, "--resume", "--overwrite"), "only one of them")
 
 
-def test_a_finished_run_and_no_run_cannot_be_gone_on_with(call, tmp_path):
+def test_a_finished_run_and_no_run_cannot_be_resumed(call, tmp_path):
     asked = ("run", "--config", "quickstart", *sets())
     assert_mistake(call(*asked, "--resume"), "not a run folder")
     assert not (tmp_path / "saves").exists()
@@ -362,8 +432,8 @@ def test_a_finished_run_and_no_run_cannot_be_gone_on_with(call, tmp_path):
 def test_one_folder_is_one_process_alone(tmp_path):
     with run_folder.locked(tmp_path):
         code = (
-            "from pathlib import Path; from score_embedding import run_folder\n"
-            f"with run_folder.locked(Path({json.dumps(str(tmp_path))})): pass"
+            "from pathlib import Path; from score_embedding.runs import folder\n"
+            f"with folder.locked(Path({json.dumps(str(tmp_path))})): pass"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], env=ENV, capture_output=True, text=True, check=False

@@ -43,8 +43,8 @@ def test_a_writer_that_is_killed_leaves_the_old_file_whole_and_the_next_one_succ
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from score_embedding import atomic_files as files\n"
-        "with files.replacing(Path(sys.argv[1])) as partial:\n"
+        "from score_embedding import atomic_files\n"
+        "with atomic_files.replacing(Path(sys.argv[1])) as partial:\n"
         "    partial.write_text('{')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -56,7 +56,7 @@ def test_a_writer_that_is_killed_leaves_the_old_file_whole_and_the_next_one_succ
     assert os.listdir(tmp_path) == ["file.json"]
 
 
-def test_arrays_come_back_to_the_bit(tmp_path, photographs):
+def test_arrays_come_back_bit_for_bit(tmp_path, photographs):
     images = photographs(8, 6).numpy()
     arrays = {"images": images, "small": images.astype(np.float32), "text": np.array('{"a": 1}')}
     atomic_files.write_arrays(tmp_path / "a.npz", arrays)
@@ -67,7 +67,7 @@ def test_arrays_come_back_to_the_bit(tmp_path, photographs):
         np.testing.assert_array_equal(read[name], array)
 
 
-def test_rows_come_back_to_the_bit_and_empty_cells_are_left_out(tmp_path):
+def test_rows_come_back_bit_for_bit_and_empty_cells_are_left_out(tmp_path):
     rows = [{"step": 1, "loss": 0.1 + 0.2}, {"step": 2, "loss": 1e-300, "ssim": 1 / 3}]
     atomic_files.write_rows(tmp_path / "m.csv", ["step", "loss", "ssim"], rows)
     assert (tmp_path / "m.csv").read_text().splitlines()[0] == "step,loss,ssim"

@@ -35,11 +35,37 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
         _flush_names(path.parent)
     except OSError as error:
-        raise RunFolderError(
-            f"{path}: cannot be written ({error.strerror or error}); what was whole before still is"
-        ) from error
+        raise _not_written(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replace_end(path: Path, length: int, content: bytes) -> None:
+    """Write `content` after the first `length` bytes of a file, in place of what follows them, and
+    flush it to the disk. The file is made where it is missing.
+
+    Raises
+    ------
+    RunFolderError : it cannot be written; the first `length` bytes are unchanged.
+    """
+    try:
+        new = not path.exists()
+        with path.open("wb" if new else "r+b") as file:
+            file.truncate(length)
+            file.seek(length)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            _flush_names(path.parent)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"{path}: cannot be written ({error.strerror or error}); what was whole before still is"
+    )
 
 
 def _flush_names(folder: Path) -> None:

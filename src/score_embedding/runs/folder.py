@@ -38,6 +38,7 @@ HTML = "report.html"
 DUMP = "divergence.npz"
 LOCK = ".lock"  # while a run is under way
 CHECKPOINTS = "checkpoint_*.*"  # of a run under way
+CHECKPOINT_ROWS = "checkpoint_rows.jsonl"  # its rows of metrics so far
 
 FILES = (
     CONFIG,

@@ -19,16 +19,15 @@ from score_embedding.config.schema import AnyConfig
 from score_embedding.errors import DivergenceError, Interrupted
 from score_embedding.methods.base import Batch, Network, Objective
 from score_embedding.methods.network import ScoreNetwork
-from score_embedding.training import recovery
 from score_embedding.training import signals as interruption
 from score_embedding.training import state as training_state
-from score_embedding.training.checkpoints import Checkpoints
+from score_embedding.training.checkpoints import Checkpoints, restart, resume, save_state
 from score_embedding.training.signals import Signals
 from score_embedding.training.state import History, TrainingState, lr_factor
 
 log = logging.getLogger(__name__)
 
-Evaluate = Callable[[ScoreNetwork], dict[str, float]]  # must leave the generators as they are
+Evaluate = Callable[[ScoreNetwork], dict[str, float]]  # must leave the generators unchanged
 
 
 _REMEDY = "a smaller training.lr may help, or training.on_divergence: restart"
@@ -51,16 +50,16 @@ def train(
     checkpoints: Checkpoints | None = None,
     describe: Callable[[dict[str, float]], str] = str,
 ) -> History:
-    """Train `network` in place, epochs times one step an image. With training.ema it is the
-    averaged weights that are evaluated, and that it ends with.
+    """Train `network` in place, for training.epochs epochs of one step an image. With training.ema
+    the averaged weights are evaluated, and are the result.
 
     With `evaluate` the metrics are taken every misc.profile_freq training seconds, with held_out
     also after the first step, and training ends early when the min-max SSIM reaches
     training.target_ssim. What is computed only in the loop counts as training time. With
-    `checkpoints` it goes on from the last one of them, to the bit, and writes one every so many
-    seconds, at the end, and when it is interrupted; and, with training.on_divergence "restart",
-    goes back to the last one at a divergence, with half the lr. `describe` puts the metrics of an
-    evaluation into words, for the log.
+    `checkpoints` training resumes from the last of them, bit for bit, and writes one every
+    `checkpoints.every` seconds of training, at the end, and when it is interrupted; with
+    training.on_divergence "restart" it goes back to the last one at a divergence, with half the lr.
+    `describe` puts the metrics of an evaluation into words, for the log.
 
     Raises
     ------
@@ -82,9 +81,9 @@ def train(
     ):
         torch.manual_seed(options.seed)  # dropout
         if checkpoints:
-            recovery.go_on(state, checkpoints, device)
+            resume(state, checkpoints, device)
         if checkpoints and options.on_divergence == "restart" and not checkpoints.steps():
-            recovery.save(state, checkpoints, device)  # something to go back to
+            save_state(state, checkpoints, device)  # something to go back to
 
         def done() -> bool:
             history = state.history
@@ -101,7 +100,7 @@ def train(
                 _evaluate_when_due(state, evaluate, config, signals, describe)
             state.finished = done()
             if checkpoints:
-                recovery.save(state, checkpoints, device)
+                save_state(state, checkpoints, device)
 
         try:
             while not state.finished:
@@ -110,10 +109,10 @@ def train(
                 except DivergenceError as error:
                     if checkpoints is None or options.on_divergence == "stop":
                         raise
-                    recovery.restart(state, checkpoints, device, options.lr, error)
+                    restart(state, checkpoints, device, options.lr, error)
         except Interrupted:
             if checkpoints and state.is_finite():
-                recovery.save(state, checkpoints, device)
+                save_state(state, checkpoints, device)
             raise
     network.load_state_dict(state.averaged.state_dict())
     return state.history
@@ -152,7 +151,7 @@ def _evaluate_when_due(
     signals: Signals,
     describe: Callable[[dict[str, float]], str],
 ) -> None:
-    """The metrics, when the clock has come to them; training is finished at the target."""
+    """The metrics, when the clock says that they are due; training is finished at the target."""
     history, target = state.history, config.training.target_ssim
     if evaluate is None or history.step == 0 or history.training_seconds < state.next_evaluation:
         return
@@ -174,11 +173,12 @@ def _evaluate_when_due(
 
 
 def _forward(network: ScoreNetwork, config: AnyConfig, device: torch.device) -> ScoreNetwork:
-    """The network as training calls it: compiled, and under bfloat16 autocast, where asked for.
+    """The network as training calls it: compiled, and under bfloat16 autocast, where the config
+    asks for it.
 
-    Compiling is left off outside CUDA: on two CPU cores it took longer than a whole quickstart and
-    gained nothing. bfloat16 is a gain where the processor has it in hardware
-    (benchmarks/training_step.py has both).
+    Outside CUDA the network is not compiled: on two CPU cores that took longer than a whole
+    quickstart and gained nothing. bfloat16 is faster where the processor has it in hardware
+    (benchmarks/training_step.py measures both).
     """
     forward = network
     if config.training.compile and device.type == "cuda":

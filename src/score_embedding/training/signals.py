@@ -22,7 +22,7 @@ class Signals:
 
     @contextmanager
     def postponed(self) -> Iterator[None]:
-        """A signal that arrives inside is raised at the end, when all of it was done."""
+        """A signal that arrives inside is raised at the end of it."""
         self._postponed = True
         try:
             yield
@@ -40,7 +40,7 @@ class Signals:
 
 @contextmanager
 def advising(advice: str) -> Iterator[None]:
-    """An interruption inside says how to go on."""
+    """An interruption inside says how to resume."""
     try:
         yield
     except Interrupted as stop:
@@ -50,14 +50,14 @@ def advising(advice: str) -> Iterator[None]:
 
 @contextmanager
 def handled() -> Iterator[Signals]:
-    """Raise `Interrupted` for SIGINT and SIGTERM; outside the main thread, which alone is told of
-    them, nothing changes."""
+    """Raise `Interrupted` for SIGINT and SIGTERM. Only the main thread receives signals: in any
+    other, nothing changes."""
     signals = Signals()
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return
-    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, signals.receive) for number in heeded}
+    handled_here = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signals.receive) for number in handled_here}
     try:
         yield signals
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, cast
 
 import torch
@@ -18,19 +18,19 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-def _as_it_is(value: Any) -> Any:
+def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("not a number")
     return value
 
 
-Number = Annotated[float, PlainValidator(_as_it_is)]  # a step stays an integer
+Number = Annotated[float, PlainValidator(_number)]  # a step stays an integer
 
 
 @dataclass(frozen=True)
 class Restart:
-    """That training diverged in `step`, with what was said of it, and went on after step `back_to`
-    with the learning rate halved."""
+    """Training diverged in `step`, for the reason given, and continued after step `back_to` with
+    half the learning rate."""
 
     step: int
     back_to: int
@@ -69,7 +69,7 @@ _SECONDS = TypeAdapter(Seconds)
 @dataclass
 class TrainingState:
     """The network, its optimiser and average, the generator of batches, the history, the clock time
-    of the next evaluation, and whether training has come to its end."""
+    of the next evaluation, and whether training has ended."""
 
     network: ScoreNetwork
     optimizer: torch.optim.Optimizer
@@ -99,15 +99,21 @@ class TrainingState:
         return found
 
     def values(self) -> dict[str, Any]:
-        """All numbers of the state."""
+        """All numbers of the state but the rows of metrics."""
+        history = {item.name: getattr(self.history, item.name) for item in fields(History)}
+        del history["rows"]
         return {
-            "history": asdict(self.history),
+            "history": {**history, "restarts": [asdict(each) for each in self.history.restarts]},
             "next_evaluation": self.next_evaluation,
             "finished": self.finished,
         }
 
     def restore(
-        self, tensors: dict[str, Tensor], values: dict[str, Any], device: torch.device
+        self,
+        tensors: dict[str, Tensor],
+        values: dict[str, Any],
+        rows: list[dict[str, Any]],
+        device: torch.device,
     ) -> None:
         """Take the state of a checkpoint, in place. Raises CheckpointError where it is another
         network's, or no state at all."""
@@ -120,7 +126,7 @@ class TrainingState:
             torch.set_rng_state(tensors["random/cpu"])
             if device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["random/cuda"], device)
-            self.history = _HISTORY.validate_python(values["history"])
+            self.history = _HISTORY.validate_python({**values["history"], "rows": rows})
             if self.history.step != values["step"]:
                 raise ValueError(f"{self.history.step} rows of metrics")
             self.next_evaluation = _SECONDS.validate_python(values["next_evaluation"])
@@ -143,7 +149,7 @@ class TrainingState:
                     raise ValueError(f"{key} of {value.dtype}, shape {tuple(value.shape)}")
                 value = torch.empty_like(parameter).copy_(value)
             elif value.shape != () or value.dtype != torch.float32:
-                raise ValueError(f"{key} is no number of steps")
+                raise ValueError(f"{key} is not a number of steps")
             moments.setdefault(int(i), {})[name] = value
         kinds = {tuple(sorted(each)) for each in moments.values()}
         if not kinds <= {("exp_avg", "exp_avg_sq", "step")}:
@@ -172,8 +178,8 @@ def start(
 
 
 def lr_factor(k: int, options: Training, restarts: int = 0) -> float:
-    """What lr is multiplied by in the step after k steps: rising linearly over training.warmup, and
-    halved by each restart."""
+    """The factor of lr in the step after k steps: it rises linearly over training.warmup, and each
+    restart halves it."""
     risen = min(1.0, (k + 1) / options.warmup) if options.warmup else 1.0
     return float(risen / 2**restarts)
 

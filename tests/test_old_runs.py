@@ -1,0 +1,145 @@
+"""Run folders that version 0.1.0 wrote still open, sample, report and resume: see data/README.md.
+
+Weights and samples are compared with those of 0.1.0 up to round-off: the versions of the libraries
+may differ from those that it ran with.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from score_embedding import atomic_files
+from score_embedding.cli import runs
+from score_embedding.errors import CheckpointError, RunFolderError
+from score_embedding.runs import environment
+from score_embedding.runs import folder as run_folder
+
+DATA = Path(__file__).parent / "data" / "runs_0_1_0"
+FINISHED = ["finished", "residual"]
+INTERRUPTED = ["interrupted", "interrupted_ddpm"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the drawing of reports
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Copies a folder under the name that its config gives it."""
+
+    def copy(name):
+        _, config = run_folder.open_existing(DATA / name)
+        return Path(shutil.copytree(DATA / name, tmp_path / config.name))
+
+    return copy
+
+
+@pytest.fixture
+def round_off():
+    """How much weights may differ. The number of threads is that of the old runs: the order of sums
+    depends on it, and Adam amplifies round-off where a gradient is 0. So do another processor and
+    another torch."""
+    before = json.loads((DATA / "interrupted" / "environment.json").read_text())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(before["threads"])
+    now = environment.describe(torch.device("cpu"), 0, torch.zeros(1))
+    same = now["processor"] == before["processor"]
+    same = same and now["packages"]["torch"] == before["packages"]["torch"]
+    yield 1e-5 if same else 2e-2
+    torch.set_num_threads(threads)
+
+
+def resume(folder):
+    runs.run(config=str(folder / "config.yml"), out=folder.parent, device="cpu", resume=True)
+
+
+def arrays_of(folder):
+    name = "denoised.npz" if (folder / "denoised.npz").exists() else "samples.npz"
+    return atomic_files.read_arrays(folder / name)
+
+
+@pytest.mark.parametrize("name", FINISHED)
+def test_a_finished_run_is_reported_on(name, old):
+    folder = old(name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    runs.report(folder)
+    page = (folder / "report.html").read_text()
+    steps = json.loads((folder / "state.json").read_text())["step"]
+    assert f"{steps} steps" in page
+    for path, content in before.items():
+        assert path == "report.pdf" or (folder / path).read_bytes() == content
+
+
+@pytest.mark.parametrize("name", FINISHED)
+def test_a_finished_run_draws_the_same_samples_again(name, old):
+    folder = old(name)
+    runs.sample(folder, device="cpu")
+    before, after = arrays_of(DATA / name), arrays_of(folder)
+    assert before.keys() == after.keys()
+    for key in before.keys() - {"description"}:
+        np.testing.assert_allclose(after[key], before[key], rtol=0, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_an_interrupted_run_ends_with_the_weights_of_the_whole_one(name, old, round_off):
+    folder = old(name)
+    (values,) = folder.glob("checkpoint_*.json")
+    steps_before = json.loads(values.read_text())["history"]["rows"]
+    resume(folder)
+    weights = load_file(folder / "model.safetensors")
+    expected = load_file(DATA / f"{name}_whole_model.safetensors")
+    assert weights.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(weights[key], tensor, rtol=0, atol=round_off)
+    rows = atomic_files.read_rows(folder / "metrics.csv")
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) == json.loads((folder / "state.json").read_text())["step"]
+    assert rows[: len(steps_before)] == steps_before
+    assert not list(folder.glob("checkpoint_*"))
+    assert (folder / "report.html").exists()
+    runs.sample(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_an_interrupted_run_has_no_report_and_no_samples(name, old):
+    folder = old(name)
+    for command in (runs.report, runs.sample):
+        with pytest.raises(RunFolderError, match="--resume"):
+            command(folder)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+@pytest.mark.parametrize("how", ["cut", "changed", "gone"])
+def test_a_damaged_old_checkpoint_is_named_and_nothing_is_loaded(suffix, how, old, caplog):
+    folder = old("interrupted_ddpm")
+    (path,) = folder.glob(f"checkpoint_*{suffix}")
+    damage(path, how)
+    with pytest.raises(CheckpointError, match="no checkpoint can be read; --overwrite"):
+        resume(folder)
+    assert path.stem in caplog.text
+    assert not (folder / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "state.json"])
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_a_damaged_old_model_is_named_and_nothing_is_replaced(file, how, old):
+    folder = old("finished")
+    damage(folder / file, how)
+    before = (folder / "samples.npz").read_bytes()
+    with pytest.raises((CheckpointError, RunFolderError), match=file):
+        runs.sample(folder, device="cpu")
+    assert (folder / "samples.npz").read_bytes() == before
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    middle = len(content) // 2
+    if how == "cut":
+        path.write_bytes(content[:middle])
+    elif how == "changed":
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        path.unlink()
