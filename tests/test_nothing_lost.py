@@ -148,7 +148,7 @@ def test_a_signal_before_training_says_how_to_resume_and_leaves_no_trace(number,
     run.send_signal(number)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 128 + number
-    assert f"stopped by {number.name}: what was done is kept, --resume goes on" in said
+    assert f"stopped by {number.name}: what was done is kept, --resume continues" in said
     assert "Traceback" not in said
     assert sorted(os.listdir(folder)) == ["config.yml", "environment.json"]
 

@@ -76,7 +76,7 @@ def test_a_finished_run_is_reported_on(name, old):
 @pytest.mark.parametrize("name", FINISHED)
 def test_a_finished_run_draws_the_same_samples_again(name, old):
     folder = old(name)
-    runs.sample(folder, device="cpu")
+    runs.sample(folder, device="cpu", overwrite=True)
     before, after = arrays_of(DATA / name), arrays_of(folder)
     assert before.keys() == after.keys()
     for key in before.keys() - {"description"}:
@@ -100,7 +100,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_the_whole_one(name, old, ro
     assert rows[: len(steps_before)] == steps_before
     assert not list(folder.glob("checkpoint_*"))
     assert (folder / "report.html").exists()
-    runs.sample(folder, device="cpu")
+    runs.sample(folder, device="cpu", overwrite=True)
 
 
 @pytest.mark.parametrize("name", INTERRUPTED)
@@ -130,7 +130,7 @@ def test_a_damaged_old_model_is_named_and_nothing_is_replaced(file, how, old):
     damage(folder / file, how)
     before = (folder / "samples.npz").read_bytes()
     with pytest.raises((CheckpointError, RunFolderError), match=file):
-        runs.sample(folder, device="cpu")
+        runs.sample(folder, device="cpu", overwrite=True)
     assert (folder / "samples.npz").read_bytes() == before
 
 

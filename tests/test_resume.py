@@ -413,9 +413,9 @@ def test_an_interrupted_run_says_how_to_resume_it(call, tmp_path):
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 143
-    assert "stopped by SIGTERM: what was done is kept, --resume goes on" in said
+    assert "stopped by SIGTERM: what was done is kept, --resume continues" in said
     assert "Traceback" not in said
-    assert_mistake(call(*asked), "did not finish", "--resume goes on")
+    assert_mistake(call(*asked), "did not finish", "--resume continues")
     other = ("--set", "training.lr=0.5", "--resume")
     assert_mistake(call(*asked, *other), "another config")
     assert_mistake(call(*asked, "--resume", "--overwrite"), "only one of them")

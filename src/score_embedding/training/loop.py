@@ -100,7 +100,8 @@ def train(
                 _evaluate_when_due(state, evaluate, config, signals, describe)
             state.finished = done()
             if checkpoints:
-                save_state(state, checkpoints, device)
+                with signals.postponed():
+                    save_state(state, checkpoints, device)
 
         try:
             while not state.finished:
