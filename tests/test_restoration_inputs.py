@@ -95,21 +95,20 @@ def test_the_defaults_of_torch_change_nothing(model):
     unnoticed."""
 
     def results():
-        yield from (denoise(COLOUR, sigma=s, model=model) for s in (0.005, 0.1))
-        yield denoise(GREY, sigma=0.1, model=model, mode="sample")
-        yield inpaint(GREY, MASK)
+        if model == "fit":
+            return [denoise(x, sigma=s, model=model) for x, s in ((GREY, 0.005), (COLOUR, 0.1))]
+        return [denoise(GREY, sigma=0.1, model=model, mode="sample"), inpaint(GREY, MASK)]
 
-    expected = list(results())
-    for dtype, device in ((torch.float64, "cpu"), (torch.float32, "meta"), (torch.float16, "cpu")):
-        torch.set_default_dtype(dtype)
-        torch.set_default_device(device)
-        try:
-            found = list(results())
-        finally:
-            torch.set_default_dtype(torch.float32)
-            torch.set_default_device(None)
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(one, other)
+    expected = results()
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_options_by_position_are_deprecated():
@@ -156,6 +155,7 @@ def run_of(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stated", [1, "null"])
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_of_one_image_warns(run_of, tmp_path, monkeypatch, caplog, stated):
     run = run_of(1, stated)
     for function in (
@@ -195,7 +195,7 @@ def options(model="bundled"):
 def test_any_names_of_files_and_any_backend_of_matplotlib(tmp_path, monkeypatch):
     """As a process, since standard output has to have the exact bytes of the names."""
     monkeypatch.chdir(tmp_path)
-    names = [b"$x^$ {a} $.png", b"50 % \\alpha_$.png", b"caf\xe9 $\xff.png"]
+    names = [b"$x^$ {a} 50 % \\alpha_$.png", b"caf\xe9 $\xff.png"]
     try:
         for name in names:
             photograph(name)
@@ -216,6 +216,7 @@ def test_any_names_of_files_and_any_backend_of_matplotlib(tmp_path, monkeypatch)
         assert os.path.isfile(stem + b"_denoised_before_after.png")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_picture_that_cannot_be_drawn_costs_no_result(tmp_path, monkeypatch, caplog):
     """Where the before/after picture of the first of two photographs should go lies a folder."""
     monkeypatch.chdir(tmp_path)

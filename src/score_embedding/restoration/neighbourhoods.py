@@ -22,48 +22,52 @@ SIDE = 5  # pixels along a window
 NEAREST = 32  # windows in the group of a reference window, itself included
 STRIDE = 4  # pixels between reference windows
 _TILE, _REACH = 16, 6  # pixels: groups are searched in tiles and this far beyond their edges
-_TILES = 8  # tiles along a side of a block, which is computed at once
+BLOCK = 8  # tiles along a side of a block, which is computed at once
 _FLOAT64_BELOW = 0.02  # noise level whose square float32 may lose beside the covariances
 _MIN_SIGMA = 1e-5  # noise level below which it is lost in float64, too
 
 
-def refined(y: Tensor, first: Tensor, s: float, stride: int = STRIDE) -> Tensor:
+def refined(y: Tensor, first: Tensor, s: float, stride: int = STRIDE, block: int = BLOCK) -> Tensor:
     """The posterior mean of an image y (c, H, W) at noise level s > 0, under the Gaussians of the
     neighbourhoods of its first estimate (c, H, W). Shape, dtype and device of y.
 
     There is a Gaussian for every `stride`-th window in each direction; fewer are faster.
 
     A pixel is the average over the windows that cover it, in all groups; the few pixels that are in
-    no group keep their first estimate. Blocks of tiles are computed one after another, so that
-    beside a few images memory does not grow with the image. An image smaller than a window is
-    continued by its mirror image.
+    no group keep their first estimate. Blocks of `block` x `block` tiles are computed one after
+    another, so that beside a few images memory does not grow with the image. An image smaller than
+    a window is continued by its mirror image.
     """
     s = max(s, _MIN_SIGMA)
     _, H, W = y.shape
     y, first = (crops.continued(image, max(H, SIDE), max(W, SIDE)) for image in (y, first))
     total, count = torch.zeros_like(y), torch.zeros_like(y[:1])
-    blocks = list(product(*(_blocks(size - SIDE + 1, stride, y.device) for size in y.shape[1:])))
+    blocks = list(
+        product(*(_blocks(size - SIDE + 1, stride, block, y.device) for size in y.shape[1:]))
+    )
     with progress.stage("neighbourhoods", total=len(blocks), least=9) as stage:
         for (rows, rows_around), (columns, columns_around) in blocks:
             top, left = rows_around[0, 0], columns_around[0, 0]
             bottom, right = rows_around[-1, -1] + SIDE, columns_around[-1, -1] + SIDE
-            block = (slice(None), slice(top, bottom), slice(left, right))
+            area = (slice(None), slice(top, bottom), slice(left, right))
             width = int(right - left) - SIDE + 1
             reference = _places(rows - top, columns - left, width)
             candidates = _places(rows_around - top, columns_around - left, width)
-            noisy, clean = _windows(y[block]), _windows(first[block])
+            noisy, clean = _windows(y[area]), _windows(first[area])
             near = _nearest(clean, reference, candidates)
             means = _posterior_means(noisy[near], clean[near], s)
             found, uses = torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])
             found.index_add_(0, near.flatten(), means.flatten(0, 1))
             uses.index_add_(0, near.flatten(), uses.new_ones(near.numel(), 1))
-            total[block] += _image(found, y[block])
-            count[block] += _image(uses.expand(-1, SIDE**2), count[block])
+            total[area] += _image(found, y[area])
+            count[area] += _image(uses.expand(-1, SIDE**2), count[area])
             stage.update()
     return torch.where(count > 0, total / count, first)[:, :H, :W]
 
 
-def _blocks(length: int, stride: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+def _blocks(
+    length: int, stride: int, block: int, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
     """Along one axis with `length` windows, block by block: for each tile its reference windows and
     the candidates for their groups, both (tiles, ...)."""
     steps = torch.arange(0, _TILE, stride, device=device)
@@ -73,7 +77,7 @@ def _blocks(length: int, stride: int, device: torch.device) -> list[tuple[Tensor
     size = min(length, _TILE + 2 * _REACH)
     first = (tiles - _REACH).clamp(0, length - size)
     around = first[:, None] + torch.arange(size, device=device)
-    parts = (torch.split(part, _TILES) for part in (own.clamp(max=length - 1), around))
+    parts = (torch.split(part, block) for part in (own.clamp(max=length - 1), around))
     return list(zip(*parts, strict=True))
 
 
