@@ -5,11 +5,11 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "score_embedding"
-# Each imports only those before it. `runs.folder` knows the files of a run folder by name alone,
-# `_deprecated` how old names warn; what these stand for is imported when they are used.
+# Each imports only those before it. `_deprecated` knows how old names warn; what they stand for is
+# imported when they are used.
 ORDER = (
     *("_deprecated", "errors", "arrays", "progress", "sde", "dct", "atomic_files", "kinds"),
-    *("config", "runs.folder", "data", "fokker_planck", "densities", "methods", "training"),
+    *("config", "data", "fokker_planck", "densities", "methods", "training"),
     *("evaluation", "runs", "report", "restoration", "pipeline", "comparison", "cli", "__main__"),
 )
 LINES = 320

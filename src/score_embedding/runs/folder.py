@@ -9,20 +9,21 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from score_embedding import atomic_files, kinds
+from score_embedding.atomic_files import RunFolder as RunFolder
 from score_embedding.config import loading
 from score_embedding.config.schema import AnyConfig
 from score_embedding.errors import ConfigError, RunFolderError
+from score_embedding.training.names import CHECKPOINT_ROWS as CHECKPOINT_ROWS
+from score_embedding.training.names import STATE as STATE
+from score_embedding.training.names import WEIGHTS as WEIGHTS
 
 SCORES = kinds.SCORES
 CONFIG = "config.yml"
-WEIGHTS = "model.safetensors"
-STATE = "state.json"
 ALL_SCORES = "scores.npy"  # of more images than fit into memory
 DIAGNOSTICS = "diagnostics.json"
 DENOISED = "denoised.npz"
@@ -38,7 +39,6 @@ HTML = "report.html"
 DUMP = "divergence.npz"
 LOCK = ".lock"  # while a run is under way
 CHECKPOINTS = "checkpoint_*.*"  # of a run under way
-CHECKPOINT_ROWS = "checkpoint_rows.jsonl"  # its rows of metrics so far
 
 FILES = (
     CONFIG,
@@ -57,19 +57,6 @@ FILES = (
     HTML,
     DUMP,
 )
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """A run's folder on disk."""
-
-    path: Path
-
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
-
-    def has(self, name: str) -> bool:
-        return (self.path / name).is_file()
 
 
 def name_of(config: AnyConfig, seed_given: bool, extension: str | None) -> str:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from score_embedding import atomic_files
+from score_embedding.atomic_files import RunFolder
 from score_embedding.errors import CheckpointError, DivergenceError, RunFolderError
 from score_embedding.methods.network import ScoreNetwork
-from score_embedding.runs.folder import CHECKPOINT_ROWS, STATE, WEIGHTS, RunFolder
 from score_embedding.training import old_checkpoints, tensor_files
+from score_embedding.training.names import CHECKPOINT_ROWS, STATE, WEIGHTS
 from score_embedding.training.rows import Row, RowFile
 from score_embedding.training.state import History, Restart, TrainingState
 
