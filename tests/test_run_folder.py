@@ -6,10 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from score_embedding import atomic_files
+from command_line import assert_mistake, process, sets, tree
+from score_embedding import atomic_files, pipeline
 from score_embedding.config import loading
 from score_embedding.errors import ConfigError, RunFolderError
+from score_embedding.runs import environment
 from score_embedding.runs import folder as run_folder
 
 
@@ -211,7 +214,9 @@ def test_a_file_or_foreign_folder_in_the_way_is_refused(tmp_path, config, overwr
 def test_a_run_is_refused_by_whose_it_is_and_overwrite_lets_it_go(tmp_path, config):
     other = loading.load("quickstart", ["training.epochs=1"])
     run_folder.create(tmp_path, config)
-    with pytest.raises(RunFolderError, match="of this config that did not finish; --resume goes"):
+    with pytest.raises(
+        RunFolderError, match="of this config that did not finish; --resume continues it"
+    ):
         run_folder.check_free(tmp_path, config, overwrite=False)
     with pytest.raises(RunFolderError, match="run of another config; --overwrite replaces it"):
         run_folder.check_free(tmp_path, other, overwrite=False)
@@ -235,3 +240,62 @@ def test_an_unfinished_run_names_what_it_lacks(tmp_path, config):
         run_folder.open_existing(tmp_path, (run_folder.WEIGHTS, run_folder.SCORES))
     with pytest.raises(RunFolderError, match="not a run folder"):
         run_folder.open_existing(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_finishes_before_the_lock_of_another_is_not_overwritten(
+    resume, call, tmp_path, monkeypatch
+):
+    """The other run finishes, in its own process, after the first check of this one's folder."""
+    asked = ("run", "--config", "quickstart", *sets())
+    folder, load = tmp_path / "saves" / "quickstart", pipeline.load_dataset
+    if resume:
+        run_folder.create(folder, loading.load("quickstart", list(sets())[1::2]))
+    finished = {}
+
+    def load_while_the_other_finishes(section):
+        other = process(tmp_path, *asked, *(["--resume"] if resume else []))
+        assert other.returncode == 0, other.stderr
+        finished.update(tree(folder))
+        return load(section)
+
+    monkeypatch.setattr(pipeline, "load_dataset", load_while_the_other_finishes)
+    done = call(*asked, *(["--resume"] if resume else []))
+    assert_mistake(done, "its run is finished" if resume else "already holds a run of this config")
+    assert tree(folder) == finished
+
+
+@pytest.mark.parametrize("while_held", [True, False])
+def test_a_released_lock_can_be_taken_again_and_leaves_no_file(while_held, tmp_path):
+    lock = FileLock(tmp_path / run_folder.LOCK)
+    lock.acquire()
+    run_folder._release(lock, tmp_path / run_folder.LOCK, while_held)
+    assert os.listdir(tmp_path) == []
+    with run_folder.locked(tmp_path):
+        assert os.listdir(tmp_path) == [run_folder.LOCK]
+    assert os.listdir(tmp_path) == []
+
+
+def test_equal_weights_are_promised_only_where_they_can_be(tmp_path, call):
+    """In the report of a run that makes a number of steps, not of one that stops by the clock."""
+    target = ("--set", "training.target_ssim=0.99")
+    cases = {
+        "steps": target,  # without --profile nothing is evaluated before the end
+        "seconds": ("--set", "training.seconds=100"),
+        "target": (*target, "--profile"),
+    }
+    pages = {}
+    for name, options in cases.items():
+        done = call("run", "--config", "quickstart", "--folder-ext", name, *sets(), *options)
+        assert done.returncode == 0, done.stderr
+        pages[name] = (tmp_path / "saves" / f"quickstart_{name}" / "report.html").read_text()
+    promise = "weights and samples, bit for bit"
+    assert {name for name, page in pages.items() if promise in page} == {"steps"}
+    assert "not exactly as many" in pages["seconds"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize("by_clock", [False, True])
+def test_only_the_cpu_without_a_clock_promises_equal_bits(device, by_clock):
+    promised = "the same weights" in environment.determinism(device, by_clock)
+    assert promised == (device == "cpu" and not by_clock)

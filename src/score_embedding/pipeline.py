@@ -57,15 +57,12 @@ def run(
     """
     started = time.perf_counter()
     method = method_of(config)
-    if resume:
-        run_folder.check_resumable(path, config)
-    else:
-        run_folder.check_free(path, config, overwrite)
+    run_folder.check(path, config, overwrite, resume)
     images = load_dataset(config.data_loader)
     check(images, method)
     resources.check(config, len(images), device, path)
     with (
-        run_folder.locked(path),
+        run_folder.locked_for(path, config, overwrite, resume),
         signals.handled(),
         signals.advising("what was done is kept, --resume continues"),
     ):

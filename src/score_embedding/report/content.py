@@ -87,7 +87,8 @@ def collect(folder: RunFolder, config: AnyConfig) -> Content:
             _solve(json.loads(str(scores["diagnostics"])), config.model_dump()["diffusion"])
         )
         pictures += _fields(scores)
-    tables += [_parameters(config), _environment(environment)]
+    by_clock = method.trained and _depends_on_clock(folder, config, timing)
+    tables += [_parameters(config), _environment(environment, by_clock)]
     subtitle = (
         f"{method.label}, {result.data}, {training}seed "
         f"{config.training.seed}, {environment['processor']}"
@@ -157,6 +158,15 @@ def _training(folder: RunFolder, steps: int) -> str:
     diverged = ", ".join(str(restart["step"]) for restart in state.get("restarts", []))
     halved = f" (diverged in step {diverged}: the rate was halved each time)" if diverged else ""
     return f"U-Net of {state['parameters'] / 1e6:.1f} M parameters, {steps} steps{halved}, "
+
+
+def _depends_on_clock(folder: RunFolder, config: AnyConfig, timing: dict[str, Any]) -> bool:
+    """Whether seconds decided when training stopped, or which checkpoint a restart went back to.
+    A target SSIM only stops a run that is evaluated along the way."""
+    options = config.training
+    targeted = options.target_ssim is not None and timing.get("evaluation", 0) > 0
+    restarts = atomic_files.read_json(folder / run_folder.STATE).get("restarts")
+    return bool(restarts) or options.seconds is not None or targeted
 
 
 def _fields(scores: dict[str, Any]) -> list[Picture]:
@@ -245,14 +255,14 @@ def _parameters(config: AnyConfig) -> Table:
     return Table("Parameters", ("key", "value"), rows)
 
 
-def _environment(environment: dict[str, object]) -> Table:
+def _environment(environment: dict[str, object], by_clock: bool) -> Table:
     rows: list[tuple[str, ...]] = []
     for key, value in environment.items():
         if isinstance(value, dict):
             rows += [(name, str(version)) for name, version in value.items()]
         elif value is not None:
             rows.append((key.replace("_", " "), str(value)))
-    note = environments.determinism(str(environment["device"]))
+    note = environments.determinism(str(environment["device"]), by_clock)
     return Table("Environment", ("", ""), rows, note)
 
 

@@ -37,8 +37,8 @@ def describe(device: torch.device, seed: int, images: Tensor) -> dict[str, Any]:
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    """Whether the run of folder `path` can be gone on with here and now; says in the log what has
-    changed since it began.
+    """Check that the run of folder `path` can be resumed here and now; what has changed since it
+    began is named in the log.
 
     Raises
     ------
@@ -52,37 +52,45 @@ def check_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
         )
     if changed:
         log.warning(
-            "changed since the run began: %s; it goes on, but not to the bit as it would have",
+            "changed since the run began: %s; it continues, but not bit for bit as it would have",
             ", ".join(name.replace("_", " ") for name in changed),
         )
 
 
-def determinism(device: str) -> str:
-    """What is promised of a second run of the same config, seed and images."""
+def determinism(device: str, by_clock: bool) -> str:
+    """What is promised of a second run of the same config, seed and images on the device. With
+    `by_clock` seconds decide when training stops (training.seconds, training.target_ssim) or where
+    it goes back to after a divergence."""
+    if by_clock:
+        return (
+            "Seconds decided how many steps were made: a second run makes about as many, not "
+            "exactly as many, and its weights and samples differ."
+        )
     if device != "cpu":
         return (
-            f"On {device} the order of sums is not fixed: a second run is alike, not the same to "
-            f"the bit, and training amplifies the difference."
+            f"On {device} the order of sums is not fixed: a second run is similar, but not equal "
+            f"bit for bit, and training amplifies the difference."
         )
     return (
         "A second run with the same versions, processor and number of threads ends with the same "
-        "weights and samples to the bit. With others it differs by round-off, which training "
+        "weights and samples, bit for bit. With others it differs by round-off, which training "
         "amplifies."
     )
 
 
 def select_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU. Raises ConfigError for a device not at hand."""
+    """`auto` takes CUDA, then MPS, then the CPU. Raises ConfigError for a device that is
+    not available."""
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        name = next(device for device, at_hand in available.items() if at_hand)
+        name = next(device for device, usable in available.items() if usable)
     if not available.get(name, False):
-        at_hand = ", ".join(device for device, ok in available.items() if ok)
-        raise ConfigError(f"--device {name}: not at hand here; auto or one of: {at_hand}")
+        usable = ", ".join(device for device, ok in available.items() if ok)
+        raise ConfigError(f"--device {name}: not available here; auto or one of: {usable}")
     return torch.device(name)
 
 

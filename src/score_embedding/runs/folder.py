@@ -1,4 +1,4 @@
-"""What lies in a run folder, under which name, whose it is, and who may write to it.
+"""The run folder: its files by name, which run it belongs to, and which process may write to it.
 
 A folder describes itself: every later command finds all it needs in it.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from score_embedding import atomic_files, kinds
 from score_embedding.atomic_files import RunFolder as RunFolder
@@ -87,7 +87,7 @@ def check_free(path: Path, config: AnyConfig, overwrite: bool) -> None:
         whose = "this config" if same else "another config"
         hints = ["--overwrite replaces it", "--folder-ext X starts a folder of its own"]
         if same and not is_finished(path):
-            hints.insert(0, "--resume goes on with it")
+            hints.insert(0, "--resume continues it")
             whose += " that did not finish"
             if DUMP in content:
                 whose += " but diverged"
@@ -100,8 +100,8 @@ def check_free(path: Path, config: AnyConfig, overwrite: bool) -> None:
 def holds(path: Path, config: AnyConfig) -> bool:
     """Whether the folder is of a run of exactly this config. Raises RunFolderError where its own
     cannot be read."""
-    _, theirs = open_existing(path)
-    return loading.dump(theirs) == loading.dump(config)
+    _, existing = open_existing(path)
+    return loading.dump(existing) == loading.dump(config)
 
 
 def check_place(path: Path) -> None:
@@ -131,7 +131,7 @@ def check_not_there(folder: RunFolder, name: str, overwrite: bool) -> None:
 
 
 def check_own(path: Path, mark: str) -> None:
-    """Raise RunFolderError where the folder holds files, and not the one that marks it as ours."""
+    """Raise RunFolderError where the folder holds files, but not `mark`, this program's own."""
     if path.exists() and not (path / mark).exists() and any(path.iterdir()):
         raise RunFolderError(
             f"{path}: holds other files (no {mark}); give another place with --out"
@@ -142,10 +142,10 @@ def check_same(path: Path, config: AnyConfig) -> None:
     """Raise RunFolderError where the folder's model was trained with other keys than `config`'s;
     those of the sample section may differ."""
     _, trained = open_existing(path)
-    theirs, ours = trained.model_dump(), config.model_dump()
+    given, stored = config.model_dump(), trained.model_dump()
     differing = []
-    for section in sorted((ours.keys() | theirs.keys()) - {"name", "sample"}):
-        one, other = ours.get(section), theirs.get(section)
+    for section in sorted((given.keys() | stored.keys()) - {"name", "sample"}):
+        one, other = given.get(section), stored.get(section)
         if isinstance(one, dict) and isinstance(other, dict):
             keys = sorted(one.keys() | other.keys())
             differing += [f"{section}.{key}" for key in keys if one.get(key) != other.get(key)]
@@ -161,7 +161,7 @@ def check_same(path: Path, config: AnyConfig) -> None:
 def create(path: Path, config: AnyConfig) -> RunFolder:
     """An empty run folder with its config. The files of an earlier run are removed, others stay."""
     path.mkdir(parents=True, exist_ok=True)
-    # Back to front: without a report it is not finished, without a config it is somebody else's.
+    # In reverse: without a report the run is not finished, without a config the folder is foreign.
     for name in reversed(FILES[1:]):
         (path / name).unlink(missing_ok=True)
     remove_checkpoints(path)
@@ -170,7 +170,7 @@ def create(path: Path, config: AnyConfig) -> RunFolder:
 
 
 def remove_checkpoints(path: Path) -> None:
-    """What a finished run, or one that starts anew, has no use for."""
+    """Remove what a finished run, or one that starts again, does not need."""
     for checkpoint in path.glob(CHECKPOINTS):
         checkpoint.unlink()
 
@@ -181,10 +181,10 @@ def is_finished(path: Path) -> bool:
 
 
 def check_resumable(path: Path, config: AnyConfig) -> None:
-    """Raise RunFolderError where there is no interrupted run of `config` to go on with."""
+    """Raise RunFolderError where there is no interrupted run of `config` to resume."""
     if not holds(path, config):
         raise RunFolderError(
-            f"{path}: holds a run of another config, which cannot be gone on with; --overwrite "
+            f"{path}: holds a run of another config, which cannot be resumed; --overwrite "
             f"replaces it, --folder-ext X starts a folder of its own"
         )
     if is_finished(path):
@@ -226,14 +226,14 @@ def check_has(path: Path, needs: tuple[str, ...]) -> None:
     """Raise RunFolderError where a run folder lacks one of the files in `needs`."""
     missing = [name for name in needs if not (path / name).is_file()]
     if missing:
-        goes_on = "did not finish: --resume goes on with it"
-        remedy = "is damaged: --overwrite makes it again" if is_finished(path) else goes_on
+        unfinished = "did not finish: --resume continues it"
+        remedy = "is damaged: --overwrite makes it again" if is_finished(path) else unfinished
         raise RunFolderError(f"{path}: lacks {', '.join(missing)}; the run {remedy}")
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """The folder, made where it is missing, for this process alone; the lock goes with the process,
+    """The folder, made where it is missing, for this process alone. The lock ends with the process,
     however that ends. Raises RunFolderError where another one has it."""
     path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path / LOCK)
@@ -248,5 +248,34 @@ def locked(path: Path) -> Iterator[None]:
             partial.unlink()
         yield
     finally:
-        (path / LOCK).unlink(missing_ok=True)
-        lock.release()
+        _release(lock, path / LOCK, while_held=os.name == "posix")
+
+
+def _release(lock: BaseFileLock, path: Path, while_held: bool) -> None:
+    """Release the lock and remove its file. POSIX can remove it while it is held, so that no other
+    process has it by then; Windows cannot remove an open file, and there another process may have
+    opened it since."""
+    if while_held:
+        path.unlink(missing_ok=True)
+    lock.release()
+    if not while_held:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def check(path: Path, config: AnyConfig, overwrite: bool, resume: bool) -> None:
+    """Raise RunFolderError where a run of `config` must not write to the folder: a new one, or with
+    `resume` the rest of an interrupted one. Touches nothing."""
+    if resume:
+        check_resumable(path, config)
+    else:
+        check_free(path, config, overwrite)
+
+
+@contextmanager
+def locked_for(path: Path, config: AnyConfig, overwrite: bool, resume: bool) -> Iterator[None]:
+    """As `locked`, with `check` repeated under the lock: another process may have written a run to
+    the folder since the first check."""
+    with locked(path):
+        check(path, config, overwrite, resume)
+        yield
