@@ -3,8 +3,8 @@
     python benchmarks/limits.py      # about 4 minutes on one thread; nothing else may run
 
 Each run is a process of its own: a few steps, then samples. Memory: the largest resident set minus
-that before the run. Disk: the largest size of the run folder, sampled every 0.02 s. Time: the
-median step, beside the estimated one. Writes results/limits.json and .md.
+that before the run. Disk: the largest size of the run folder, sampled every 0.02 s. Writes
+results/limits.json and .md.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ import sys
 import tempfile
 import threading
 import time
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
 from _common import environment, resident, write
-from score_embedding import atomic_files, pipeline
+from score_embedding import pipeline
 from score_embedding.config import loading
 from score_embedding.runs import resources
 
@@ -50,9 +48,7 @@ CASES = {
 def one(name: str) -> dict[str, Any]:
     """One case, in this process."""
     config = loading.load(*CASES[name])
-    device = torch.device("cpu")
     needed = resources.need(config, 1)
-    expected = resources.step_seconds(config, 1, device)
     before = resident("VmRSS")
     with tempfile.TemporaryDirectory() as place:
         folder, largest, done = Path(place) / "run", [0], threading.Event()
@@ -68,11 +64,9 @@ def one(name: str) -> dict[str, Any]:
         config = config.model_copy(
             update={"misc": config.misc.model_copy(update={"checkpoint_freq": 1e-6})}
         )
-        pipeline.run(config, folder, device, profile=False)
+        pipeline.run(config, folder, torch.device("cpu"), profile=False)
         done.set()
         watching.join()
-        clock = [row["training_seconds"] for row in atomic_files.read_rows(folder / "metrics.csv")]
-    step = median(later - sooner for sooner, later in pairwise(clock))
     memory, disk = resident("VmHWM") - before, max(largest)
     return {
         "run": name,
@@ -81,9 +75,6 @@ def one(name: str) -> dict[str, Any]:
         "memory, estimated / used": round(sum(needed.memory.values()) / memory, 2),
         "disk estimated, MiB": round(sum(needed.disk.values()) / 2**20),
         "disk used": round(disk / 2**20),
-        "step estimated, s": round(expected, 3),
-        "step measured": round(step, 3),
-        "step, estimated / measured": round(expected / step, 2),
     }
 
 

@@ -95,9 +95,8 @@ GUARANTEES: dict[str, tuple[str, ...]] = {
         "test_fuzzing.py::test_a_report_with_its_figures_is_written_or_refused",
         "test_nothing_lost.py::test_samples_are_not_replaced_where_no_report_can_be_made",
     ),
-    "What cannot fit is refused before the run; far too slow networks get a warning": (
+    "What cannot fit is refused before the run": (
         "test_limits.py::test_what_does_not_fit_is_refused_with_the_figures",
-        "test_limits.py::test_a_network_far_too_slow_is_warned_of_with_time_and_remedy",
         "test_limits.py::test_nothing_is_created_by_what_is_refused",
     ),
 }

@@ -1,16 +1,14 @@
-"""What a run takes, told before it starts: memory, disk, and time.
+"""The memory and disk that a run needs, estimated before it starts.
 
-The network is run once without values (torch's meta device), which counts its operations and the
-bytes that are alive at once; the rest is arithmetic on shapes. benchmarks/limits.py holds what is
-told here against what runs really took.
+The network is evaluated once without values (torch's meta device), which counts the bytes that are
+alive at once; the rest is arithmetic on shapes. benchmarks/limits.py compares the estimates with
+what runs used.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import shutil
-import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import Any
 import psutil
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from score_embedding.config.schema import AnyConfig, Config
 from score_embedding.config.sections import Model
@@ -28,11 +25,7 @@ from score_embedding.methods import precomputation, samplers, tiles
 from score_embedding.methods.base import method_of
 from score_embedding.methods.network import create, num_indices
 
-log = logging.getLogger(__name__)
-
-FAR_TOO_SLOW = 1800.0  # expected seconds of training that are worth a warning
 WORK_SPACE = 1.5  # peak memory of a network over its live tensors: the convolutions' own
-EFFICIENCY = 0.85  # speed of the whole network over that of its convolutions alone
 REPORTS = 8 * 2**20  # bytes of pictures and reports
 _FLOAT = 4  # bytes
 
@@ -47,33 +40,22 @@ class Need:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a network: its parameters; the floating-point operations and the live bytes of a step of
-    training; the live bytes of one evaluation of all images."""
+    """Of a network: its parameters; the live bytes of a step of training, and of one evaluation of
+    all images that are sampled at once."""
 
     parameters: int
-    step_flops: int
     step_bytes: int
     evaluation_bytes: int
 
 
 def check(config: AnyConfig, num_images: int, device: torch.device, path: Path) -> None:
-    """Refuse a run that cannot fit, and warn of one that is far too slow for the device.
+    """Refuse a run that cannot fit.
 
     Raises
     ------
     LimitError : the run needs more memory or disk than is free; the figures are in it.
     """
     check_fits(config.name, need(config, num_images), device, path)
-    seconds = expected_seconds(config, num_images, device)
-    if seconds > FAR_TOO_SLOW:
-        log.warning(
-            "%s: training is expected to take about %s on %s (ch %d); the bundled config quickstart"
-            " takes minutes, and a smaller model.ch or fewer training.epochs take less",
-            config.name,
-            _duration(seconds),
-            device,
-            config.model.ch,
-        )
 
 
 def check_fits(name: str, needed: Need, device: torch.device, path: Path) -> None:
@@ -93,7 +75,7 @@ def check_fits(name: str, needed: Need, device: torch.device, path: Path) -> Non
 
 
 def need(config: AnyConfig, num_images: int) -> Need:
-    """What a run of the config on so many images takes, at the most."""
+    """What a run of the config on N images needs, at the most."""
     images = num_images * _image_bytes(config)
     method = method_of(config)
     fields, scores = method.field_bytes(num_images)
@@ -119,7 +101,7 @@ def need(config: AnyConfig, num_images: int) -> Need:
 
 
 def need_of_solve(config: Config, num_images: int) -> Need:
-    """What the pre-computation alone of so many images takes, at the most."""
+    """What the pre-computation alone of N images needs, at the most."""
     data = config.data_loader
     shape = (data.channels, *data.image_size)
     N = config.diffusion.num_timesteps
@@ -131,8 +113,8 @@ def need_of_solve(config: Config, num_images: int) -> Need:
 
 
 def together(needs: list[Need], at_a_time: int) -> Need:
-    """Of several runs, so many at a time: the memory of the largest, the disk of all; checkpoints
-    are gone when a run is finished."""
+    """Of several runs, `at_a_time` of them together: the memory of the largest, the disk of all;
+    checkpoints are gone when a run is finished."""
     memory = max((each.memory for each in needs), key=lambda parts: sum(parts.values()))
     checkpoints = [each.disk.get("checkpoints", 0) for each in needs]
     disk = {
@@ -142,38 +124,25 @@ def together(needs: list[Need], at_a_time: int) -> Need:
     return Need({part: at_a_time * size for part, size in memory.items()}, disk)
 
 
-def expected_seconds(config: AnyConfig, num_images: int, device: torch.device) -> float:
-    """What training is expected to take on the device, to its last epoch; 0 where that is soon."""
-    if not method_of(config).trained:
-        return 0.0
-    cost = _cost(config, num_images)
-    steps = config.training.epochs * num_images
-    if steps * cost.step_flops < 1e13:  # a few minutes anywhere
-        return 0.0
-    expected = steps * step_seconds(config, num_images, device)
-    return min(expected, config.training.seconds or expected)
-
-
-def step_seconds(config: AnyConfig, num_images: int, device: torch.device) -> float:
-    """What a step of training is expected to take on the device."""
-    data, cost = config.data_loader, _cost(config, num_images)
-    speed = convolution_speed(config.model.ch, max(data.image_size), data.batch_size, device)
-    return cost.step_flops / (EFFICIENCY * speed)
-
-
 def _cost(config: AnyConfig, num_images: int) -> Cost:
     data = config.data_loader
-    if config.held_out:  # a tile at a time is evaluated, in images' worth of pixels
-        h, w = data.image_size
-        num_images = -(-(min(config.held_out.crop or tiles.SIDE, tiles.SIDE) ** 2) // (h * w))
-    return cost_of(method_of(config).model(), data.image_size, data.batch_size, num_images)
+    h, w = data.image_size
+    at_once = min(num_images, samplers.batch_size((h, w)))
+    if config.held_out:  # a tile at a time is evaluated, counted in images of as many pixels
+        at_once = -(-(min(config.held_out.crop or tiles.SIDE, tiles.SIDE) ** 2) // (h * w))
+    model = method_of(config).model()
+    indices = num_indices(model, num_images)
+    return cost_of(model, data.image_size, data.batch_size, indices, at_once)
 
 
 @functools.cache
-def cost_of(model: Model, size: tuple[int, int], batch_size: int, num_images: int) -> Cost:
-    """Of the model's network on images of this size, from shapes alone."""
+def cost_of(
+    model: Model, size: tuple[int, int], batch_size: int, indices: int, at_once: int
+) -> Cost:
+    """Of the model's network on images of this size, from shapes alone. It tells `indices` images
+    apart, and is evaluated on `at_once` images together."""
     with torch.device("meta"):
-        network = create(model, size, num_indices(model, num_images), 1.0)
+        network = create(model, size, indices, 1.0)
 
     def evaluate(count: int) -> torch.Tensor:
         x = torch.empty(count, model.in_channels, *size, device="meta")
@@ -181,36 +150,16 @@ def cost_of(model: Model, size: tuple[int, int], batch_size: int, num_images: in
         answer: torch.Tensor = network(x, torch.empty(count, device="meta"), index)
         return answer
 
-    with FlopCounterMode(display=False) as forward, _LiveBytes() as step:
+    with _LiveBytes() as step:
         answer = evaluate(batch_size)
     del answer
     with torch.no_grad(), _LiveBytes() as evaluation:
-        evaluate(num_images)
+        evaluate(at_once)
     return Cost(
         parameters=network.num_parameters,
-        step_flops=3 * forward.get_total_flops(),  # the gradient takes twice the forward pass
         step_bytes=step.peak,
         evaluation_bytes=evaluation.peak,
     )
-
-
-@functools.cache
-def convolution_speed(ch: int, side: int, batch_size: int, device: torch.device) -> float:
-    """Floating-point operations a second of a 3x3 convolution of the network's width, forward and
-    backward: what most of the network's time is spent on."""
-    side, batch_size = min(side, 64), min(batch_size, 16)
-    x = torch.ones(batch_size, ch, side, side, device=device, requires_grad=True)
-    convolution = torch.nn.Conv2d(ch, ch, 3, padding=1, device=device)
-
-    def seconds() -> float:
-        started = time.perf_counter()
-        convolution(x).sum().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    seconds()  # the first has its preparations
-    return 3 * 2 * 9 * ch**2 * batch_size * side**2 / min(seconds(), seconds())
 
 
 def free_memory(device: torch.device) -> int:
@@ -280,10 +229,3 @@ def readable(count: int) -> str:
     """A number of bytes in MiB or GiB."""
     value, unit = (count / 2**30, "GiB") if count >= 2**30 else (count / 2**20, "MiB")
     return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    hours = seconds / 3600
-    return f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
