@@ -37,9 +37,9 @@ def flat(config):
 
 def changes(config, base):
     """The keys that differ, with the value in `config`; both must have the same keys."""
-    ours, theirs = flat(config), flat(base)
-    assert ours.keys() == theirs.keys()
-    return {key: value for key, value in ours.items() if value != theirs[key]}
+    own, other = flat(config), flat(base)
+    assert own.keys() == other.keys()
+    return {key: value for key, value in own.items() if value != other[key]}
 
 
 # What a method is
@@ -83,11 +83,11 @@ def test_a_baseline_has_the_images_network_and_steps_of_the_config(base, publish
     assert baseline.diffusion == published.diffusion
     fourier = {"embedding_method": "fourier"}
     assert baseline.model.model_dump() == base.model.model_dump() | fourier
-    ours, theirs = baseline.training, (base if plain else published).training
-    assert {key: getattr(ours, key) for key in OWN} == {key: getattr(theirs, key) for key in OWN}
+    own, other = baseline.training, (base if plain else published).training
+    assert {key: getattr(own, key) for key in OWN} == {key: getattr(other, key) for key in OWN}
     for key in ("epochs", "precision", "compile"):
-        assert getattr(ours, key) == getattr(base.training, key)
-    assert ours.timestep_multiplier == 1
+        assert getattr(own, key) == getattr(base.training, key)
+    assert own.timestep_multiplier == 1
     for key in ("type", "conditional_weight", "prior"):
         assert getattr(baseline.sample, key) == getattr(base.sample, key)
     assert baseline.sample.steps == 50
@@ -179,11 +179,11 @@ def test_quartiles_are_those_of_numpy(values):
 def test_a_quartile_is_infinite_where_one_that_never_arrives_has_a_share_in_it(values, never):
     found = quartiles([math.inf] * never + values)
     late = np.quantile([1e15] * never + values, [0.25, 0.5, 0.75])  # shares are at least 1 / 4
-    for ours, expected in zip((found.lower, found.median, found.upper), late, strict=True):
+    for own, expected in zip((found.lower, found.median, found.upper), late, strict=True):
         if expected > 1e14:
-            assert ours == math.inf
+            assert own == math.inf
         else:
-            assert ours == pytest.approx(expected, rel=1e-12, abs=1e-9)
+            assert own == pytest.approx(expected, rel=1e-12, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def summary(method, time_to, trained=100.0, reached=3):
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "expected"),
+    ("own", "other", "expected"),
     [
         (4.0, 10.0, ("=", 2.5)),
         (10.0, 4.0, ("=", 0.4)),
@@ -230,14 +230,14 @@ def summary(method, time_to, trained=100.0, reached=3):
         (400.0, math.inf, (">", 0.25)),
     ],
 )
-def test_a_ratio_is_that_of_the_medians_or_a_bound(ours, theirs, expected):
-    assert ratio(summary("m", {0.9: ours}), summary("b", {0.9: theirs}), 0.9) == expected
+def test_a_ratio_is_that_of_the_medians_or_a_bound(own, other, expected):
+    assert ratio(summary("m", {0.9: own}), summary("b", {0.9: other}), 0.9) == expected
 
 
-@pytest.mark.parametrize("ours", [math.inf, 0.0])
-@pytest.mark.parametrize("theirs", [math.inf, 10.0])
-def test_there_is_no_ratio_where_the_method_never_arrives_or_needs_no_time(ours, theirs):
-    sign, value = ratio(summary("m", {0.9: ours}), summary("b", {0.9: theirs}), 0.9)
+@pytest.mark.parametrize("own", [math.inf, 0.0])
+@pytest.mark.parametrize("other", [math.inf, 10.0])
+def test_there_is_no_ratio_where_the_method_never_arrives_or_needs_no_time(own, other):
+    sign, value = ratio(summary("m", {0.9: own}), summary("b", {0.9: other}), 0.9)
     assert sign == "-"
     assert math.isnan(value)
 

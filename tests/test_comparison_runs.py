@@ -147,16 +147,49 @@ def checkpointed(runs):
     return {path.parent.name for path in runs.glob("*/checkpoint_*.safetensors")}
 
 
-def interrupt_when(runs, count):
-    """SIGTERM to this process as soon as `count` runs have a checkpoint."""
+def when_training(runs, count, act):
+    """Call `act` as soon as `count` runs have a checkpoint."""
 
-    def wait():
+    def watch():
         until = time.monotonic() + 100
         while len(checkpointed(runs)) < count and time.monotonic() < until:
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
+        act()
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def endless(seeds):
+    changes = {"training__epochs": 1_000_000, "misc__checkpoint_freq": 0.2}
+    options = sets(diffusion__num_timesteps=2, **changes)[1::2]
+    return spec.build("quickstart", ["none"], seeds, [0.9], options)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_an_interrupted_comparison_ends_its_own_processes_only_and_starts_no_other(tmp_path):
+    runs = tmp_path / "c" / "runs"
+    foreign = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(300,))
+    foreign.start()
+    try:
+        when_training(runs, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            compare(endless([0, 1, 2]), tmp_path / "c", torch.device("cpu"), processes=2)
+        assert foreign.is_alive()
+        assert multiprocessing.active_children() == [foreign]
+    finally:
+        foreign.kill()
+        foreign.join()
+    assert sorted(path.name for path in runs.iterdir()) == ["none_seed0", "none_seed1"]
+    assert checkpointed(runs) == {"none_seed0", "none_seed1"}
+
+    def kill():
+        (child,) = multiprocessing.active_children()
+        os.kill(child.pid, signal.SIGKILL)
+
+    when_training(runs, 1, kill)
+    result = compare(endless([0]), tmp_path / "c", torch.device("cpu"), processes=2)
+    assert result.missing == {"none_seed0": "its process ended with exit code -9"}
 
 
 @pytest.fixture
@@ -170,39 +203,22 @@ def two_threads(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("two_threads", "undrawn")
-def test_an_interrupted_pool_ends_its_own_workers_only_and_is_continued(tmp_path):
-    changes = {"training__epochs": 800, "misc__checkpoint_freq": 0.2}
-    options = sets(diffusion__num_timesteps=2, **changes)[1::2]
-    comparison = spec.build("quickstart", ["none"], [0, 1, 2], [0.9], options)
-    runs = tmp_path / "c" / "runs"
-    foreign = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(300,))
-    foreign.start()
-    try:
-        interrupt_when(runs, 2)
-        with pytest.raises(Interrupted):
-            compare(comparison, tmp_path / "c", torch.device("cpu"), processes=2)
-        assert foreign.is_alive()
-        assert multiprocessing.active_children() == [foreign]
-    finally:
-        foreign.kill()
-        foreign.join()
-    assert sorted(path.name for path in runs.iterdir()) == ["none_seed0", "none_seed1"]
-    assert checkpointed(runs) == {"none_seed0", "none_seed1"}
-    assert not list(runs.glob("*/timing.json"))
-    result = compare(comparison, tmp_path / "c", torch.device("cpu"), processes=2)
-    assert result.missing == {}
-    for path in runs.iterdir():
-        assert json.loads((path / "environment.json").read_text())["threads"] == 1
-    alone = compare(comparison, tmp_path / "alone", torch.device("cpu"))
-    assert alone.missing == {}
-    for name in names(["none"], [0, 1, 2]):
-        files = (
-            path / "runs" / name / "model.safetensors"
-            for path in (tmp_path / "alone", tmp_path / "c")
-        )
-        first, second = (file.read_bytes() for file in files)
-        assert first == second
+@pytest.mark.usefixtures("two_threads")
+def test_two_processes_share_the_threads_and_give_the_same_runs(compared, call, tmp_path):
+    methods = ("closed_form", "ddpm_plain")
+    done = call(*command(methods, "--processes", 2, seeds=[5]))
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 runs: c/runs/" in done.stderr
+    folders = [path / "runs" / "ddpm_plain_seed5" for path in (tmp_path / "c", compared.folder)]
+    first, second = ((path / "model.safetensors").read_bytes() for path in folders)
+    assert first == second
+    parts = [without_times(path, methods, 5) for path in (tmp_path / "c", compared.folder)]
+    assert len(parts[0]) == 4
+    assert parts[0] == parts[1]
+    for name in names(methods, [5]):
+        text = (tmp_path / "c" / "runs" / name / "environment.json").read_text()
+        assert json.loads(text)["threads"] == 1  # 2 threads for 2 processes
+    assert "1 thread(s)" in json_of(tmp_path / "c")["description"]
 
 
 @pytest.mark.slow

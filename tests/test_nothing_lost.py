@@ -119,10 +119,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
-@pytest.mark.parametrize("command", ["report", "sample"])
+@pytest.mark.parametrize("command", [["report"], ["sample", "--overwrite"]])
 def test_a_report_that_cannot_be_written_leaves_all_as_it_was(command, copied):
     before = tree(copied)
-    done = with_long_files_forbidden(copied.parent, *PYTHON, command, str(copied))
+    done = with_long_files_forbidden(copied.parent, *PYTHON, *command, str(copied))
     assert_mistake(done, str(copied), "cannot be written")
     assert tree(copied) == before
 

@@ -56,11 +56,11 @@ def test_the_claims_are_those_of_the_papers():
         assert key not in found
         found[key] = (claim.seconds, claim.baseline_seconds)
     expected = {}
-    for (case, year, target), (ours, *theirs) in PUBLISHED.items():
-        for name, seconds in zip(("ddpm", "ddim"), theirs, strict=False):
-            expected[case, year, target, name] = (ours, seconds)
-        if not theirs:
-            expected[case, year, target, None] = (ours, pytest.approx(math.nan, nan_ok=True))
+    for (case, year, target), (own, *other) in PUBLISHED.items():
+        for name, seconds in zip(("ddpm", "ddim"), other, strict=False):
+            expected[case, year, target, name] = (own, seconds)
+        if not other:
+            expected[case, year, target, None] = (own, pytest.approx(math.nan, nan_ok=True))
     assert found == expected
 
 
@@ -96,16 +96,16 @@ def test_every_claim_has_its_case_and_its_baseline():
 CLAIM = Claim("cifar1", 2024, 0.95, 10.0, "ddpm", 60.0)  # a ratio of 6: 3 is enough
 
 
-def verdict(ours, theirs, claim=CLAIM, trained=100.0, reasons=None):
+def verdict(own, other, claim=CLAIM, trained=100.0, reasons=None):
     summaries = [
-        summary("score_embedding", {0.95: ours, 0.5: 1.0}),
-        summary("ddpm", {0.95: theirs, 0.5: 1000.0}, trained=trained),
+        summary("score_embedding", {0.95: own, 0.5: 1.0}),
+        summary("ddpm", {0.95: other, 0.5: 1000.0}, trained=trained),
     ]
     return judge(claim, summaries, reasons or {})
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "sign", "value", "expected"),
+    ("own", "other", "sign", "value", "expected"),
     [
         (4.0, 80.0, "=", 20.0, "reproduced"),
         (4.0, 12.0, "=", 3.0, "reproduced"),  # the published one over the tolerance
@@ -115,27 +115,27 @@ def verdict(ours, theirs, claim=CLAIM, trained=100.0, reasons=None):
         (40.0, math.inf, ">", 2.5, "not reproduced"),  # a bound that is too low says nothing
     ],
 )
-def test_a_ratio_of_half_the_published_one_is_enough(ours, theirs, sign, value, expected):
-    finding = verdict(ours, theirs)
+def test_a_ratio_of_half_the_published_one_is_enough(own, other, sign, value, expected):
+    finding = verdict(own, other)
     assert (finding.sign, finding.verdict) == (sign, expected)
     assert finding.ratio == pytest.approx(value)
-    assert (finding.seconds, finding.baseline_seconds) == (ours, theirs)
+    assert (finding.seconds, finding.baseline_seconds) == (own, other)
     assert reproduction.TOLERANCE == 2
 
 
-@pytest.mark.parametrize("theirs", [80.0, math.inf])
-def test_a_claim_whose_quality_is_not_reached_is_not_reproduced(theirs):
-    finding = verdict(math.inf, theirs)
+@pytest.mark.parametrize("other", [80.0, math.inf])
+def test_a_claim_whose_quality_is_not_reached_is_not_reproduced(other):
+    finding = verdict(math.inf, other)
     assert (finding.sign, finding.verdict) == ("-", "not reproduced")
     assert finding.seconds == math.inf
 
 
 @pytest.mark.parametrize(
-    ("ours", "expected"),
+    ("own", "expected"),
     [(1.0, "reproduced"), (1e9, "reproduced"), (math.inf, "not reproduced")],
 )
-def test_without_a_baseline_reaching_the_quality_is_enough(ours, expected):
-    finding = verdict(ours, 1.0, Claim("inet3", 2024, 0.95, 111.87))
+def test_without_a_baseline_reaching_the_quality_is_enough(own, expected):
+    finding = verdict(own, 1.0, Claim("inet3", 2024, 0.95, 111.87))
     assert finding.verdict == expected
     assert math.isnan(finding.ratio)
 

@@ -6,9 +6,10 @@ A run whose folder is complete is not run again; one that was interrupted is res
 from __future__ import annotations
 
 import logging
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from itertools import islice
-from multiprocessing.context import SpawnContext, SpawnProcess
+import multiprocessing
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from score_embedding import pipeline
 from score_embedding.comparison.spec import Job
 from score_embedding.config.schema import AnyConfig
-from score_embedding.errors import ConfigError, RunFolderError, ScoreEmbeddingError
+from score_embedding.errors import ConfigError, Interrupted, RunFolderError, ScoreEmbeddingError
 from score_embedding.runs import folder as run_folder
 
 log = logging.getLogger(__name__)
@@ -68,46 +69,58 @@ def execute(
             log.info("run %d of %d: %s", number, len(jobs), job.path)
             failures[job.path.name] = run_one(job.config, job.path, device)
         return _only_failed(failures)
-    return _only_failed(_run_in_pool(jobs, device, processes))
+    return _only_failed(_run_in_processes(jobs, device, processes))
 
 
-class _Workers(SpawnContext):
-    """Starts processes and keeps them, so that they alone can be ended: the caller's process may
-    have other children."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.started: list[SpawnProcess] = []
-
-    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
-        self.started.append(SpawnProcess(*args, **kwargs))
-        return self.started[-1]
-
-
-def _run_in_pool(jobs: list[Job], device: torch.device, processes: int) -> dict[str, str]:
-    """The error of each run, or ""."""
+def _run_in_processes(jobs: list[Job], device: torch.device, processes: int) -> dict[str, str]:
+    """The error of each run, or "". Each run has a process of its own, which shares no lock with
+    the others: one that is killed leaves them unharmed."""
     threads = max(1, torch.get_num_threads() // processes)
     # The longest first, or one of them may be left to run alone at the end.
-    waiting = iter(sorted(jobs, key=lambda job: job.config.training.seconds or 0, reverse=True))
-    running: dict[Future[str], Job] = {}
+    waiting = sorted(jobs, key=lambda job: job.config.training.seconds or 0, reverse=True)
+    running: dict[Connection, tuple[Job, SpawnProcess]] = {}
     failures: dict[str, str] = {}
-    workers = _Workers()
-    with ProcessPoolExecutor(processes, workers) as pool:
-        try:
-            while len(failures) < len(jobs):
-                # No more than can run: a queued one would start when the others are interrupted.
-                for job in islice(waiting, processes - len(running)):
-                    running[pool.submit(run_one, job.config, job.path, device, threads)] = job
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    job = running.pop(done)
-                    failures[job.path.name] = done.result()
-                    log.info("%d of %d runs: %s", len(failures), len(jobs), job.path)
-        except BaseException:  # an interruption; each run then writes its checkpoint
-            for worker in workers.started:
-                worker.terminate()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    context = multiprocessing.get_context("spawn")
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                job = waiting.pop(0)
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_send, args=(sender, job, device, threads))
+                process.start()
+                sender.close()  # the process has its own; at its end there is nothing to receive
+                running[receiver] = job, process
+            for ready in wait(list(running)):
+                assert isinstance(ready, Connection)
+                job, process = running.pop(ready)
+                failures[job.path.name] = _received(ready, process)
+                log.info("%d of %d runs: %s", len(failures), len(jobs), job.path)
+    except BaseException:  # an interruption; each run then writes its checkpoint
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.join()
+        raise
     return failures
+
+
+def _send(sender: Connection, job: Job, device: torch.device, threads: int) -> None:
+    """In the process of a run."""
+    # The signal that ended it is the parent's to report.
+    with sender, suppress(Interrupted):
+        sender.send(run_one(job.config, job.path, device, threads))
+
+
+def _received(receiver: Connection, process: SpawnProcess) -> str:
+    with receiver:
+        try:
+            error = str(receiver.recv())
+        except EOFError:
+            error = ""
+        process.join()
+    return error or (
+        f"its process ended with exit code {process.exitcode}" if process.exitcode else ""
+    )
 
 
 def run_one(config: AnyConfig, path: Path, device: torch.device, threads: int | None = None) -> str:
