@@ -265,7 +265,7 @@ def test_the_start_leaves_the_global_generator_alone():
         (Sample(solver="heun", steps=7, prior="matched"), 14),
         (Sample(solver="heun", steps=3, type="conditional", conditional_weight=0.6), 6),
         (Sample(solver="rk45", tolerance=1e-7), None),
-        # A weight without the type is not asked for.
+        # A weight without the type is not used.
         (Sample(solver="rk45", tolerance=1e-2, conditional_weight=0.6), None),
         (Sample(solver="heun", steps=4, denoise=True), 9),
     ],

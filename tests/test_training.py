@@ -66,8 +66,8 @@ def test_a_step_is_adam_on_the_published_loss(embedded):
     torch.manual_seed(config.training.seed)
     objective(embedded).loss(lambda x, t, _: expected(x, t), batch).backward()
     optimizer.step()
-    for ours, theirs in zip(trained.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+    for actual, wanted in zip(trained.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-7)
 
 
 def test_an_epoch_is_one_step_an_image_and_the_loss_falls(embedded):
@@ -259,8 +259,8 @@ def test_each_step_of_a_warm_up_has_its_own_rate(embedded):
         batch = objective(embedded).draw_batch(0, generator)
         objective(embedded).loss(expected, batch).backward()
         optimizer.step()
-    for ours, theirs in zip(trained.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+    for actual, wanted in zip(trained.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-7)
 
 
 # Baselines

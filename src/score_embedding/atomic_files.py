@@ -1,5 +1,5 @@
-"""Files that are whole or not there: written beside their place and renamed into it, and what is
-damaged when it is read back is named."""
+"""Files that are complete or missing: they are written beside their place and renamed into it. A
+file that is damaged when it is read is named in the error."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class RunFolder:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; on success it is flushed to disk and takes its place.
+    """A path beside `path` to write to; on success the file is flushed to disk and renamed.
 
     Raises
     ------
-    RunFolderError : the disk is full, for one; what `path` was before it still is.
+    RunFolderError : it cannot be written (the disk is full, for one); `path` is unchanged.
     """
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
@@ -83,7 +83,7 @@ def _not_written(path: Path, error: OSError) -> RunFolderError:
 
 
 def _flush_names(folder: Path) -> None:
-    """The names in a folder to disk, where the system can (not on Windows)."""
+    """Flush the names in a folder to disk, where the system can (not on Windows)."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What can go wrong, by name. The command line prints the text and exits with ``exit_code``."""
+"""The exceptions of this package. The command line prints the text and exits with `exit_code`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunFolderError(ScoreEmbeddingError):
 
 
 class CheckpointError(ScoreEmbeddingError):
-    """A checkpoint that is missing, truncated or not the one its state file describes."""
+    """A checkpoint or model that is missing, damaged, or of another config."""
 
 
 class ConvergenceError(ScoreEmbeddingError):
@@ -60,11 +60,11 @@ class IncompleteError(ScoreEmbeddingError):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM, at a moment when everything that was done is whole. No Exception, so that
-    nothing between the training loop and the entry point takes it for an error."""
+    """SIGINT or SIGTERM arrived, and all files are complete. Not an Exception, so that nothing
+    between the training loop and the entry point handles it as an error."""
 
     def __init__(self, number: signal.Signals):
-        super().__init__(number)  # all that it is made of, so that it can pass between processes
+        super().__init__(number)  # all of its state, so that it can pass between processes
         self.exit_code = 128 + number
 
     def __str__(self) -> str:
