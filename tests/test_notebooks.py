@@ -31,7 +31,8 @@ QUICK = "scores_and_samples.ipynb"
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # Jupyter's own, about its settings and event loops
-def test_it_runs_and_shows_pictures(name, tmp_path):
+def test_it_runs_and_shows_pictures(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the command line sets it in its process
     notebook = nbformat.read(EXAMPLES / name, as_version=4)
     client = NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}

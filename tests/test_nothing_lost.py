@@ -163,7 +163,7 @@ def test_a_signal_to_a_comparison_stops_its_runs_too(tmp_path):
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 143
-    assert "stopped by SIGTERM: the same command goes on" in said
+    assert "stopped by SIGTERM: the same command continues it" in said
     assert "Traceback" not in said
     gone, alive = psutil.wait_procs(workers, timeout=20)
     assert len(gone) >= 2
