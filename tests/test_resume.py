@@ -84,8 +84,14 @@ def assert_same(first, second):
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-@pytest.mark.parametrize(("ch", "method"), [(8, "score_embedding"), (64, "ddpm")])
-@pytest.mark.parametrize("steps", [[1], [16], [3, 2, 6]])
+@pytest.mark.parametrize(
+    ("ch", "method", "steps"),
+    [
+        *((8, "score_embedding", steps) for steps in ([1], [16], [3, 2, 6])),
+        (64, "ddpm", [3, 2, 6]),
+        *(pytest.param(64, "ddpm", steps, marks=pytest.mark.slow) for steps in ([1], [16])),
+    ],
+)
 def test_training_resumes_bit_for_bit(setting, tmp_path, ch, method, steps):
     config, objective = setting(ch, method)  # from ch 64 on the weights are in channels-last
     expected = trained(config, objective)
@@ -380,6 +386,7 @@ KILLER = """
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(call, tmp_path):
     changes = sets(misc__checkpoint_freq=1e-6, **RUN)
     assert call("run", "--config", "quickstart", "--folder-ext", "whole", *changes).returncode == 0
