@@ -93,6 +93,7 @@ def call_and_draw(tmp_path, monkeypatch, capsys):
     """The entry point in this process, in an empty folder; an escaped error is a traceback."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("MPLBACKEND", "agg")  # which main sets; taken back after the test
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["score-embedding", *map(str, arguments)])
