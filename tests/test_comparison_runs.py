@@ -183,6 +183,8 @@ def test_an_interrupted_comparison_ends_its_own_processes_only_and_starts_no_oth
     assert sorted(path.name for path in runs.iterdir()) == ["none_seed0", "none_seed1"]
     assert checkpointed(runs) == {"none_seed0", "none_seed1"}
 
+    shutil.rmtree(runs)  # checkpoints of the runs above would count as those of the next one
+
     def kill():
         (child,) = multiprocessing.active_children()
         os.kill(child.pid, signal.SIGKILL)
