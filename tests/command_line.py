@@ -132,24 +132,27 @@ class Started:
         self.wait()
 
 
-def start(cwd, *arguments, env=ENV):
-    """A process of the command line, forked from the server; does not wait for it."""
+def start(cwd, *arguments, env=ENV, longest_file=None):
+    """A process of the command line, forked from the server; does not wait for it. It may write no
+    file longer than `longest_file` bytes."""
     output = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, output, ignore_errors=True)
     arguments = [str(argument) for argument in arguments]
-    process = FORKS.Process(target=_main, args=(str(cwd), arguments, dict(env), str(output)))
+    process = FORKS.Process(
+        target=_main, args=(str(cwd), arguments, dict(env), str(output), longest_file)
+    )
     process.start()
     return Started(process, output)
 
 
-def process(cwd, *arguments, env=ENV):
+def process(cwd, *arguments, env=ENV, longest_file=None):
     """A process of the command line, forked from the server, at its end."""
-    started = start(cwd, *arguments, env=env)
+    started = start(cwd, *arguments, env=env, longest_file=longest_file)
     stdout, stderr = started.communicate()
     return SimpleNamespace(returncode=started.returncode, stdout=stdout, stderr=stderr)
 
 
-def _main(cwd, arguments, env, output):
+def _main(cwd, arguments, env, output, longest_file):
     """In the forked process: what `python -m score_embedding` does."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(os.path.join(output, name), os.O_WRONLY | os.O_CREAT), number)
@@ -158,6 +161,10 @@ def _main(cwd, arguments, env, output):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    if longest_file is not None:
+        import resource  # not everywhere
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (longest_file, longest_file))
     sys.argv = ["score-embedding", *arguments]
     from score_embedding.cli import main
 

@@ -52,14 +52,6 @@ def can_mount():
     return subprocess.run(["unshare", "-rm", "sh", "-c", probe], check=False).returncode == 0
 
 
-def with_long_files_forbidden(cwd, *command):
-    """The command where no file may be longer than ROOM bytes."""
-    limited = f"ulimit -f {ROOM // 1024}; {shlex.join(command)}"
-    return subprocess.run(
-        ["bash", "-c", limited], cwd=cwd, env=ENV, capture_output=True, text=True, check=False
-    )
-
-
 def on_a_disk_that_fills_up(cwd, *command, folder, full_when):
     """The command with `folder` on a small file system, which something else fills up at a moment:
     when the shell's condition `full_when` holds."""
@@ -87,22 +79,23 @@ MOUNT = pytest.mark.skipif(not can_mount(), reason="no file system can be mounte
 PYTHON = (sys.executable, "-m", "score_embedding")
 
 
-@pytest.mark.parametrize("how", ["long files", pytest.param("full disk", marks=MOUNT)])
+@pytest.mark.parametrize(
+    "how", ["long files", pytest.param("full disk", marks=[MOUNT, pytest.mark.slow])]
+)
 def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call, tmp_path):
     changes = sets(training__epochs=80, misc__checkpoint_freq=1e-6)
     asked = ("run", "--config", "quickstart", *changes)
     folder = tmp_path / "saves" / "quickstart"
     interrupt(tmp_path, folder, *asked[1:])
     kept = {name for name in tree(folder) if name.startswith("checkpoint")}
-    command = (*PYTHON, *map(str, asked), "--resume")
     if how == "long files":
-        done = with_long_files_forbidden(tmp_path, *command)
+        done = process(tmp_path, *asked, "--resume", longest_file=ROOM)
         assert kept <= tree(folder).keys()
     else:
         newest = max(name for name in kept if name.endswith(".safetensors"))
         done = on_a_disk_that_fills_up(
             tmp_path,
-            *command,
+            *(*PYTHON, *map(str, asked), "--resume"),
             folder="saves/quickstart",
             full_when=f"[ ! -e disk/{newest} ]",  # two more checkpoints were written
         )
@@ -119,14 +112,15 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
-@pytest.mark.parametrize("command", [["report"], ["sample", "--overwrite"]])
+@pytest.mark.parametrize("command", [("report",), ("sample", "--overwrite")])
 def test_a_report_that_cannot_be_written_leaves_all_as_it_was(command, copied):
     before = tree(copied)
-    done = with_long_files_forbidden(copied.parent, *PYTHON, *command, str(copied))
+    done = process(copied.parent, *command, copied, longest_file=ROOM)
     assert_mistake(done, str(copied), "cannot be written")
     assert tree(copied) == before
 
 
+@pytest.mark.slow
 @MOUNT
 def test_a_disk_that_is_full_leaves_the_report_as_it_was(copied):
     before = tree(copied)
@@ -153,6 +147,7 @@ def test_a_signal_before_training_says_how_to_resume_and_leaves_no_trace(number,
     assert sorted(os.listdir(folder)) == ["config.yml", "environment.json"]
 
 
+@pytest.mark.slow
 def test_a_signal_to_a_comparison_stops_its_runs_too(tmp_path):
     asked = ("compare", "--config", "quickstart", "--methods", "none,score_embedding")
     asked += ("--seeds", 0, "--processes", 2, "--out", "c", *sets(**LONG))

@@ -184,6 +184,7 @@ def every_call(path, dtype, device):
     return load_file(path)
 
 
+@pytest.mark.slow
 def test_a_default_dtype_or_device_of_the_user_changes_nothing(tmp_path):
     usual = every_call(tmp_path / "usual", "float32", "cpu")
     assert len(usual) > 150

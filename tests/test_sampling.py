@@ -391,6 +391,7 @@ PEAK = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory as Linux reports it")
 def test_the_memory_of_sampling_is_that_of_a_batch_and_the_results():
     command = [sys.executable, "-c", textwrap.dedent(PEAK)]
