@@ -8,8 +8,10 @@ with an id, signals and an exit status of their own, without the seconds that im
 from __future__ import annotations
 
 import atexit
+import contextlib
 import csv
 import hashlib
+import io
 import multiprocessing
 import os
 import shutil
@@ -23,8 +25,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from score_embedding import atomic_files
+from score_embedding.report import figures, render
 
 TINY = {
     "model.ch": 8,
@@ -132,27 +138,26 @@ class Started:
         self.wait()
 
 
-def start(cwd, *arguments, env=ENV, longest_file=None):
-    """A process of the command line, forked from the server; does not wait for it. It may write no
-    file longer than `longest_file` bytes."""
+def start(cwd, *arguments, env=ENV, drawn=False, longest_file=None):
+    """A process of the command line, forked from the server; does not wait for it. Its reports are
+    `undrawn` unless they are to be `drawn`; no file may be longer than `longest_file` bytes."""
     output = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, output, ignore_errors=True)
     arguments = [str(argument) for argument in arguments]
-    process = FORKS.Process(
-        target=_main, args=(str(cwd), arguments, dict(env), str(output), longest_file)
-    )
+    options = str(cwd), arguments, dict(env), str(output), drawn, longest_file
+    process = FORKS.Process(target=_main, args=options)
     process.start()
     return Started(process, output)
 
 
-def process(cwd, *arguments, env=ENV, longest_file=None):
+def process(cwd, *arguments, **options):
     """A process of the command line, forked from the server, at its end."""
-    started = start(cwd, *arguments, env=env, longest_file=longest_file)
+    started = start(cwd, *arguments, **options)
     stdout, stderr = started.communicate()
     return SimpleNamespace(returncode=started.returncode, stdout=stdout, stderr=stderr)
 
 
-def _main(cwd, arguments, env, output, longest_file):
+def _main(cwd, arguments, env, output, drawn, longest_file):
     """In the forked process: what `python -m score_embedding` does."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(os.path.join(output, name), os.O_WRONLY | os.O_CREAT), number)
@@ -169,10 +174,63 @@ def _main(cwd, arguments, env, output, longest_file):
     from score_embedding.cli import main
 
     try:
-        main()
+        with contextlib.nullcontext() if drawn else undrawn():
+            main()
     finally:
         sys.stdout.flush()
         atexit._run_exitfuncs()  # a forked process skips them
+
+
+# Most of a tiny run is drawing
+
+
+def save_small(_, target):
+    """In the place of figures.save: the same small picture."""
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4)).save(buffer, "PNG")
+    if isinstance(target, (str, Path)):
+        Path(target).write_bytes(buffer.getvalue())
+    else:
+        target.write(buffer.getvalue())
+
+
+@contextlib.contextmanager
+def small_figures():
+    """Figures are built, and saved as the same small picture."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(figures, "save", save_small)
+        yield
+
+
+class NoPages:
+    """In the place of FPDF: takes every call, and writes a PDF of nothing."""
+
+    epw = eph = 100.0
+
+    def __init__(self, **_):
+        pass
+
+    def __getattr__(self, name):
+        return lambda *_, **__: self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def output(self, path):
+        Path(path).write_bytes(b"%PDF-")
+
+
+@contextlib.contextmanager
+def undrawn():
+    """Reports have their text, without figures and without the pages of a PDF."""
+    with small_figures(), pytest.MonkeyPatch.context() as patched:
+        for name in ("strip", "samples", "curves", "score_fields", "embedded", "denoised"):
+            patched.setattr(figures, name, lambda _: Figure())
+        patched.setattr(render, "FPDF", NoPages)
+        yield
 
 
 # What came of it

@@ -1,9 +1,9 @@
 """What test modules share: photographs, finished runs, and ways to call the command line."""
 
-import io
 import logging
 import os
 import shutil
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -25,9 +25,10 @@ import command_line
 import comparison_helpers
 from command_line import sets
 from score_embedding import cli, progress
-from score_embedding.report import figures
 
 torch.set_num_threads(1)
+# Ctrl-C stays what it is where the tests run in the background of a shell, which ignores it there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 
 
@@ -74,18 +75,10 @@ def pictures(tmp_path, photographs):
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Figures are built, and saved as the same small picture: most of a tiny run is drawing."""
-    buffer = io.BytesIO()
-    Image.new("L", (4, 4)).save(buffer, "PNG")
-
-    def save(_, target):
-        if isinstance(target, (str, Path)):
-            Path(target).write_bytes(buffer.getvalue())
-        else:
-            target.write(buffer.getvalue())
-
-    monkeypatch.setattr(figures, "save", save)
+def undrawn():
+    """Reports have their text alone: most of a tiny run is drawing."""
+    with command_line.undrawn():
+        yield
 
 
 @pytest.fixture
@@ -118,7 +111,7 @@ def call_and_draw(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def call(call_and_draw, undrawn):  # noqa: ARG001
-    """The same without drawing the figures, where a test looks at none."""
+    """The same without drawing reports, where a test looks at none."""
     return call_and_draw
 
 
@@ -187,7 +180,7 @@ def finished_baseline(once):
 
     def make(cwd):
         (cwd / "base.yml").write_text(BASELINE, encoding="utf-8")
-        done = command_line.process(cwd, "run", "--config", "base.yml", "--profile")
+        done = command_line.process(cwd, "run", "--config", "base.yml", "--profile", drawn=True)
         assert done.returncode == 0, done.stderr
 
     return once("baseline", make)
@@ -230,7 +223,7 @@ def denoising_folder(compared_denoising, tmp_path):
 def compared_by(once, name, command):
     def make(cwd):
         (cwd / "user").mkdir()
-        done = command_line.process(cwd / "user", *command)
+        done = command_line.process(cwd / "user", *command, drawn=True)
         assert done.returncode == 0, done.stderr
         (cwd / "stdout").write_text(done.stdout, "utf-8")
 

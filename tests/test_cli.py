@@ -293,18 +293,18 @@ def change_config(folder, **data_loader):
     loading.write_document(folder / "config.yml", yaml.safe_dump(values))
 
 
-def test_markup_in_the_names_of_images_is_shown_not_obeyed(copied, call):
+def test_markup_in_the_names_of_images_is_shown_not_obeyed(copied, call_and_draw):
     name = "<script>alert(1)</script>&amp; [red]x[/red] **b**.png"
     change_config(copied, dataset="files", path=[name])
-    assert call("report", copied).returncode == 0
+    assert call_and_draw("report", copied).returncode == 0
     page = Page(copied / "report.html")
     assert "script" not in page.tags
     assert name in page.text
 
 
-def test_a_run_on_many_files_gets_its_report(copied, call):
+def test_a_run_on_many_files_gets_its_report(copied, call_and_draw):
     change_config(copied, dataset="files", path=[f"photographs/IMG_{i:05}.png" for i in range(400)])
-    done = call("report", copied)
+    done = call_and_draw("report", copied)
     assert done.returncode == 0, done.stderr
 
 

@@ -20,16 +20,8 @@ def test_all_three_are_there():
     ]
 
 
-QUICK = "scores_and_samples.ipynb"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        QUICK,
-        *(pytest.param(name, marks=pytest.mark.slow) for name in NOTEBOOKS if name != QUICK),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
 @pytest.mark.filterwarnings("ignore")  # Jupyter's own, about its settings and event loops
 def test_it_runs_and_shows_pictures(name, tmp_path, monkeypatch):
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the command line sets it in its process

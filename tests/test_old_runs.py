@@ -23,7 +23,10 @@ DATA = Path(__file__).parent / "data" / "runs_0_1_0"
 FINISHED = ["finished", "residual"]
 INTERRUPTED = ["interrupted", "interrupted_ddpm"]
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the drawing of reports
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the drawing of reports
+    pytest.mark.usefixtures("undrawn"),
+]
 
 
 @pytest.fixture
@@ -83,7 +86,6 @@ def test_a_finished_run_draws_the_same_samples_again(name, old):
         np.testing.assert_allclose(after[key], before[key], rtol=0, atol=1e-5, err_msg=key)
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", INTERRUPTED)
 def test_an_interrupted_run_ends_with_the_weights_of_the_whole_one(name, old, round_off):
     folder = old(name)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from command_line import undrawn
 from score_embedding import pipeline
 from score_embedding.atomic_files import read_arrays
 from score_embedding.config import loading
@@ -15,6 +16,7 @@ from score_embedding.methods.base import method_of
 from score_embedding.report import content
 from score_embedding.runs.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 CPU = torch.device("cpu")
 TINY = """
 name: tiny
@@ -39,7 +41,8 @@ def runs(tmp_path_factory):
     for name, own in METHODS.items():
         config = loading.validate(loading.mapping(TINY + own, name), name)
         path = tmp_path_factory.mktemp(name) / "run"
-        pipeline.run(config, path, CPU, profile=False)
+        with undrawn():
+            pipeline.run(config, path, CPU, profile=False)
         made[name] = (config, path)
     return made
 
