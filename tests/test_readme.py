@@ -30,6 +30,7 @@ def test_the_library_example_runs(tmp_path, monkeypatch):
     assert names["embedded"].shape == names["scores"].shape == (1, 20, 3, 32, 32)
 
 
+@pytest.mark.slow
 def test_the_library_example_of_closed_form_scores_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "closed-form-scores.md").read_text(encoding="utf-8")
