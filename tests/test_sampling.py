@@ -396,5 +396,5 @@ PEAK = """
 def test_the_memory_of_sampling_is_that_of_a_batch_and_the_results():
     command = [sys.executable, "-c", textwrap.dedent(PEAK)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    # The features of one batch of 64 take 16 MiB, those of all 256 images 64 MiB.
-    assert float(done.stdout) < 24
+    # Measured: 6 to 30 MiB, as the allocator reuses memory or not; 196 with all images at once.
+    assert float(done.stdout) < 64
