@@ -14,6 +14,7 @@ from score_embedding.config import loading
 from score_embedding.errors import RunFolderError
 from score_embedding.methods.base import method_of
 from score_embedding.report import content
+from score_embedding.runs import loading as loading_of_runs
 from score_embedding.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -76,6 +77,21 @@ def test_samples_are_replaced_only_where_that_is_asked_for(elsewhere, runs, tmp_
     assert (target / "samples.npz").read_bytes() == before
     pipeline.sample_again(path, CPU, config.sample, seed=1, out=out, overwrite=True)
     assert (target / "samples.npz").read_bytes() != before
+
+
+def test_samples_that_appear_between_check_and_lock_are_not_replaced(runs, tmp_path, monkeypatch):
+    config, path = runs["closed_form"]
+    out, load_model = tmp_path / "out", loading_of_runs.load_model
+
+    def loaded_while_others_sample(*arguments):
+        out.mkdir()
+        (out / "samples.npz").write_bytes(b"another's")
+        return load_model(*arguments)
+
+    monkeypatch.setattr(loading_of_runs, "load_model", loaded_while_others_sample)
+    with pytest.raises(RunFolderError, match="--overwrite"):
+        pipeline.sample_again(path, CPU, config.sample, seed=1, out=out)
+    assert (out / "samples.npz").read_bytes() == b"another's"
 
 
 def test_the_clock_of_the_report_names_every_stage_before_training(runs):

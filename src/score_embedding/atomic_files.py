@@ -4,6 +4,7 @@ file that is damaged when it is read is named in the error."""
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -135,6 +136,17 @@ def read_arrays(path: Path, *needed: str) -> dict[str, NDArray[Any]]:
         raise RunFolderError(f"{path}: truncated or damaged ({error})") from error
     _require(path, arrays, needed)
     return arrays
+
+
+def digest_of(values: dict[str, Any]) -> str:
+    """SHA-256 of the entries of a JSON file, in any order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_rows(path: Path, names: list[str], rows: list[dict[str, Any]]) -> None:

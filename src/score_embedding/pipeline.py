@@ -185,6 +185,7 @@ def sample_again(
         images = artifacts.read_images(folder, method).to(device)
     model = loading.load_model(folder, config, len(images), device).with_config(again)
     with run_folder.locked(target.path):
+        run_folder.check_not_there(target, result, overwrite)  # others may have sampled since
         finish(target, model, images, count)
         if out is None:
             render.write(folder)
@@ -195,7 +196,7 @@ def needed_to_sample(method: Method) -> tuple[str, ...]:
     needed = [run_folder.WEIGHTS] if method.trained else []
     needed += [run_folder.METRICS, *method.kind.files]
     if method.config.held_out is None:
-        needed.append(artifacts.images_file(method))
+        needed.append(method.images_file)
     return tuple(needed)
 
 

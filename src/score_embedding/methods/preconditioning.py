@@ -180,12 +180,11 @@ def _check_unchanged(folder: Path, values: dict[str, Any]) -> None:
                 f"was written; nothing was loaded"
             )
         return
-    with_digest = json.dumps({**values, "sha256": stored}, sort_keys=True).encode()
-    if own != hashlib.sha256(with_digest).hexdigest():
+    if own != atomic_files.digest_of({**values, "sha256": stored}):
         raise CheckpointError(
             f"{folder / kinds.PRECONDITIONING}: changed since it was written; nothing was loaded"
         )
-    if stored != hashlib.sha256((folder / kinds.DENSITY).read_bytes()).hexdigest():
+    if stored != atomic_files.sha256_of(folder / kinds.DENSITY):
         raise CheckpointError(
             f"{folder / kinds.DENSITY}: changed since it was written; nothing was loaded"
         )

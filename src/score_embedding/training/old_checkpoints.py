@@ -3,8 +3,6 @@ JSON beside them with the SHA-256 of the tensors and one of the JSON's other ent
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,11 @@ def read(tensors_path: Path, values_path: Path) -> tuple[dict[str, Tensor], dict
     truncated or changed."""
     try:
         values = atomic_files.read_json(values_path, "step", "sha256", OWN_DIGEST)
-        if values.pop(OWN_DIGEST) != digest(values):
+        if values.pop(OWN_DIGEST) != atomic_files.digest_of(values):
             raise CheckpointError(
                 f"{values_path}: changed since it was written; nothing was loaded"
             )
-        if values["sha256"] != sha256_of(tensors_path):
+        if values["sha256"] != atomic_files.sha256_of(tensors_path):
             raise CheckpointError(
                 f"{tensors_path}: truncated or changed since it was written (its SHA-256 is not "
                 f"the one in {values_path.name}); nothing was loaded"
@@ -45,14 +43,3 @@ def rows_of(values: dict[str, Any]) -> list[dict[str, Any]]:
     except (LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"a checkpoint without rows of metrics ({error})") from error
     return rows
-
-
-def digest(values: dict[str, Any]) -> str:
-    """SHA-256 of the entries of a JSON file."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
