@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from damaged_files import damage
 from score_embedding import atomic_files
 from score_embedding.cli import runs
 from score_embedding.errors import CheckpointError, RunFolderError
@@ -135,14 +136,3 @@ def test_a_damaged_old_model_is_named_and_nothing_is_replaced(file, how, old):
     with pytest.raises((CheckpointError, RunFolderError), match=file):
         runs.sample(folder, device="cpu", overwrite=True)
     assert (folder / "samples.npz").read_bytes() == before
-
-
-def damage(path, how):
-    content = path.read_bytes()
-    middle = len(content) // 2
-    if how == "cut":
-        path.write_bytes(content[:middle])
-    elif how == "changed":
-        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    else:
-        path.unlink()

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from command_line import ENV, assert_mistake, sets, start, tree
+from damaged_files import damage
 from score_embedding import atomic_files
 from score_embedding.config import loading
 from score_embedding.errors import CheckpointError, DivergenceError, Interrupted, RunFolderError
@@ -166,17 +167,6 @@ def test_the_last_two_checkpoints_are_kept(setting, tmp_path):
     trained(config, objective, tmp_path)
     names = [f"checkpoint_{step:08d}.safetensors" for step in (15, 16)]
     assert sorted(os.listdir(tmp_path)) == [*names, ROWS]
-
-
-def damage(path, how):
-    content = path.read_bytes()
-    middle = len(content) // 2
-    if how == "cut":
-        path.write_bytes(content[:middle])
-    elif how == "changed":
-        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    else:
-        path.unlink()
 
 
 @pytest.mark.parametrize("how", ["cut", "changed", "gone"])

@@ -68,8 +68,9 @@ class MethodKind(Kind):
     by_name: bool = True
 
 
-# Files of a run folder that a method saves before training.
+# Files of a run folder that a method saves before training, and that of its samples.
 SCORES = "scores.npz"
+SAMPLES = "samples.npz"
 DENSITY = "density.safetensors"
 PRECONDITIONING = "preconditioning.json"
 

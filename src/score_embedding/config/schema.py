@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import model_validator
 
-from score_embedding import kinds
 from score_embedding.config.sections import (
     DataLoader,
     Diffusion,
@@ -24,9 +23,6 @@ from score_embedding.config.sections import (
     Section,
     Training,
 )
-
-# Methods with a chain of discrete steps instead of an SDE.
-BASELINES = tuple(name for name, kind in kinds.METHODS.items() if kind.diffusion == "steps")
 
 
 class Run(Section):

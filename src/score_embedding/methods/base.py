@@ -107,9 +107,9 @@ class Method:
         return True
 
     @property
-    def images_in_scores(self) -> bool:
-        """Whether the training images are stored with the scores, not with the samples."""
-        return kinds.SCORES in self.kind.files
+    def images_file(self) -> str:
+        """The file of a run folder that has the training images."""
+        return kinds.SCORES if kinds.SCORES in self.kind.files else kinds.SAMPLES
 
     def check(self, images: Tensor) -> None:
         """Raise DataError or ConfigError where images (n, c, h, w) cannot be trained on."""

@@ -73,7 +73,7 @@ class ExactScore(ContinuousMethod):
         return KnownImages({}, images.to(device))
 
     def load(self, folder: Path, device: torch.device) -> KnownImages:
-        images = atomic_files.read_arrays(folder / "samples.npz", "images")["images"]
+        images = atomic_files.read_arrays(folder / self.images_file, "images")["images"]
         return KnownImages({}, torch.from_numpy(images).to(device))
 
 

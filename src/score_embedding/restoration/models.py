@@ -23,7 +23,6 @@ from score_embedding.errors import DataError, RunFolderError
 from score_embedding.methods.base import Method, method_of
 from score_embedding.restoration import adaptive
 from score_embedding.restoration.adaptive import Estimate
-from score_embedding.runs import artifacts
 from score_embedding.runs import folder as run_folder
 from score_embedding.runs.folder import RunFolder
 from score_embedding.runs.loading import load_model
@@ -139,7 +138,7 @@ def _of_run(path: Path, device: torch.device) -> Denoiser:
 def _images_in(folder: RunFolder, method: Method) -> int | None:
     """The number of images that a run was trained on: of those stored in its folder or, where none
     are, of the config. None: unknown."""
-    path, data = folder / artifacts.images_file(method), method.config.data_loader
+    path, data = folder / method.images_file, method.config.data_loader
     if not path.is_file():
         return None if data.rotate_augment else data.num_images
     try:

@@ -111,7 +111,7 @@ def write_samples(
 def read_images(folder: RunFolder, method: Method) -> Tensor:
     """The images that the folder's run was trained on, float32 (n, c, h, w). Raises RunFolderError
     where the file that has them is missing or damaged."""
-    path = folder / images_file(method)
+    path = folder / method.images_file
     return torch.from_numpy(atomic_files.read_arrays(path, "images")["images"])
 
 
@@ -121,11 +121,6 @@ def read_samples(path: Path) -> tuple[Tensor, Tensor]:
     folder, _ = run_folder.open_existing(path, (run_folder.SAMPLES,))
     arrays = atomic_files.read_arrays(folder / run_folder.SAMPLES, "samples", "images")
     return torch.from_numpy(arrays["samples"]), torch.from_numpy(arrays["images"])
-
-
-def images_file(method: Method) -> str:
-    """The file of a run folder that has the training images."""
-    return run_folder.SCORES if method.images_in_scores else run_folder.SAMPLES
 
 
 def write_metrics(folder: RunFolder, history: History) -> None:
