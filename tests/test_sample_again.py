@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import score_embedding as se
 from command_line import undrawn
 from score_embedding import pipeline
 from score_embedding.atomic_files import read_arrays
@@ -103,3 +104,38 @@ def test_the_clock_of_the_report_names_every_stage_before_training(runs):
     before = timing["density"] + timing["preconditioning"]
     last = float((path / "metrics.csv").read_text().splitlines()[-1].split(",")[1])
     assert last == pytest.approx(before + timing["training"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "device"), [(torch.float64, "cpu"), (torch.float32, "meta")])
+@pytest.mark.parametrize("name", METHODS)
+def test_torch_defaults_of_the_caller_change_no_run_and_come_back(
+    name, dtype, device, runs, tmp_path
+):
+    config, path = runs[name]
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        pipeline.run(config, tmp_path / "run", CPU, profile=False)
+        again = tmp_path / "again"
+        pipeline.sample_again(tmp_path / "run", CPU, config.sample, seed=0, out=again)
+        if name == "residual":
+            image = np.random.default_rng(0).random((16, 16, 3))
+            cleaned = [se.denoise(image, sigma=0.1, model=p) for p in (path, tmp_path / "run")]
+            np.testing.assert_array_equal(*cleaned)
+        assert torch.get_default_dtype() == dtype
+        assert torch.get_default_device() == torch.device(device)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for file in ("samples.npz", "scores.npz"):
+        if (path / file).exists():
+            usual, found = read_arrays(path / file), read_arrays(tmp_path / "run" / file)
+            assert len(usual) > 2
+            for key, array in usual.items():
+                if array.dtype.kind == "U":  # what describes them has seconds
+                    continue
+                assert found[key].dtype == array.dtype
+                np.testing.assert_array_equal(found[key], array)
+    found = read_arrays(again / "samples.npz")["samples"]
+    usual = read_arrays(path / "samples.npz")["samples"]
+    np.testing.assert_allclose(found, usual, rtol=1e-4, atol=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,21 @@ def _from_numpy(x: NDArray[Any], name: str) -> Tensor:
     computed = np.float64 if result_dtype(array) == torch.float64 else np.float32
     # A copy: torch would share memory that may not be written to, and warn of it.
     return torch.from_numpy(np.array(array, dtype=computed, order="C"))
+
+
+@contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Torch's own default dtype, float32, and default device, the CPU, in place of those that the
+    caller has set, and has again afterwards. Also a decorator."""
+    dtype = torch.get_default_dtype()
+    device = torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    try:
+        # A device as context adds to the cost of every call: only where it changes anything.
+        with nullcontext() if device.type == "cpu" else torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def with_float64(device: torch.device) -> torch.device:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from score_embedding import atomic_files
-from score_embedding.arrays import with_float64
+from score_embedding.arrays import torch_defaults, with_float64
 from score_embedding.config.schema import AnyConfig, Config
 from score_embedding.config.sections import DiscreteSample, Sample
 from score_embedding.data.datasets import check_apart, load_dataset, load_held_out
@@ -37,6 +37,7 @@ from score_embedding.training.warm_up import warm_up
 log = logging.getLogger(__name__)
 
 
+@torch_defaults()
 def run(
     config: AnyConfig,
     path: Path,
@@ -150,6 +151,7 @@ def dumping_divergence(folder: RunFolder, network: ScoreNetwork | None) -> Itera
         raise
 
 
+@torch_defaults()
 def sample_again(
     path: Path,
     device: torch.device,
@@ -200,6 +202,7 @@ def needed_to_sample(method: Method) -> tuple[str, ...]:
     return tuple(needed)
 
 
+@torch_defaults()
 def solve(config: Config, path: Path, device: torch.device) -> None:
     """Only the pre-computation of the config's images, into the folder `path`.
 

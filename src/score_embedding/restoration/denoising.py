@@ -24,7 +24,7 @@ from torch import Tensor
 
 from score_embedding import progress
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import with_float64
+from score_embedding.arrays import torch_defaults, with_float64
 from score_embedding.restoration import models, noise
 from score_embedding.restoration.adaptive import Estimate
 from score_embedding.restoration.models import Model, bundled, denoiser
@@ -56,6 +56,7 @@ _MARGIN = 48  # pixels around the missing ones that inpainting is computed on
 
 
 @positional_options
+@torch_defaults()
 def denoise(
     image: NDArray[Any],
     *,
@@ -102,6 +103,7 @@ def denoise(
 
 
 @positional_options
+@torch_defaults()
 def inpaint(
     image: NDArray[Any],
     mask: NDArray[Any],
