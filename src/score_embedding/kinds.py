@@ -40,12 +40,14 @@ class SchemeKind(Kind):
 class DensityKind(Kind):
     """A density of images. `side`: pixels along a side of the square arrays that it is fitted to,
     where the config gives none, or always with `fixed_side`; `largest`: the largest such side;
-    `mixture`: of components, for each of which at least one array is needed."""
+    `mixture`: of components, for each of which at least one array is needed; `pointwise`: its
+    posterior mean is the image itself, rescaled, and tells a network nothing beside the image."""
 
     side: int = 8
     largest: int = 32
     fixed_side: bool = False
     mixture: bool = False
+    pointwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,12 @@ SCHEMES = {
 # image_density.kind: the density of images whose posterior mean is known in closed form.
 DENSITIES = {
     "white": DensityKind(
-        f"{_DENSITIES}.white", "one isotropic Gaussian of pixels", 1, 512, fixed_side=True
+        f"{_DENSITIES}.white",
+        "one isotropic Gaussian of pixels",
+        side=1,
+        largest=512,
+        fixed_side=True,
+        pointwise=True,
     ),
     "empirical": DensityKind(f"{_DENSITIES}.empirical", "the arrays themselves", 8),
     "gaussian": DensityKind(f"{_DENSITIES}.gaussian", "one Gaussian, full covariance", 16),

@@ -10,7 +10,8 @@ from score_embedding import kinds
 from score_embedding.config import loading
 from score_embedding.errors import ConfigError
 
-DENSITIES = tuple(kind for kind in kinds.DENSITIES if kind != "white")  # `plain` has white
+# With a pointwise density the residual method is `plain`.
+DENSITIES = tuple(name for name, kind in kinds.DENSITIES.items() if not kind.pointwise)
 _ARRAYS = {"empirical": ("image_density.arrays=2000",)}  # every window is compared with each
 
 # Steps of a baseline's chain, so that evaluation does not take far longer than training; its effect

@@ -54,7 +54,7 @@ class Precomputed:
     @property
     def uses_density_input(self) -> bool:
         """Whether the network is given D_pre beside x."""
-        return self.density.kind != "white"
+        return not kinds.DENSITIES[self.density.kind].pointwise
 
     def c_out(self, s: Tensor, h: int = 1, w: int = 1) -> Tensor:
         """(b, 1, h, w) at noise levels s (b,) and the frequencies of an h x w DCT; one ring is all
@@ -103,7 +103,7 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
     ends = sde.std(torch.tensor([config.misc.eps, 1.0], dtype=torch.float64)).log()
     levels = torch.linspace(float(ends[0]), float(ends[1]), _LEVELS).exp()
     size = config.data_loader.image_size
-    rings = 1 if options.kind == "white" else frequencies.count(*size)
+    rings = 1 if kinds.DENSITIES[options.kind].pointwise else frequencies.count(*size)
     residual_std = measure_residual(density, photographs, levels, size, rings, seed)
     clock.append(time.perf_counter())
     pixels = torch.cat([photograph.flatten() for photograph in photographs])

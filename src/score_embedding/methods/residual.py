@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from score_embedding import kinds
 from score_embedding.config.schema import Config
 from score_embedding.config.sections import Model
 from score_embedding.data import crops
@@ -138,7 +139,7 @@ class Residual(ContinuousMethod):
         """Not conditioned on an index; with D_pre beside the image as input, unless that adds
         nothing to it."""
         model = self.config.model.model_copy(update={"image_index": False})
-        if self.config.image_density.kind == "white":
+        if kinds.DENSITIES[self.config.image_density.kind].pointwise:
             return model
         return model.model_copy(update={"in_channels": 2 * model.in_channels})
 

@@ -92,7 +92,9 @@ def _draw_residuals(diagnostics: dict[str, Any], axis: Axes) -> None:
         shade = 0.35 + 0.6 * k / len(histories)
         axis.semilogy(range(1, len(history) + 1), history, ".-", lw=0.8, color=mpl.cm.Blues(shade))
     axis.axhline(diagnostics["tolerance"], color=_GREY, lw=0.8, ls="--")
-    axis.set_xlabel("sweep" if diagnostics["scheme"] == "published" else "iteration of a time step")
+    # Folders of version 0.1.0 do not name what is iterated.
+    labels = {"sweep": "sweep", "time step": "iteration of a time step"}
+    axis.set_xlabel(labels.get(str(diagnostics.get("iteration")), "iteration"))
     axis.set_ylabel("relative change")
 
 

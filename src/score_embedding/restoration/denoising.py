@@ -222,7 +222,7 @@ def _resolved(model: Model, x: Tensor) -> models.Denoiser:
     resolved = models.resolve(model, x.device)
     resolved.check_channels(len(x))
     if resolved.caution:
-        warnings.warn(resolved.caution, UserWarning, stacklevel=4)
+        warnings.warn(resolved.caution, UserWarning, stacklevel=5)
     return resolved
 
 

@@ -140,7 +140,8 @@ def _images_in(folder: RunFolder, method: Method) -> int | None:
     are, of the config. None: unknown."""
     path, data = folder / method.images_file, method.config.data_loader
     if not path.is_file():
-        return None if data.rotate_augment else data.num_images
+        unknown = data.rotate_augment or (data.num_images is None and data.of_files)
+        return None if unknown else data.num_images or 1
     try:
         with np.load(path, allow_pickle=False) as content:
             return len(content["images"])
