@@ -1,7 +1,8 @@
-"""One optimiser step of the cifar1 network (batch 20, 3x32x32): forward, loss, backward, Adam.
+"""One optimiser step of the network `unet`: forward, loss, backward, Adam.
 
-Compares variants with plain eager float32 in NCHW memory and default Adam. There is no fixed
-target: the table says which variants are faster on the CPU it was run on.
+The sizes are those of cifar1 (batch 20, 3x32x32). Compares variants with plain eager float32 in
+NCHW memory and default Adam. There is no fixed target: the table says which variants are faster on
+the CPU it was run on.
 
     python benchmarks/training_step.py                      # ch 128, as published: about 3 minutes
     python benchmarks/training_step.py --ch 64
@@ -83,7 +84,7 @@ def exchange_dropout(network: nn.Module) -> None:
 
 def prepare(variant: Variant, ch: int) -> tuple[Callable[[], None], Tensor]:
     """A function that does one step, and the untrained network's output in eval mode."""
-    config = load("cifar1", [f"model.ch={ch}"])
+    config = load("cifar1", [f"model.ch={ch}", "model.network=unet"])
     network = build(config.model, (SIZE, SIZE), 1, 1.0, seed=0, device=torch.device("cpu"))
     memory = torch.channels_last if variant.channels_last else torch.contiguous_format
     network.to(memory_format=memory)

@@ -75,7 +75,7 @@ def test_every_table_says_what_was_measured_on_what(folder):
     for _, note, _ in tables_of(folder):
         for part in ("crops of 8 x 8 x 3 (sample, astronaut)", "held out: china 24 x 24, flower"):
             assert part in note
-        for part in ("noise 0.125, 0.5;", "U-Net ch 8", "seeds 2, 5", "1 thread(s)"):
+        for part in ("noise 0.125, 0.5;", "network unet, ch 8", "seeds 2, 5", "1 thread(s)"):
             assert part in note
         assert "Heun" not in note
         assert "RK45" not in note

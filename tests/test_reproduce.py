@@ -238,7 +238,7 @@ def test_claims_that_can_be_run_here_are_judged_and_the_others_are_not_run(call,
     (missing,) = [line for line in below if line.startswith("- inet3")]
     assert "not run here: imagenet_data.pkl" in missing
     (described,) = [line for line in below if line.startswith("- celeb1")]
-    assert "1 image of 8 x 8 x 3 (celeb); U-Net ch 8" in described
+    assert "1 image of 8 x 8 x 3 (celeb); network published, ch 8" in described
     runs = folder / "celeb1" / "runs"
     assert sorted(os.listdir(runs)) == ["ddpm_seed9", "score_embedding_seed9"]
     assert atomic_files.read_rows(runs / "ddpm_seed9" / "metrics.csv")[-1]["nfe"] == 50

@@ -162,7 +162,10 @@ METHODS = {
 }
 
 # model.network: the architecture that is trained.
-NETWORKS = {"unet": Kind(f"{_METHODS}.unet", "the U-Net of diffusers, as the paper has it")}
+NETWORKS = {
+    "published": Kind(f"{_METHODS}.published_unet", "the U-Net of the published runs"),
+    "unet": Kind(f"{_METHODS}.unet", "the same U-Net as diffusers has it"),
+}
 
 
 K = TypeVar("K", bound=Kind)

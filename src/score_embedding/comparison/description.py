@@ -24,7 +24,8 @@ def describe(comparison: Comparison, done: list[Job]) -> str:
     parts = [
         f"{what} of {h} x {w} x {data.channels} ({', '.join([data.dataset, *(data.image or [])])})",
         *(_held_out(first.held_out, done) if first.held_out else []),
-        f"U-Net ch {model.ch}, ch_mult {list(model.ch_mult)}, {training.precision}",
+        f"network {model.network}, ch {model.ch}, ch_mult {list(model.ch_mult)}",
+        training.precision,
         f"batch {data.batch_size}",
         f"seeds {', '.join(map(str, comparison.seeds))}",
         *([] if first.held_out else _samplers(comparison)),

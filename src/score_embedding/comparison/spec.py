@@ -181,7 +181,7 @@ def read(folder: Path) -> Comparison:
     try:
         values = _File.model_validate(loading.read_document(folder / SPEC))
         configs = {
-            method: loading.validate(config, source=method)
+            method: loading.validate_resolved(config, source=method)
             for method, config in values.methods.items()
         }
         return Comparison(values.name, configs, tuple(values.seeds), tuple(values.targets))

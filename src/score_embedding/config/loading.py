@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from score_embedding import atomic_files, kinds
+from score_embedding.config import old_runs
 from score_embedding.config.schema import AnyConfig, BaselineConfig, Config
 from score_embedding.errors import ConfigError
 
@@ -41,12 +42,14 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> AnyConfig:
 
 
 def read(path: Path) -> dict[Any, Any]:
-    """The mapping in a YAML file, not validated. Raises ConfigError."""
+    """The mapping in a YAML file, not validated. The resolved config of an earlier version, such as
+    config.yml of a run folder, gets the keys that it lacks. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable: {error}") from error
-    return mapping(text, source=str(path))
+    values = mapping(text, source=str(path))
+    return old_runs.completed(values) if text.endswith(_END) else values
 
 
 def mapping(text: str, source: str) -> dict[Any, Any]:
@@ -82,7 +85,7 @@ def validate(values: dict[Any, Any], source: str) -> AnyConfig:
             f"{source}:\n  sample_method: {_shown(method)} is not allowed; allowed: "
             f"{', '.join(allowed)}{_nearest(method, allowed)}"
         )
-    if method is not None and kinds.METHODS[method].diffusion == "steps":
+    if old_runs.is_baseline(values):
         return _validated(BaselineConfig, values, source)
     return _validated(Config, values, source)
 
@@ -93,6 +96,12 @@ def _validated(kind: type[Kind], values: dict[Any, Any], source: str) -> Kind:
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(e, kind)}" for e in error.errors())
         raise ConfigError(f"{source}:\n{problems}") from None
+
+
+def validate_resolved(values: dict[Any, Any], source: str) -> AnyConfig:
+    """As `validate`, of the mapping of a resolved config, which an earlier version may have
+    written."""
+    return validate(old_runs.completed(values), source)
 
 
 def dump(config: AnyConfig) -> str:

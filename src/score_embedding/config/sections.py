@@ -226,7 +226,7 @@ class Training(Section):
 
 
 class Model(Section):
-    """The U-Net."""
+    """The network: a U-Net."""
 
     max_positions: Positive = 10000.0
     num_images: Count | None = None  # None: as many as the data has
@@ -241,7 +241,7 @@ class Model(Section):
     embedding_method: Literal["linear", "fourier"] = "linear"
     # additions
     image_index: bool = True  # of several images, the network is conditioned on which is meant
-    network: Annotated[str, _one_of(kinds.NETWORKS)] = "unet"
+    network: Annotated[str, _one_of(kinds.NETWORKS)] = "published"
 
     @property
     def divisor(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from diffusers import UNet2DModel
 from diffusers.models.embeddings import get_timestep_embedding
@@ -50,8 +51,14 @@ class UNet(ScoreNetwork):
     """
 
     def __init__(
-        self, model: Model, size: tuple[int, int], num_images: int, timestep_multiplier: float
+        self,
+        model: Model,
+        size: tuple[int, int],
+        num_images: int,
+        timestep_multiplier: float,
+        **options: Any,
     ):
+        """`options`: more arguments of UNet2DModel."""
         super().__init__()
         levels = len(model.ch_mult)
         # A level attends where its longer side is one of attention_resolutions.
@@ -74,6 +81,7 @@ class UNet(ScoreNetwork):
             norm_num_groups=math.gcd(32, model.ch),
             norm_eps=1e-6,
             num_class_embeds=num_images if num_images > 1 else None,
+            **options,
         )
         unet.time_proj = TimeProjection(
             model.embedding_method, model.ch, timestep_multiplier, model.max_positions

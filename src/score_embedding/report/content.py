@@ -80,7 +80,7 @@ def collect(folder: RunFolder, config: AnyConfig) -> Content:
     result = (_of_denoising if config.held_out else _of_samples)(folder, config, rows)
     config, tables, pictures = result.config, [*result.tables, _timing(timing)], result.pictures
     method = method_of(config)
-    training = _training(folder, len(rows)) if method.trained else ""
+    training = _training(folder, config, len(rows)) if method.trained else ""
     if run_folder.SCORES in method.kind.files:
         scores = atomic_files.read_arrays(folder / run_folder.SCORES, *artifacts.SCORE_ARRAYS)
         tables.append(
@@ -153,11 +153,12 @@ def _size(config: AnyConfig) -> str:
     return f"{h} x {w} x {config.data_loader.channels}"
 
 
-def _training(folder: RunFolder, steps: int) -> str:
+def _training(folder: RunFolder, config: AnyConfig, steps: int) -> str:
     state = atomic_files.read_json(folder / run_folder.STATE, "parameters")
     diverged = ", ".join(str(restart["step"]) for restart in state.get("restarts", []))
     halved = f" (diverged in step {diverged}: the rate was halved each time)" if diverged else ""
-    return f"U-Net of {state['parameters'] / 1e6:.1f} M parameters, {steps} steps{halved}, "
+    size = f"{state['parameters'] / 1e6:.1f} M parameters"
+    return f"network {config.model.network} of {size}, {steps} steps{halved}, "
 
 
 def _depends_on_clock(folder: RunFolder, config: AnyConfig, timing: dict[str, Any]) -> bool:

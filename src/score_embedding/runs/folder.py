@@ -142,20 +142,26 @@ def check_same(path: Path, config: AnyConfig) -> None:
     """Raise RunFolderError where the folder's model was trained with other keys than `config`'s;
     those of the sample section may differ."""
     _, trained = open_existing(path)
-    given, stored = config.model_dump(), trained.model_dump()
-    differing = []
-    for section in sorted((given.keys() | stored.keys()) - {"name", "sample"}):
-        one, other = given.get(section), stored.get(section)
-        if isinstance(one, dict) and isinstance(other, dict):
-            keys = sorted(one.keys() | other.keys())
-            differing += [f"{section}.{key}" for key in keys if one.get(key) != other.get(key)]
-        elif one != other:
-            differing.append(section)
+    differing = _differing(config, trained, without=("name", "sample"))
     if differing:
         raise RunFolderError(
             f"{path}: its model was trained with other values of {', '.join(differing)}; give the "
             f"same ones, or use `score-embedding sample {path}`, which takes all from the folder"
         )
+
+
+def _differing(one: AnyConfig, other: AnyConfig, without: tuple[str, ...] = ()) -> list[str]:
+    """The keys whose values differ, but for those of the sections `without`."""
+    given, stored = one.model_dump(), other.model_dump()
+    differing = []
+    for section in sorted((given.keys() | stored.keys()) - set(without)):
+        mine, theirs = given.get(section), stored.get(section)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            keys = sorted(mine.keys() | theirs.keys())
+            differing += [f"{section}.{key}" for key in keys if mine.get(key) != theirs.get(key)]
+        elif mine != theirs:
+            differing.append(section)
+    return differing
 
 
 def create(path: Path, config: AnyConfig) -> RunFolder:
@@ -182,10 +188,13 @@ def is_finished(path: Path) -> bool:
 
 def check_resumable(path: Path, config: AnyConfig) -> None:
     """Raise RunFolderError where there is no interrupted run of `config` to resume."""
-    if not holds(path, config):
+    _, existing = open_existing(path)
+    differing = _differing(config, existing)
+    if differing:
         raise RunFolderError(
-            f"{path}: holds a run of another config, which cannot be resumed; --overwrite "
-            f"replaces it, --folder-ext X starts a folder of its own"
+            f"{path}: holds a run of another config (other values of {', '.join(differing)}), "
+            f"which cannot be resumed; --overwrite replaces it, --folder-ext X starts a folder of "
+            f"its own"
         )
     if is_finished(path):
         raise RunFolderError(
@@ -215,7 +224,7 @@ def open_existing(path: Path, needs: tuple[str, ...] = ()) -> tuple[RunFolder, A
     check_has(path, needs)
     try:
         values = loading.read_document(path / CONFIG)
-        return RunFolder(path), loading.validate(values, source=str(path / CONFIG))
+        return RunFolder(path), loading.validate_resolved(values, source=str(path / CONFIG))
     except ConfigError as error:
         raise RunFolderError(
             f"{error}\nThe folder's config cannot be read; --overwrite replaces the run"
