@@ -33,7 +33,10 @@ def evaluated(config, num_images=1):
     )
 
 
-@pytest.mark.parametrize("overrides", [[], ["model.ch=64", "data_loader.batch_size=3"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["model.ch=64", "data_loader.batch_size=3"], ["model.network=published"]],
+)
 def test_parameters_are_those_of_the_real_network(overrides):
     config = config_of(*overrides)
     network, _ = evaluated(config)
@@ -56,8 +59,9 @@ def test_many_images_are_counted_by_the_batch_in_which_they_are_sampled():
     assert parts[1] - parts[0] == 576 * samples
 
 
-def test_live_bytes_are_what_the_gradient_really_keeps():
-    config = config_of("data_loader.batch_size=4")
+@pytest.mark.parametrize("name", ["unet", "published"])
+def test_live_bytes_are_what_the_gradient_really_keeps(name):
+    config = config_of("data_loader.batch_size=4", f"model.network={name}")
     network, evaluate = evaluated(config)
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept = {}

@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from damaged_files import damage
 from score_embedding import atomic_files
 from score_embedding.cli import runs
+from score_embedding.comparison import spec
+from score_embedding.config import loading, old_runs
 from score_embedding.errors import CheckpointError, RunFolderError
 from score_embedding.runs import environment
 from score_embedding.runs import folder as run_folder
@@ -54,6 +57,50 @@ def round_off():
     same = same and now["packages"]["torch"] == before["packages"]["torch"]
     yield 1e-5 if same else 2e-2
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", [*FINISHED, *INTERRUPTED])
+def test_an_old_config_keeps_its_network_however_it_is_read(name, tmp_path):
+    path = DATA / name / "config.yml"
+    assert "network" not in loading.read_document(path)["model"]
+    _, opened = run_folder.open_existing(DATA / name)
+    given = loading.load(str(path))
+    assert opened == given
+    assert given.model.network == "unet"
+    # The same values in a config that a user has written have today's meaning.
+    written = tmp_path / "own.yml"
+    written.write_text(path.read_text().removesuffix("...\n"))
+    assert loading.load(str(written)).model.network == "published"
+
+
+def test_a_key_that_an_old_config_has_keeps_its_value():
+    values = loading.load("quickstart", ["model.network=published"]).model_dump(mode="json")
+    assert old_runs.completed(values) == values
+
+
+def test_an_old_config_only_gets_keys_that_its_kind_has(monkeypatch):
+    meaning = {"diffusion.scheme": "krylov", "diffusion.beta_min": 0.5, "misc.eps": 0.25}
+    monkeypatch.setattr(old_runs, "MEANING_IN_0_1_0", meaning)
+    empty = {"diffusion": {}, "misc": {"eps": 0.5}}
+    kept = {"misc": {"eps": 0.5}}
+    assert old_runs.completed(empty) == {"diffusion": {"scheme": "krylov"}, **kept}
+    baseline = {"sample_method": "ddpm", **empty}
+    expected = {"sample_method": "ddpm", "diffusion": {"beta_min": 0.5}, **kept}
+    assert old_runs.completed(baseline) == expected
+    assert empty == {"diffusion": {}, "misc": {"eps": 0.5}}
+    for damaged in ({"diffusion": None}, {"sample_method": []}, {"misc": 3}, {}):
+        assert old_runs.completed(damaged) == damaged
+
+
+def test_the_configs_of_an_old_comparison_keep_their_network(tmp_path):
+    methods = ["score_embedding", "ddpm_plain"]
+    spec.write(spec.build("cifar1", methods, [0], None, []), tmp_path)
+    values = loading.read_document(tmp_path / spec.SPEC)
+    for config in values["methods"].values():
+        assert config["model"].pop("network") == "published"
+    loading.write_document(tmp_path / spec.SPEC, yaml.safe_dump(values))
+    read = spec.read(tmp_path)
+    assert [read.configs[method].model.network for method in methods] == ["unet", "unet"]
 
 
 def resume(folder):

@@ -416,7 +416,7 @@ def test_an_interrupted_run_says_how_to_resume_it(call, tmp_path):
     assert "Traceback" not in said
     assert_mistake(call(*asked), "did not finish", "--resume continues")
     other = ("--set", "training.lr=0.5", "--resume")
-    assert_mistake(call(*asked, *other), "another config")
+    assert_mistake(call(*asked, *other), "another config (other values of training.lr)")
     assert_mistake(call(*asked, "--resume", "--overwrite"), "only one of them")
 
 
