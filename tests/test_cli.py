@@ -651,7 +651,7 @@ def test_a_network_without_an_index_is_trained_on_the_exact_target(pictures, cal
     options = ("--set", "training.target=exact")
     asked = files_config(pictures, training__epochs=1)
     refused = call("run", "--config", "quickstart", *asked, *options)
-    assert_mistake(refused, "training.target", "model.image_index: False")
+    assert_mistake(refused, "training.target", "model.image_conditioning: none")
     assert not (tmp_path / "saves").exists()
     done = call(
         *("run", "--config", "quickstart", *asked, *options, "--set", "model.image_index=false")

@@ -239,20 +239,20 @@ def test_the_exact_target_is_the_mean_of_the_noise_given_the_noisy_image():
 
 def test_the_exact_target_refuses_several_images_that_are_told_apart(photographs):
     config = config_of(training={"target": "exact"})
-    with pytest.raises(ConfigError, match=r"model\.image_index: False"):
+    with pytest.raises(ConfigError, match=r"model\.image_conditioning: none"):
         method.check(photographs(8, 8, 2), config)
     method.check(photographs(8, 8, 1), config)
     method.check(photographs(8, 8, 2), config_of())
-    not_told = config_of(training={"target": "exact"}, model={"image_index": False})
+    not_told = config_of(training={"target": "exact"}, model={"image_conditioning": "none"})
     method.check(photographs(8, 8, 2), not_told)
 
 
 def test_the_exact_target_refuses_more_images_than_memory_holds(photographs, monkeypatch):
     monkeypatch.setattr(precomputation, "IN_MEMORY", 0)
-    config = config_of(training={"target": "exact"}, model={"image_index": False})
+    config = config_of(training={"target": "exact"}, model={"image_conditioning": "none"})
     with pytest.raises(DataError, match="target noise, or fewer images"):
         method.check(photographs(8, 8, 2), config)
-    method.check(photographs(8, 8, 2), config_of(model={"image_index": False}))
+    method.check(photographs(8, 8, 2), config_of(model={"image_conditioning": "none"}))
 
 
 def test_the_target_of_the_config_is_the_objectives(photographs):

@@ -223,6 +223,47 @@ def test_false_switches_averaging_and_warm_up_off(load):
     assert load(loading.dump(c)) == c
 
 
+def test_an_official_baseline_means_what_it_means_to_the_official_program(load):
+    """Not told the index, one batch an epoch, no clipping, and a weight is a conditional start."""
+    text = OFFICIAL_BASELINE.replace("type: conditional", "").replace("{, ", "{")
+    assert "type" not in text
+    c = load(text)
+    assert (c.sample.type, c.sample.image_weight) == ("conditional", 0.3)
+    assert (c.sample.chain, c.training.steps_per_epoch) == ("published", "one")
+    assert (c.model.image_conditioning, method_of(c).uses_index) == ("none", False)
+    assert load(loading.dump(c)) == c
+    own = load(text, "training.steps_per_epoch=images", "model.image_index=True")
+    assert (own.training.steps_per_epoch, own.model.image_conditioning) == ("images", "index")
+
+
+@pytest.mark.parametrize("section", ["", "sample: {type: unconditional}\n"])
+def test_without_a_weight_or_with_a_type_the_start_is_as_stated(section, load):
+    assert load(SHORT + section).sample.image_weight is None
+    weighted = section.replace("}", ", conditional_weight: 0.3}")
+    if section:
+        assert load(SHORT + weighted).sample.image_weight is None
+
+
+def test_the_old_name_of_image_conditioning_is_read_and_not_beside_the_new(load, refusal):
+    told = [load(SHORT + f"model: {{image_index: {value}}}\n") for value in ("true", "false")]
+    assert [c.model.image_conditioning for c in told] == ["index", "none"]
+    both = refusal(SHORT + "model: {image_index: true, image_conditioning: none}")
+    assert "image_index is the old name of image_conditioning" in both
+    assert "image_index: 3: True or False" in refusal(SHORT + "model: {image_index: 3}")
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [
+        *(("cifar1", 2), ("celeb1", 5), ("cifar3_unconditional", 5), ("cifar3_conditional", 5)),
+        *(("cifar3_ddpm", 5), ("cifar1_ddpm", 10), ("cifar1_ddim", 20), ("cifar3_ddim", 20)),
+        *(("inet3_ddpm", 20), ("celeb1_ddpm", 30)),
+    ],
+)
+def test_bundled_configs_evaluate_at_the_published_intervals(name, seconds):
+    assert loading.load(name).misc.profile_freq == seconds
+
+
 @pytest.mark.parametrize(
     ("method", "kind"),
     [
@@ -234,9 +275,12 @@ def test_the_method_decides_what_kind_of_config_it_is(method, kind, load):
     c = load(SHORT + f"sample_method: {method}\n")
     assert type(c) is kind
     assert c.method == ("score_embedding" if method == "null" else method)
-    assert method_of(c).uses_index is (method != "closed_form")
+    assert method_of(c).uses_index is (method == "null")
     assert load(loading.dump(c)) == c
-    not_told = load(SHORT + f"sample_method: {method}\nmodel: {{image_index: false}}\n")
+    if method != "closed_form":
+        told = load(SHORT + f"sample_method: {method}\nmodel: {{image_conditioning: index}}\n")
+        assert method_of(told).uses_index is True
+    not_told = load(SHORT + f"sample_method: {method}\nmodel: {{image_conditioning: none}}\n")
     assert method_of(not_told).uses_index is False
     elsewhere = "held_out: {image: [china], shrink: 2, crop: 32}\n"
     if method in ("ddpm", "null"):  # measured on other images, there is nothing to be told
@@ -318,6 +362,7 @@ def test_a_dump_keeps_every_override(overrides, load):
     [
         ("trainin: {}", ["trainin: unknown key", "data_loader", "did you mean 'training'"]),
         ("training: {epoch: 3}", ["training.epoch: unknown key", "did you mean 'epochs'"]),
+        ("sample: {chain: clipped}", ["sample.chain: unknown key"]),
         ("diffusion: {sgma: 3}", ["diffusion.sgma: unknown key", "'sigma'", "solve_tolerance"]),
         ("model: {chmult: [1]}", ["model.chmult: unknown key", "did you mean 'ch_mult'"]),
     ],

@@ -16,6 +16,7 @@ BETAS = (1e-4, 0.02, 1000)
 EIGHT = (0.01, 0.3, 8)  # as many steps as a path keeps: it holds every state
 MU, S = 0.1, 0.15  # of the data in [-1, 1]; |E[x_0 | x_t]| < 1, so that nothing is clipped
 METHODS = ["ddpm", "ddim"]
+CHAINS = ["published", "clipped"]
 
 
 def config_of(method, betas=BETAS, batch_size=20, seed=3, **sample):
@@ -169,9 +170,12 @@ def test_a_conditional_start_mixes_image_and_noise_between_minus_one_and_one(
 # The reverse chain
 
 
-def test_every_step_of_ddpm_is_the_posterior_of_ho_et_al():
-    """Equations 6 and 7, with the noise of each image drawn from its own generator."""
-    samples = ddpm.sample(Exact(EIGHT), torch.zeros(3, 1, 4, 5), config_of("ddpm", EIGHT))
+@pytest.mark.parametrize("chain", CHAINS)
+def test_every_step_of_ddpm_is_that_of_ho_et_al(chain):
+    """Equations 6 and 7, with the noise of each image drawn from its own generator; the published
+    chain has variance beta instead of the posterior's."""
+    config = config_of("ddpm", EIGHT, chain=chain)
+    samples = ddpm.sample(Exact(EIGHT), torch.zeros(3, 1, 4, 5), config)
     abar, states = products(EIGHT), in_symmetric(samples.path)
     noises = [generator_of(3, i, stream=1) for i in range(3)]
     for t, x, following in zip(range(7, -1, -1), states[:-1], states[1:], strict=True):
@@ -181,7 +185,7 @@ def test_every_step_of_ddpm_is_the_posterior_of_ho_et_al():
         assert np.abs(x_0).max() < 1
         mean = math.sqrt(before) * beta / (1 - abar[t]) * x_0
         mean += math.sqrt(1 - beta) * (1 - before) / (1 - abar[t]) * x
-        variance = (1 - before) / (1 - abar[t]) * beta
+        variance = beta if chain == "published" else (1 - before) / (1 - abar[t]) * beta
         z = 0.0  # the last step adds no noise
         if t:
             z = torch.stack([torch.randn(1, 4, 5, generator=g) for g in noises]).double().numpy()
@@ -200,14 +204,17 @@ def test_every_step_of_ddim_is_the_closed_form_of_a_gaussian():
         np.testing.assert_allclose(following, expected, rtol=0, atol=3e-6)
 
 
+@pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_predicted_image_is_clipped(method):
+def test_the_predicted_image_is_clipped_in_the_clipped_chain(method, chain):
     def outside(x, t, _):  # the noise of an image that is 5 everywhere
         abar = float(products(EIGHT)[int(t[0])])
         return (x - 5 * math.sqrt(abar)) / math.sqrt(1 - abar)
 
-    samples = ddpm.sample(outside, torch.zeros(1, 1, 4, 4), config_of(method, EIGHT))
-    torch.testing.assert_close(samples.x, torch.ones(1, 1, 4, 4), rtol=0, atol=1e-5)
+    config = config_of(method, EIGHT, chain=chain)
+    samples = ddpm.sample(outside, torch.zeros(1, 1, 4, 4), config)
+    expected = torch.full((1, 1, 4, 4), 1.0 if chain == "clipped" else 3.0)  # 5 in [0, 1]
+    torch.testing.assert_close(samples.x, expected, rtol=0, atol=1e-5)
 
 
 def test_a_whole_chain_of_ddim_is_the_probability_flow_of_a_gaussian():
@@ -219,7 +226,7 @@ def test_a_whole_chain_of_ddim_is_the_probability_flow_of_a_gaussian():
     assert np.abs(expected - MU).max() > 2 * S
 
 
-def moments_of_a_chain(method, times):
+def moments_of_a_chain(method, chain, times):
     """Mean and variance of the last state: every step is linear in x, plus noise."""
     abar, mean, variance = products(BETAS), 0.0, 1.0
     for t, following in zip(times, [*times[1:], -1], strict=True):
@@ -229,7 +236,8 @@ def moments_of_a_chain(method, times):
         if method == "ddpm":
             scale = math.sqrt(before) * beta / (1 - abar[t]) * of_x
             scale += math.sqrt(1 - beta) * (1 - before) / (1 - abar[t])
-            added = (1 - before) / (1 - abar[t]) * beta
+            added = beta if chain == "published" else (1 - before) / (1 - abar[t]) * beta
+            added = added if following >= 0 else 0.0
         else:
             scale, added = math.sqrt(before) * of_x + math.sqrt(1 - before) * slope, 0.0
         mean = math.sqrt(before) * MU + scale * (mean - math.sqrt(abar[t]) * MU)
@@ -238,11 +246,13 @@ def moments_of_a_chain(method, times):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize(("steps", "near"), [(None, 0.04), (100, 0.2)])
-def test_the_distribution_of_the_data_comes_out(method, steps, near):
+def test_the_distribution_of_the_data_comes_out(method, chain, steps, near):
     network = Exact(BETAS)
-    samples = ddpm.sample(network, torch.zeros(4, 1, 50, 50), config_of(method, steps=steps))
-    mean, variance = moments_of_a_chain(method, network.times)
+    config = config_of(method, steps=steps, chain=chain)
+    samples = ddpm.sample(network, torch.zeros(4, 1, 50, 50), config)
+    mean, variance = moments_of_a_chain(method, chain, network.times)
     x = in_symmetric(samples.x)
     assert x.mean() == pytest.approx(mean, abs=4.5 * S / 100)
     assert x.std() == pytest.approx(math.sqrt(variance), rel=4.5 / math.sqrt(2 * x.size))

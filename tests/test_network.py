@@ -175,3 +175,27 @@ def test_dropout_acts_in_training_only(name):
     assert torch.equal(score(network, (16, 16)), score(network, (16, 16)))
     network.train()
     assert not torch.equal(score(network, (16, 16)), score(network, (16, 16)))
+
+
+@both
+def test_time_intervals_tell_images_apart_by_the_time_alone(name):
+    """Image i of n is diffused from t + i - n / 2: 3 images, so - 3/2, - 1/2, 1/2."""
+    told = {"image_conditioning": "time_interval", "network": name}
+    network = redrawn(small_network(num_images=3, **told))
+    alone = redrawn(small_network(num_images=1, network=name))
+    alone.load_state_dict(network.network.state_dict())
+    assert network.num_parameters == alone.num_parameters  # no embedding of the index
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    t, index = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        expected = alone(x, torch.tensor([0.6, -1.0, 0.4]))
+        torch.testing.assert_close(network(x, t, index), expected)
+        other = network(x, t, index.flip(0))
+    assert (other - expected).abs().max() > 0.01
+    with pytest.raises(ValueError, match="index is needed"):
+        network(x, t)
+
+
+def test_time_intervals_of_one_image_are_the_time_itself():
+    network = small_network(image_conditioning="time_interval")
+    assert set(network.state_dict()) == set(small_network().state_dict())

@@ -82,6 +82,14 @@ def test_an_epoch_is_one_step_an_image_and_the_loss_falls(embedded):
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
 
+def test_an_epoch_of_one_step_is_one_whatever_the_number_of_images(embedded):
+    config = tiny_config(epochs=6, steps_per_epoch="one")
+    history = train(
+        network_for(config, images=2), objective(torch.cat([embedded, embedded.flip(-1)])), config
+    )
+    assert history.step == 6
+
+
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator(embedded):
     config = tiny_config()
     state = torch.random.get_rng_state()

@@ -62,11 +62,12 @@ VARIANTS: dict[str, Variant] = {
         ("diffusion.embedding=shuffled",),
     ),
     "no_index": Variant(
-        "the network is not conditioned on the index of the image", ("model.image_index=False",)
+        "the network is not conditioned on the index of the image",
+        ("model.image_conditioning=none",),
     ),
     "exact": Variant(
         "no_index, trained on the exact score instead of the noise",
-        ("model.image_index=False", "training.target=exact"),
+        ("model.image_conditioning=none", "training.target=exact"),
     ),
     "closed_form": Variant(
         "the exact score of the images, no training", ("sample_method=closed_form",)
@@ -145,15 +146,27 @@ def _baseline(kind: str, base: dict[Any, Any], own_training: bool) -> dict[Any, 
         "sample_method": kind,
         "data_loader": copy.deepcopy(base.get("data_loader")),
         "diffusion": published["diffusion"],
-        "training": {**_part(training, _SHARED_TRAINING), **_part(own, _OWN_TRAINING)},
-        "model": {**base.get("model", {}), "embedding_method": "fourier"},
+        "training": {
+            **_part(training, _SHARED_TRAINING),
+            **_part(own, _OWN_TRAINING),
+            "steps_per_epoch": training.get("steps_per_epoch", "images"),
+        },
+        "model": {**_told(base.get("model", {})), "embedding_method": "fourier"},
         "sample": {
             **_part(base.get("sample", {}), ("type", "conditional_weight", "prior")),
             "steps": _CHAIN_STEPS,
+            "chain": "clipped",
         },
         "misc": copy.deepcopy(base.get("misc", {})),
         "held_out": copy.deepcopy(base.get("held_out")),
     }
+
+
+def _told(model: dict[Any, Any]) -> dict[Any, Any]:
+    """The model section of a baseline that is told which image is meant if the others are."""
+    if "image_index" in model or model.get("image_conditioning") == "none":
+        return model
+    return {**model, "image_conditioning": "index"}
 
 
 def _part(section: dict[Any, Any], keys: tuple[str, ...]) -> dict[str, Any]:

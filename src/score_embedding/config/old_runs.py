@@ -12,6 +12,8 @@ from score_embedding.config.schema import BaselineConfig, Config
 # A resolved config has every key that its version knew, so one without such a key is of 0.1.0.
 MEANING_IN_0_1_0: dict[str, Any] = {
     "model.network": "unet",
+    "sample.chain": "clipped",
+    "training.steps_per_epoch": "images",
 }
 
 

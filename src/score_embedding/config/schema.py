@@ -17,12 +17,12 @@ from score_embedding.config.sections import (
     ImageDensity,
     Misc,
     Model,
-    Name,
     NoiseSchedule,
     Sample,
     Section,
     Training,
 )
+from score_embedding.config.values import Name
 
 
 class Run(Section):
@@ -109,10 +109,29 @@ class BaselineConfig(Run):
     def method(self) -> str:
         return self.sample_method
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, values: Any) -> Any:
+        """The published baselines: an epoch is one batch, and the network is not told which image
+        is meant."""
+        if not isinstance(values, dict):
+            return values
+        training, model = values.get("training", {}), values.get("model", {})
+        if isinstance(training, dict):
+            values = {**values, "training": {"steps_per_epoch": "one", **training}}
+        if isinstance(model, dict) and "image_index" not in model:
+            values = {**values, "model": {"image_conditioning": "none", **model}}
+        return values
+
     @model_validator(mode="after")
     def _baseline_knows_it(self) -> BaselineConfig:
         if self.training.target != "noise":
             raise ValueError(f"training.target: {self.sample_method} knows only noise")
+        if self.model.image_conditioning == "time_interval":
+            raise ValueError(
+                f"model.image_conditioning: {self.sample_method} has steps and no time intervals; "
+                "it knows index and none"
+            )
         steps, T = self.sample.steps, self.diffusion.num_timesteps
         if steps is not None and T % steps:
             raise ValueError(f"sample.steps: {steps} does not divide diffusion.num_timesteps: {T}")

@@ -1,12 +1,10 @@
 """The sections of a run's YAML config: their keys, values and defaults.
 
-The keys below a line `additions` are not in the official layout. Numbers may be written as strings
-(YAML 1.1 reads "2e-8" as one) and False means "off".
+The keys below a line `additions` are not in the official layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,59 +15,24 @@ from pydantic import (
     field_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from score_embedding import kinds
-from score_embedding.kinds import Kind
-
-Prior = Literal["unit", "matched"]  # N(0, I), the paper's, or N(0, std^2 I) of the SDE's end
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"a number is needed, not {str(value).lower()}")
-    return value
-
-
-def _off(value: Any) -> Any:
-    return None if value is False else value
-
-
-def _height_width(value: Any) -> Any:
-    return (value, value) if isinstance(value, int | str) else value
-
-
-def _one_of(table: Mapping[str, Kind]) -> BeforeValidator:
-    """A name of the table; the error is the one that pydantic has for a Literal."""
-    *others, last = (repr(name) for name in table)
-    expected = f"{', '.join(others)} or {last}" if others else last
-
-    def check(value: Any) -> Any:
-        if not (isinstance(value, str) and value in table):
-            raise PydanticCustomError(
-                "literal_error", "Input should be {expected}", {"expected": expected}
-            )
-        return value
-
-    return BeforeValidator(check)
-
-
-def _list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Int = Annotated[int, BeforeValidator(_number)]
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=10**12)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
-Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_inf_nan=False)]
-PositiveOrOff = Annotated[Positive | None, BeforeValidator(_off)]
-Decay = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1, allow_inf_nan=False)]
-ShareOrOff = Annotated[Share | None, BeforeValidator(_off)]
-DecayOrOff = Annotated[Decay | None, BeforeValidator(_off)]
-CountOrOff = Annotated[Count | None, BeforeValidator(_off)]
-Strings = Annotated[list[str], BeforeValidator(_list), Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+from score_embedding.config.values import (
+    Count,
+    CountOrOff,
+    DecayOrOff,
+    Int,
+    Positive,
+    PositiveOrOff,
+    Prior,
+    Rate,
+    Share,
+    ShareOrOff,
+    Strings,
+    height_width,
+    number,
+    one_of,
+)
 
 
 class Section(BaseModel):
@@ -79,11 +42,11 @@ class Section(BaseModel):
 class DataLoader(Section):
     """Which images, and how many of the embedded ones make a batch."""
 
-    dataset: Annotated[str, _one_of(kinds.DATASETS)]
+    dataset: Annotated[str, one_of(kinds.DATASETS)]
     num_images: Count | None = None  # None: all of a folder or list of files, else one
-    image_size: Annotated[tuple[Count, Count], BeforeValidator(_height_width)] = (32, 32)
+    image_size: Annotated[tuple[Count, Count], BeforeValidator(height_width)] = (32, 32)
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # which images; training.seed is the run's
-    channels: Annotated[Literal[1, 3], BeforeValidator(_number)] = 3
+    channels: Annotated[Literal[1, 3], BeforeValidator(number)] = 3
     batch_size: Count = 20
     rotate_augment: bool = False
     # additions
@@ -126,7 +89,7 @@ class Diffusion(Section):
     num_timesteps: Count = 20
     solve_tolerance: Positive = 2e-8
     # additions
-    scheme: Annotated[str, _one_of(kinds.SCHEMES)] = "spectral"
+    scheme: Annotated[str, one_of(kinds.SCHEMES)] = "spectral"
     density: Literal["exact", "binned"] = "exact"
     boundary: Literal["reflect", "zero"] = "reflect"  # of the solve and of the score
     # f = -drift x on the grid, x in units of dh from its middle
@@ -152,7 +115,7 @@ class Diffusion(Section):
 class ImageDensity(Section):
     """The density of images, with its closed form at all times, that is embedded as `residual`."""
 
-    kind: Annotated[str, _one_of(kinds.DENSITIES)] = "patch_mixture"
+    kind: Annotated[str, one_of(kinds.DENSITIES)] = "patch_mixture"
     side: Count | None = None  # of the square arrays it is a density of; None: by kind
     stride: Count = 2  # of the windows through which it sees a larger image
     components: Count = 20  # patch_mixture
@@ -202,7 +165,7 @@ class NoiseSchedule(Section):
 
 
 class Training(Section):
-    """The optimiser's loop. An epoch is one step per image."""
+    """The optimiser's loop."""
 
     epochs: Count = 300
     lr: Positive = 8e-5
@@ -211,6 +174,8 @@ class Training(Section):
     ema: DecayOrOff = None  # decay; at update k at most (1 + k) / (10 + k)
     warmup: CountOrOff = None  # steps over which lr rises linearly
     # additions
+    # As many as there are images, or one, as the published baselines have it.
+    steps_per_epoch: Literal["images", "one"] = "images"
     # What the network is asked for: the noise that was drawn, or its mean given the noisy image
     # and the whole data set.
     target: Literal["noise", "exact"] = "noise"
@@ -240,8 +205,29 @@ class Model(Section):
     resample_with_conv: bool = True
     embedding_method: Literal["linear", "fourier"] = "linear"
     # additions
-    image_index: bool = True  # of several images, the network is conditioned on which is meant
-    network: Annotated[str, _one_of(kinds.NETWORKS)] = "published"
+    # How the network is told which of several images is meant: by an embedding of the index, by a
+    # time interval of its own for each image (the program of 2024), or not at all.
+    image_conditioning: Literal["index", "time_interval", "none"] = "index"
+    network: Annotated[str, one_of(kinds.NETWORKS)] = "published"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _image_index(cls, values: Any) -> Any:
+        """The key image_index of 0.1.0: True is index, False is none."""
+        if not isinstance(values, dict) or "image_index" not in values:
+            return values
+        if "image_conditioning" in values:
+            raise ValueError("image_index is the old name of image_conditioning; give only one")
+        rest = {key: value for key, value in values.items() if key != "image_index"}
+        told = values["image_index"]
+        if told not in (True, False):
+            raise ValueError(f"image_index: {told!r:.100}: True or False is needed")
+        return {**rest, "image_conditioning": "index" if told else "none"}
+
+    @property
+    def tells_images_apart(self) -> bool:
+        """Whether the network is told which of several images is meant."""
+        return self.image_conditioning != "none"
 
     @property
     def divisor(self) -> int:
@@ -252,10 +238,18 @@ class Model(Section):
 class Start(Section):
     """Where sampling starts."""
 
-    type: Literal["unconditional", "conditional"] = "unconditional"
+    type: Literal["unconditional", "conditional"] = "unconditional"  # conditional with a weight
     conditional_weight: Share | None = None
     # additions
     prior: Prior = "unit"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weight_alone(cls, values: Any) -> Any:
+        """A weight without a type means conditional, as in the published baselines."""
+        if isinstance(values, dict) and values.get("conditional_weight") is not None:
+            return {"type": "conditional", **values}
+        return values
 
     @model_validator(mode="after")
     def _weight_given(self) -> Start:
@@ -273,7 +267,7 @@ class Sample(Start):
     """Where the probability flow starts and who integrates it."""
 
     # additions
-    solver: Annotated[str, _one_of(kinds.SAMPLERS)] = "rk45"
+    solver: Annotated[str, one_of(kinds.SAMPLERS)] = "rk45"
     tolerance: Positive = 1e-3  # rk45: relative and absolute
     steps: Count = 10  # heun
     denoise: bool = False  # end with the posterior mean x + std(eps)^2 score
@@ -283,6 +277,9 @@ class DiscreteSample(Start):
     """Where the reverse chain of DDPM or DDIM starts, and in how many steps it ends."""
 
     # additions
+    # published: the predicted image is not clipped, DDPM's variance is beta. clipped: to [-1, 1],
+    # and the variance is the posterior's.
+    chain: Literal["published", "clipped"] = "published"
     steps: Count | None = None  # a divisor of diffusion.num_timesteps; None: all of them
 
 

@@ -50,7 +50,7 @@ class Objective(Protocol):
     def device(self) -> torch.device: ...
 
     def __len__(self) -> int:
-        """The number of images, each of which is one step of an epoch."""
+        """The number of images; those of consecutive steps take turns."""
 
     def draw_batch(self, index: int, generator: torch.Generator) -> Batch:
         """The batch of a step whose turn is image `index`; all randomness is the generator's."""
@@ -140,7 +140,9 @@ class Method:
     def model(self) -> Model:
         """The network's options, as the method needs them."""
         model = self.config.model
-        return model.model_copy(update={"image_index": False}) if self.config.held_out else model
+        if self.config.held_out is None:
+            return model
+        return model.model_copy(update={"image_conditioning": "none"})
 
     def starts_at_zero(self) -> bool:
         """Whether the network's output is 0 before training."""

@@ -2,9 +2,10 @@
 
 Both train the same way, on the noise in x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) z with t uniform
 over the T steps, and differ in the reverse chain. Images are scaled to [-1, 1]; the network is
-conditioned on the step's number. diffusers' defaults hold: the predicted image is clipped to
-[-1, 1], DDPM's variance is the posterior's, DDIM is deterministic. A chain of fewer than T steps
-takes every (T / steps)-th one, the last included.
+conditioned on the step's number. In the published chain the predicted image is not clipped, and
+DDPM's variance is beta; in the clipped one, diffusers' default, it is clipped to [-1, 1], and the
+variance is the posterior's. DDIM is deterministic. A chain of fewer than T steps takes every
+(T / steps)-th one, the last included.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def sample(
             z = network(x, torch.full_like(index, t), index)
             if not torch.isfinite(z).all():
                 raise DivergenceError(f"the predicted noise is not finite at step {t} of the chain")
-            x = scheduler.step(z, t, x, generator=generators).prev_sample
+            step = scheduler.step(z, t, x, generator=generators)
+            # The last step adds no noise, also in a chain that skips t = 0.
+            x = step.prev_sample if k < steps else step.pred_original_sample
             snapshots.add(k, x)
             stage.update()
     times = torch.tensor([*(scheduler.timesteps + 1).tolist(), 0]) / config.diffusion.num_timesteps
@@ -112,7 +115,11 @@ def denoise(network: Network, x: Tensor, s: Tensor, config: BaselineConfig) -> T
 
 def scheduler_of(config: BaselineConfig) -> Scheduler:
     schedule: NoiseSchedule = config.diffusion
+    clipped = config.sample.chain == "clipped"
+    variance = {"variance_type": "fixed_small" if clipped else "fixed_large"}
     return SCHEDULERS[config.sample_method](
+        clip_sample=clipped,
+        **(variance if config.sample_method == "ddpm" else {}),
         num_train_timesteps=schedule.num_timesteps,
         beta_start=schedule.beta_min,
         beta_end=schedule.beta_max,
@@ -153,7 +160,7 @@ class Baseline(Method):
 
     @property
     def sampler(self) -> str:
-        return f"{self.label}, {steps_of(self.config)} steps"
+        return f"{self.label}, {self.config.sample.chain} chain of {steps_of(self.config)} steps"
 
     @property
     def start_std(self) -> float:
@@ -161,7 +168,7 @@ class Baseline(Method):
 
     @property
     def uses_index(self) -> bool:
-        return self.config.model.image_index and self.config.held_out is None
+        return self.config.model.tells_images_apart and self.config.held_out is None
 
     def objective(self, images: Tensor, known: Known) -> NoisePrediction:
         del known

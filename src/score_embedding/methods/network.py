@@ -27,20 +27,41 @@ class ScoreNetwork(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
+class TimeIntervals(ScoreNetwork):
+    """A network that tells n images apart by the time that it is given: the diffusion of image i
+    takes place from t + i - n / 2, with t in [0, 1] (the official program of 2024)."""
+
+    def __init__(self, network: ScoreNetwork, num_images: int):
+        super().__init__()
+        self.network = network
+        self.num_images = num_images
+
+    def forward(self, x: Tensor, t: Tensor, index: Tensor | None = None) -> Tensor:
+        if index is None:
+            raise ValueError(f"the network was built for {self.num_images} images: index is needed")
+        out: Tensor = self.network(x, t + (index - self.num_images / 2).to(t.dtype))
+        return out
+
+    def zero_output(self) -> None:
+        self.network.zero_output()
+
+
 def create(
     model: Model, size: tuple[int, int], num_indices: int, timestep_multiplier: float
 ) -> ScoreNetwork:
     """The network that model.network names, for images of a size (h, w), which tells `num_indices`
     images apart; its weights come from torch's default generator."""
     module = kinds.named(kinds.NETWORKS, model.network, "model.network").load()
-    network: ScoreNetwork = module.create(model, size, num_indices, timestep_multiplier)
-    return network
+    by_time = model.image_conditioning == "time_interval"
+    embedded = 1 if by_time else num_indices
+    network: ScoreNetwork = module.create(model, size, embedded, timestep_multiplier)
+    return TimeIntervals(network, num_indices) if by_time and num_indices > 1 else network
 
 
 def num_indices(model: Model, num_images: int) -> int:
     """How many images the network tells apart: at least `num_images`, or 1 where it is not
-    conditioned on the image's index."""
-    return max(num_images, model.num_images or 1) if model.image_index else 1
+    told which image is meant."""
+    return max(num_images, model.num_images or 1) if model.tells_images_apart else 1
 
 
 def build(

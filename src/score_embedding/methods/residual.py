@@ -138,7 +138,7 @@ class Residual(ContinuousMethod):
     def model(self) -> Model:
         """Not conditioned on an index; with D_pre beside the image as input, unless that adds
         nothing to it."""
-        model = self.config.model.model_copy(update={"image_index": False})
+        model = self.config.model.model_copy(update={"image_conditioning": "none"})
         if kinds.DENSITIES[self.config.image_density.kind].pointwise:
             return model
         return model.model_copy(update={"in_channels": 2 * model.in_channels})

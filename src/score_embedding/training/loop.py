@@ -50,8 +50,8 @@ def train(
     checkpoints: Checkpoints | None = None,
     describe: Callable[[dict[str, float]], str] = str,
 ) -> History:
-    """Train `network` in place, for training.epochs epochs of one step an image. With training.ema
-    the averaged weights are evaluated, and are the result.
+    """Train `network` in place, for training.epochs epochs. With training.ema the averaged weights
+    are evaluated, and are the result.
 
     With `evaluate` the metrics are taken every misc.profile_freq training seconds, with held_out
     also after the first step, and training ends early when the min-max SSIM reaches
@@ -69,7 +69,8 @@ def train(
     CheckpointError : none of the checkpoints can be read.
     """
     options, device = config.training, objective.device
-    steps, seconds = options.epochs * len(objective), options.seconds or math.inf
+    steps_per_epoch = len(objective) if options.steps_per_epoch == "images" else 1
+    steps, seconds = options.epochs * steps_per_epoch, options.seconds or math.inf
     forward = _forward(network, config, device)
     before, first = precompute_seconds or {}, 0 if config.held_out else config.misc.profile_freq
     state = training_state.start(network, options, device, before, first)
