@@ -506,7 +506,7 @@ def test_the_report_of_a_baseline_names_method_prior_and_evaluations(finished_ba
     folder = finished_baseline / "saves" / "base"
     page = Page(folder / "report.html")
     assert "DDPM, 1 image of 8 x 8 x 3 (sample)" in page.text
-    assert "prior unit: N(0, 1² I); DDPM, 10 steps; 10 NFE; seed 0" in page.text
+    assert "prior unit: N(0, 1² I); DDPM, published chain of 10 steps; 10 NFE; seed 0" in page.text
     assert "Fokker-Planck" not in page.text
     assert page.tags.count("img") == 3
     last = atomic_files.read_rows(folder / "metrics.csv")[-1]
@@ -542,7 +542,7 @@ def test_a_baseline_is_sampled_anew_without_training(baseline, call):
     width = json.loads(str(samples_of(baseline)["description"]))["prior_std"]
     text = Page(baseline / "report.html").text
     assert 0.8 < width < 1
-    assert f"prior matched: N(0, {width:.3g}² I); DDPM, 5 steps; 5 NFE" in text
+    assert f"prior matched: N(0, {width:.3g}² I); DDPM, published chain of 5 steps; 5 NFE" in text
 
 
 def test_no_train_with_another_method_than_the_model_learned_is_refused(baseline, call):
