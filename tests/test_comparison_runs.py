@@ -27,7 +27,7 @@ from comparison_helpers import (
     tables_of,
     without_times,
 )
-from score_embedding.comparison import spec
+from score_embedding.comparison import execution, spec
 from score_embedding.comparison.compare import compare
 from score_embedding.comparison.variants import VARIANTS
 from score_embedding.config import loading
@@ -68,6 +68,16 @@ def test_a_comparison_killed_in_the_middle_goes_on_where_it_was(compared, call, 
     parts = [without_times(path, methods, 2) for path in (tmp_path / "c", compared.folder)]
     assert len(parts[0]) == 4
     assert parts[0] == parts[1]
+
+
+def test_a_run_that_another_process_has_finished_since_is_kept(folder):
+    comparison = spec.read(folder)
+    job = spec.jobs(comparison, folder)[0]
+    before, when = tree(job.path), stamps(job.path)
+    assert execution.execute([job], torch.device("cpu")) == {}
+    assert (tree(job.path), stamps(job.path)) == (before, when)
+    assert execution.execute([job], torch.device("cpu"), overwrite=True) == {}
+    assert stamps(job.path) != when
 
 
 def test_again_makes_the_tables_again_and_runs_nothing(folder, call):

@@ -300,6 +300,53 @@ def test_a_gradient_of_a_drift_or_of_times_is_refused():
         se.solve(random(1, 1, 4, 5), SDE, TIMES.clone().requires_grad_())
 
 
+TRACKED = torch.tensor(2.0, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("dh", lambda: se.solve(random(1, 1, 4, 5), SDE, TIMES, dh=TRACKED)),
+        ("sigma", lambda: se.VarianceExploding(TRACKED)),
+        ("beta_max", lambda: se.VariancePreserving(0.1, TRACKED)),
+        (
+            "rate",
+            lambda: se.solve(random(1, 1, 4, 5), SDE, TIMES, drift=se.AffineDrift(TRACKED)),
+        ),
+        (
+            "rate",
+            lambda: se.solve(
+                random(1, 1, 4, 5), SDE, TIMES, drift=se.AffineDrift(lambda t: t * TRACKED)
+            ),
+        ),
+        (
+            r"drift\(x, t\)",
+            lambda: se.solve(
+                random(1, 1, 4, 5), SDE, TIMES, scheme="implicit", drift=lambda x, _: -TRACKED * x
+            ),
+        ),
+        ("x", lambda: se.heun(lambda x, _: -x, SDE, random(1, 1, 4, 5).requires_grad_(), 1e-3)),
+        ("x", lambda: se.rk45(lambda x, _: -x, SDE, random(1, 1, 4, 5).requires_grad_(), 1e-3)),
+        ("image", lambda: se.denoise(random(32, 32).requires_grad_(), sigma=0.1)),
+        (
+            "image",
+            lambda: se.inpaint(random(32, 32).requires_grad_(), torch.zeros(32, 32, dtype=bool)),
+        ),
+    ],
+)
+def test_a_gradient_that_would_be_lost_is_refused(name, use):
+    with pytest.raises(ValueError, match=rf"^{name} requires a gradient"):
+        use()
+
+
+def test_a_tensor_of_one_entry_is_a_number():
+    sde = se.VarianceExploding(torch.tensor(5.0))
+    assert sde == se.VarianceExploding(5.0)
+    m0 = random(1, 1, 4, 5)
+    one, other = (se.solve(m0, sde, TIMES, dh=dh).log_density for dh in (torch.tensor(2.0), 2.0))
+    assert torch.equal(one, other)
+
+
 def test_a_log_density_and_an_embedding_are_differentiable():
     images, scores = random(1, 1, 3, 4), random(1, 4, 1, 3, 4, seed=1)
     x = images.clone().requires_grad_()

@@ -6,13 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import score_embedding as se
 from command_line import undrawn
 from score_embedding import pipeline
 from score_embedding.atomic_files import read_arrays
 from score_embedding.config import loading
-from score_embedding.errors import RunFolderError
+from score_embedding.errors import LimitError, RunFolderError
 from score_embedding.methods.base import method_of
 from score_embedding.report import content
 from score_embedding.runs import loading as loading_of_runs
@@ -139,3 +140,49 @@ def test_torch_defaults_of_the_caller_change_no_run_and_come_back(
     found = read_arrays(again / "samples.npz")["samples"]
     usual = read_arrays(path / "samples.npz")["samples"]
     np.testing.assert_allclose(found, usual, rtol=1e-4, atol=1e-4)
+
+
+def test_more_samples_than_fit_are_refused_before_anything_is_made(runs, tmp_path):
+    config, path = runs["score_embedding"]
+    out = tmp_path / "many"
+    with pytest.raises(LimitError, match=r"10{15} samples: needs about .*fewer samples need less"):
+        pipeline.sample_again(path, CPU, config.sample, 0, count=10**15, out=out)
+    assert not out.exists()
+
+
+def test_a_report_of_samples_that_were_drawn_otherwise_says_how_the_course_was(runs, tmp_path):
+    config, path = runs["score_embedding"]
+    copied = shutil.copytree(path, tmp_path / "run")
+    assert "drawn anew" not in str(content.collect(RunFolder(copied), config).tables)
+    options = config.sample.model_copy(update={"prior": "matched"})
+    pipeline.sample_again(copied, CPU, options, 0, overwrite=True)
+    found = content.collect(RunFolder(copied), config)
+    notes = {table.title: table.note for table in found.tables}
+    captions = {picture.title: picture.caption for picture in found.pictures}
+    for text in (notes["Time to quality"], captions["Training"]):
+        assert "Drawn from prior unit with Heun, 2 steps" in text
+    assert "prior matched" in notes["Quality of the samples"]
+
+
+def test_scores_that_are_there_are_kept_whoever_has_made_them_since(tmp_path, monkeypatch):
+    """Those of another process, made after the first check and before the lock."""
+    config = loading.for_images([str(picture(tmp_path))], 8, ["diffusion.num_timesteps=2"])
+    load, path = pipeline.load_dataset, tmp_path / "solved"
+
+    def other_first(options):
+        monkeypatch.setattr(pipeline, "load_dataset", load)
+        pipeline.solve(config, path, CPU)
+        return load(options)
+
+    monkeypatch.setattr(pipeline, "load_dataset", other_first)
+    with pytest.raises(RunFolderError, match=r"scores\.npz: already there; --overwrite"):
+        pipeline.solve(config, path, CPU)
+    before = (path / "scores.npz").stat().st_mtime_ns
+    pipeline.solve(config, path, CPU, overwrite=True)
+    assert (path / "scores.npz").stat().st_mtime_ns > before
+
+
+def picture(folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.png")
+    return folder / "photo.png"

@@ -55,6 +55,12 @@ def refuse_gradient(x: object, name: str, reason: str) -> None:
         raise ValueError(f"{name} requires a gradient, {reason}; use {name}.detach()")
 
 
+def number(x: Any, name: str) -> Any:
+    """x, a tensor of one entry as a plain number. ValueError where it requires a gradient."""
+    refuse_gradient(x, name, "which numbers do not have")
+    return x.item() if isinstance(x, Tensor) else x
+
+
 def _from_numpy(x: NDArray[Any], name: str) -> Tensor:
     if np.ma.is_masked(x):
         raise ValueError(f"{name} has masked values; fill them first, with {name}.filled(value)")

@@ -185,6 +185,7 @@ def sample_again(
     images = torch.empty(0, device=device)
     if config.held_out is None:
         images = artifacts.read_images(folder, method).to(device)
+        resources.check_sampling(again, len(images), count, device, target.path)
     model = loading.load_model(folder, config, len(images), device).with_config(again)
     with run_folder.locked(target.path):
         run_folder.check_not_there(target, result, overwrite)  # others may have sampled since
@@ -203,12 +204,15 @@ def needed_to_sample(method: Method) -> tuple[str, ...]:
 
 
 @torch_defaults()
-def solve(config: Config, path: Path, device: torch.device) -> None:
+def solve(config: Config, path: Path, device: torch.device, overwrite: bool = False) -> None:
     """Only the pre-computation of the config's images, into the folder `path`.
+
+    Raises RunFolderError where it has scores already and `overwrite` is not given.
 
     Of more images than fit into memory all scores go to a file of their own, block by block; the
     other fields, and the picture, are those of the first SHOWN.
     """
+    run_folder.check_not_there(RunFolder(path), run_folder.SCORES, overwrite)
     diffusion, misc = config.diffusion, config.misc
     images = load_dataset(config.data_loader).to(with_float64(device))
     resources.check_fits("solve", resources.need_of_solve(config, len(images)), device, path)
@@ -216,16 +220,18 @@ def solve(config: Config, path: Path, device: torch.device) -> None:
     sources = precomputation.score_sources(images, diffusion)
     shown = precomputation.SHOWN if many else len(images)
     precomputed = precomputation.precompute(images[:shown], diffusion, misc, sources[:shown])
-    path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
-    if many:
-        with atomic_files.replacing(folder / run_folder.ALL_SCORES) as partial:
-            diagnostics = precomputation.write_all_scores(images, diffusion, misc, partial)
-        precomputed = dataclasses.replace(precomputed, diagnostics=diagnostics)
-    log.info("%s", precomputed.diagnostics.summary())
-    precomputation.save(folder / run_folder.SCORES, images, precomputed)
-    pictures.write(path, run_folder.SCORES)
-    artifacts.write_diagnostics(folder, len(images), precomputed, config)
+    with run_folder.locked(path):
+        # Others may have solved since.
+        run_folder.check_not_there(folder, run_folder.SCORES, overwrite)
+        if many:
+            with atomic_files.replacing(folder / run_folder.ALL_SCORES) as partial:
+                diagnostics = precomputation.write_all_scores(images, diffusion, misc, partial)
+            precomputed = dataclasses.replace(precomputed, diagnostics=diagnostics)
+        log.info("%s", precomputed.diagnostics.summary())
+        precomputation.save(folder / run_folder.SCORES, images, precomputed)
+        pictures.write(path, run_folder.SCORES)
+        artifacts.write_diagnostics(folder, len(images), precomputed, config)
 
 
 def finish(

@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from score_embedding.arrays import number
+
 Time = float | Tensor
 
 
@@ -53,6 +55,7 @@ class VarianceExploding:
     sigma: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sigma", number(self.sigma, "sigma"))
         if not (self.sigma > 0 and math.isfinite(self.sigma)):
             raise ValueError(f"sigma must be a positive finite number, got {self.sigma!r}")
 
@@ -108,11 +111,14 @@ class VariancePreserving:
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        for beta in (self.beta_min, self.beta_max):
+        for name in ("beta_min", "beta_max"):
+            beta = number(getattr(self, name), name)
+            object.__setattr__(self, name, beta)
             if not (beta > 0 and math.isfinite(beta)):
                 raise ValueError(f"beta must be a positive finite number, got {beta!r}")
 
     def beta(self, t: Time) -> Tensor:
+        """g(t)^2, rising linearly from beta_min to beta_max."""
         return self.beta_min + (self.beta_max - self.beta_min) * _tensor(t)
 
     def rate(self, t: Time) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from score_embedding import kinds
 from score_embedding.cli.options import Device, Overrides, Overwrite, Seed
 from score_embedding.errors import ConfigError, RunFolderError
 
@@ -70,7 +71,7 @@ def solve(
     images: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
     size: Annotated[int, typer.Option(help="Height and width to resize to.")] = 32,
     scheme: Annotated[
-        str | None, typer.Option(help="spectral (default), implicit, krylov, published.")
+        str | None, typer.Option(help=f"{', '.join(kinds.SCHEMES)}; default spectral.")
     ] = None,
     boundary: Annotated[
         str | None, typer.Option(help="Beyond the edge: reflect (default), or zero.")
@@ -109,16 +110,12 @@ def solve(
     run_folder.check_place(out)
     if (out / run_folder.CONFIG).exists():
         raise RunFolderError(f"{out}: a run folder; give another place with --out")
-    if (out / run_folder.SCORES).exists() and not overwrite:
-        raise RunFolderError(
-            f"{out / run_folder.SCORES}: already there; --overwrite replaces it, --out DIR "
-            f"writes elsewhere"
-        )
+    run_folder.check_not_there(run_folder.RunFolder(out), run_folder.SCORES, overwrite)
 
     from score_embedding import pipeline
     from score_embedding.runs import environment
 
-    pipeline.solve(settings, out, environment.select_device(device))
+    pipeline.solve(settings, out, environment.select_device(device), overwrite)
     everything = out / run_folder.ALL_SCORES
     if everything.exists():
         typer.echo(f"scores of all images: {everything}; those of the first in {out}")

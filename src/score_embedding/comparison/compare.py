@@ -115,7 +115,7 @@ def compare(
     spec.write(comparison, folder)
     log.info("%d runs, %d of them there already", len(jobs), len(jobs) - len(pending))
     with signals.handled(), signals.advising("the same command continues it"):
-        failures = execution.execute(pending, device, processes, slurm)
+        failures = execution.execute(pending, device, processes, slurm, overwrite)
     return collect(comparison, folder, failures)
 
 

@@ -48,8 +48,9 @@ def execute(
     device: torch.device,
     processes: int = 1,
     slurm: dict[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> dict[str, str]:
-    """Run the jobs; returns the errors, by the name of the run.
+    """Run the jobs, anew with `overwrite`; returns the errors, by the name of the run.
 
     A run that fails with a ScoreEmbeddingError, such as a divergence, does not stop the others.
 
@@ -62,17 +63,19 @@ def execute(
     if not jobs:
         return {}
     if slurm is not None:
-        return _submit(jobs, device, slurm)
+        return _submit(jobs, device, slurm, overwrite)
     if processes == 1:
         failures = {}
         for number, job in enumerate(jobs, start=1):
             log.info("run %d of %d: %s", number, len(jobs), job.path)
-            failures[job.path.name] = run_one(job.config, job.path, device)
+            failures[job.path.name] = run_one(job.config, job.path, device, overwrite)
         return _only_failed(failures)
-    return _only_failed(_run_in_processes(jobs, device, processes))
+    return _only_failed(_run_in_processes(jobs, device, processes, overwrite))
 
 
-def _run_in_processes(jobs: list[Job], device: torch.device, processes: int) -> dict[str, str]:
+def _run_in_processes(
+    jobs: list[Job], device: torch.device, processes: int, overwrite: bool
+) -> dict[str, str]:
     """The error of each run, or "". Each run has a process of its own, which shares no lock with
     the others: one that is killed leaves them unharmed."""
     threads = max(1, torch.get_num_threads() // processes)
@@ -86,7 +89,9 @@ def _run_in_processes(jobs: list[Job], device: torch.device, processes: int) -> 
             while waiting and len(running) < processes:
                 job = waiting.pop(0)
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_send, args=(sender, job, device, threads))
+                process = context.Process(
+                    target=_send, args=(sender, job, device, overwrite, threads)
+                )
                 process.start()
                 sender.close()  # the process has its own; at its end there is nothing to receive
                 running[receiver] = job, process
@@ -104,11 +109,13 @@ def _run_in_processes(jobs: list[Job], device: torch.device, processes: int) -> 
     return failures
 
 
-def _send(sender: Connection, job: Job, device: torch.device, threads: int) -> None:
+def _send(
+    sender: Connection, job: Job, device: torch.device, overwrite: bool, threads: int
+) -> None:
     """In the process of a run."""
     # The signal that ended it is the parent's to report.
     with sender, suppress(Interrupted):
-        sender.send(run_one(job.config, job.path, device, threads))
+        sender.send(run_one(job.config, job.path, device, overwrite, threads))
 
 
 def _received(receiver: Connection, process: SpawnProcess) -> str:
@@ -123,17 +130,31 @@ def _received(receiver: Connection, process: SpawnProcess) -> str:
     )
 
 
-def run_one(config: AnyConfig, path: Path, device: torch.device, threads: int | None = None) -> str:
-    """One run, evaluated during training, or the rest of one that was interrupted; returns the
-    error, or ""."""
+def run_one(
+    config: AnyConfig,
+    path: Path,
+    device: torch.device,
+    overwrite: bool = False,
+    threads: int | None = None,
+) -> str:
+    """One run, evaluated during training: anew with `overwrite`, else the rest of one that was
+    interrupted, or nothing where another process has finished it. Returns the error, or ""."""
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        resume = run_folder.is_resumable(path, config)
-        pipeline.run(config, path, device, profile=True, overwrite=not resume, resume=resume)
+        resume = not overwrite and run_folder.is_resumable(path, config)
+        pipeline.run(config, path, device, profile=True, overwrite=overwrite, resume=resume)
     except ScoreEmbeddingError as error:
-        return str(error)
+        return "" if not overwrite and _is_done(config, path) else str(error)
     return ""
+
+
+def _is_done(config: AnyConfig, path: Path) -> bool:
+    """Whether a finished run of the config is there: another process may have made it."""
+    try:
+        return run_folder.is_finished(path) and run_folder.holds(path, config)
+    except RunFolderError:
+        return False
 
 
 def check_cluster(parameters: dict[str, Any]) -> None:
@@ -157,11 +178,13 @@ def _executor(folder: Path, parameters: dict[str, Any]) -> Any:
     return executor
 
 
-def _submit(jobs: list[Job], device: torch.device, parameters: dict[str, Any]) -> dict[str, str]:
+def _submit(
+    jobs: list[Job], device: torch.device, parameters: dict[str, Any], overwrite: bool
+) -> dict[str, str]:
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
     executor = _executor(jobs[0].path.parents[1] / "slurm", parameters)
-    submitted = [executor.submit(run_one, job.config, job.path, device) for job in jobs]
+    submitted = [executor.submit(run_one, job.config, job.path, device, overwrite) for job in jobs]
     log.info("%d jobs submitted: %s", len(jobs), submitted[0].paths.folder)
     failures = {}
     for job, run in zip(jobs, submitted, strict=True):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from score_embedding import kinds
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import ArrayLike, refuse_gradient, result_dtype, to_tensor
+from score_embedding.arrays import ArrayLike, number, refuse_gradient, result_dtype, to_tensor
 from score_embedding.fokker_planck.operators.differences import Boundary, check_boundary
 from score_embedding.fokker_planck.operators.drift import AffineDrift, Drift
 from score_embedding.fokker_planck.problem import Evolution, LinearMethod, Options, Problem
@@ -83,6 +83,7 @@ def solve(
     ConvergenceError : the iteration did not reach the tolerance; carries the residual history.
     """
     dtype, options = result_dtype(m0), Options(tolerance, max_iterations, linear)
+    dh = number(dh, "dh")
     m0, times = _checked(m0, times, dh, boundary, options)
     module = kinds.named(kinds.SCHEMES, scheme, "scheme").load()
     problem = Problem(m0, sde, times.to(torch.float64), dh, boundary, drift)
@@ -125,7 +126,7 @@ def _checked(
         raise ValueError(f"times must be ascending and at least one, got {times.tolist()}")
     refuse_gradient(times, "times", "which no scheme has")
     limits = {"tolerance": options.tolerance, "max_iterations": options.max_iterations}
-    for name, number in {"dh": dh, **limits}.items():
-        if not number > 0:
-            raise ValueError(f"{name} must be positive, got {number!r}")
+    for name, value in {"dh": dh, **limits}.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value!r}")
     return m0, times

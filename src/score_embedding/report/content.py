@@ -113,6 +113,13 @@ def _of_samples(folder: RunFolder, config: AnyConfig, rows: list[dict[str, float
     options = type(config.sample)
     drawn = options(**{key: description[key] for key in options.model_fields})
     how = figures.how_sampled(description)
+    otherwise = ""
+    if drawn != config.sample:
+        sampler = method_of(config).sampler
+        otherwise = (
+            f" Drawn from prior {config.sample.prior} with {sampler}: the samples of this report "
+            "were drawn anew, and otherwise."
+        )
     strip = figures.strip(samples)
     pictures = [
         _picture("From noise to sample", f"{how}. Each state is min-max scaled.", strip),
@@ -120,8 +127,9 @@ def _of_samples(folder: RunFolder, config: AnyConfig, rows: list[dict[str, float
     ]
     if "loss" in rows[0]:
         caption = "Evaluation stops the clock; the last point is the sample drawn after training."
+        caption += otherwise
         pictures.append(_picture("Training", caption, figures.curves(rows)))
-    tables = [_quality(description["metrics"], how), _passed(rows)]
+    tables = [_quality(description["metrics"], how), _passed(rows, otherwise)]
     n, data = len(samples["images"]), config.data_loader
     of = f"{n} image{'s' if n > 1 else ''} of {_size(config)} ({data.dataset})"
     return _Result(config.model_copy(update={"sample": drawn}), tables, pictures, of)
@@ -198,7 +206,7 @@ def _quality(values: dict[str, float], how: str) -> Table:
     return Table("Quality of the samples", ("normalisation", "SSIM", "PSNR (dB)", "MSE"), rows, how)
 
 
-def _passed(rows: list[dict[str, float]]) -> Table:
+def _passed(rows: list[dict[str, float]], how: str) -> Table:
     evaluated = [row for row in rows if "ssim_minmax" in row]
     lines = []
     for threshold in THRESHOLDS:
@@ -216,7 +224,7 @@ def _passed(rows: list[dict[str, float]]) -> Table:
     else:
         note = "Only the final sample was evaluated; --profile evaluates during training."
     header = ("SSIM (min-max)", "training time (s)", "step")
-    return Table("Time to quality", header, lines, note)
+    return Table("Time to quality", header, lines, note + how)
 
 
 def _timing(timing: dict[str, float]) -> Table:

@@ -138,13 +138,17 @@ def samples(arrays: Arrays) -> Figure:
         image(axes[i][0], arrays["images"][arrays["truth"][i]], "ground truth")
         image(axes[i][1], minmax(x), "sample, min-max scaled")
         image(axes[i][2], np.clip(x, 0, 1), "sample, clipped")
-    figure.suptitle(how_sampled(description), fontsize=9)
+    total = len(arrays["samples"])
+    of = f"the first {n} of {total} samples; " if n < total else ""
+    figure.suptitle(f"{of}{how_sampled(description)}", fontsize=9)
     return figure
 
 
 def strip(arrays: Arrays) -> Figure:
     """From the start of sampling to the sample, each min-max scaled, beside the ground truth."""
-    path, times = arrays["path"], arrays["path_times"]
+    # A chain of few steps repeats states.
+    times, shown = np.unique(arrays["path_times"], return_index=True)
+    path, times = arrays["path"][shown[::-1]], times[::-1]
     n = min(len(arrays["samples"]), IMAGES_SHOWN)
     figure, axes = grid(n, len(path) + 1)
     for i in range(n):

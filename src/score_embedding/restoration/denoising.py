@@ -24,7 +24,7 @@ from torch import Tensor
 
 from score_embedding import progress
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import torch_defaults, with_float64
+from score_embedding.arrays import refuse_gradient, torch_defaults, with_float64
 from score_embedding.restoration import models, noise
 from score_embedding.restoration.adaptive import Estimate
 from score_embedding.restoration.models import Model, bundled, denoiser
@@ -206,7 +206,9 @@ def to_array(x: Tensor, ndim: int) -> NDArray[np.float32]:
 
 
 def _native(values: Any, name: str) -> NDArray[Any]:
-    """An array in the byte order of this machine. ValueError where entries are masked."""
+    """An array in the byte order of this machine. ValueError where entries are masked, or require a
+    gradient."""
+    refuse_gradient(values, name, "which denoising and inpainting do not have")
     if np.ma.is_masked(values):
         raise ValueError(f"{name} has masked values; fill them first, with {name}.filled(value)")
     array = np.asarray(values)

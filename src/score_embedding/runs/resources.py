@@ -28,6 +28,10 @@ from score_embedding.methods.network import create, num_indices
 WORK_SPACE = 1.5  # peak memory of a network over its live tensors: the convolutions' own
 REPORTS = 8 * 2**20  # bytes of pictures and reports
 _FLOAT = 4  # bytes
+_REMEDY = (
+    "fewer or smaller images or times (num_timesteps), a smaller data_loader.batch_size or "
+    "model.ch need less"
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,24 @@ def check(config: AnyConfig, num_images: int, device: torch.device, path: Path) 
     check_fits(config.name, need(config, num_images), device, path)
 
 
-def check_fits(name: str, needed: Need, device: torch.device, path: Path) -> None:
+def check_sampling(
+    config: AnyConfig, num_images: int, count: int | None, device: torch.device, path: Path
+) -> None:
+    """Refuse `count` samples of a model of N images that cannot fit. Raises LimitError."""
+    number = num_images if count is None else count
+    samples = _sample_bytes(config, number)
+    memory = {"samples": samples}
+    if method_of(config).trained:
+        cost = _cost(config, num_images, number)
+        memory["weights"] = _FLOAT * cost.parameters
+        memory["sampling"] = int(WORK_SPACE * cost.evaluation_bytes)
+    needed = Need(memory, {"samples": samples})
+    check_fits(f"{number} samples", needed, device, path, "fewer samples need less")
+
+
+def check_fits(
+    name: str, needed: Need, device: torch.device, path: Path, remedy: str = _REMEDY
+) -> None:
     """Raise LimitError where the memory of the device, or the disk of `path`, has less free."""
     for what, parts, free in (
         (f"memory ({device})", needed.memory, free_memory(device)),
@@ -69,8 +90,7 @@ def check_fits(name: str, needed: Need, device: torch.device, path: Path) -> Non
             listed = ", ".join(f"{part} {readable(size)}" for part, size in parts.items() if size)
             raise LimitError(
                 f"{name}: needs about {readable(total)} of {what} ({listed}), and "
-                f"{readable(free)} are free; fewer or smaller images or times (num_timesteps), a "
-                f"smaller data_loader.batch_size or model.ch need less"
+                f"{readable(free)} are free; {remedy}"
             )
 
 
@@ -79,12 +99,12 @@ def need(config: AnyConfig, num_images: int) -> Need:
     images = num_images * _image_bytes(config)
     method = method_of(config)
     fields, scores = method.field_bytes(num_images)
-    samples = (samplers.SNAPSHOTS + 3) * images * (1 + len(config.misc.profile_priors))
+    samples = _sample_bytes(config, num_images)
     disk = {"samples": samples, "reports": REPORTS}
     if not method.trained:
         pairs = _FLOAT * num_images**2
         return Need({"images": 2 * images, "sampling": samples + 2 * pairs}, disk)
-    cost = _cost(config, num_images)
+    cost = _cost(config, num_images, num_images)
     weights = _FLOAT * cost.parameters
     state = weights * (3 if config.training.ema is None else 4)  # Adam has two moments
     memory = {
@@ -124,10 +144,17 @@ def together(needs: list[Need], at_a_time: int) -> Need:
     return Need({part: at_a_time * size for part, size in memory.items()}, disk)
 
 
-def _cost(config: AnyConfig, num_images: int) -> Cost:
+def _sample_bytes(config: AnyConfig, number: int) -> int:
+    """Of samples with the states that are shown on their way, from every prior."""
+    states = (samplers.SNAPSHOTS + 3) * (1 + len(config.misc.profile_priors))
+    return states * number * _image_bytes(config)
+
+
+def _cost(config: AnyConfig, num_images: int, number: int) -> Cost:
+    """Of the network for N images, of which `number` samples are drawn."""
     data = config.data_loader
     h, w = data.image_size
-    at_once = min(num_images, samplers.batch_size((h, w)))
+    at_once = min(number, samplers.batch_size((h, w)))
     if config.held_out:  # a tile at a time is evaluated, counted in images of as many pixels
         at_once = -(-(min(config.held_out.crop or tiles.SIDE, tiles.SIDE) ** 2) // (h * w))
     model = method_of(config).model()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from score_embedding.arrays import ArrayLike, to_tensor
+from score_embedding.arrays import ArrayLike, number, refuse_gradient, to_tensor
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class AffineDrift:
 
     def rate_at(self, t: float) -> float:
         """The rate at time t. Raises ValueError where it is NaN or infinite."""
-        rate = float(self.rate(t) if callable(self.rate) else self.rate)
+        rate = float(number(self.rate(t) if callable(self.rate) else self.rate, "rate"))
         if not math.isfinite(rate):
             raise ValueError(f"the drift's rate must be finite, got {rate!r} at t = {t:g}")
         return rate
@@ -93,6 +93,7 @@ def field_at(
 
 
 def _checked(values: ArrayLike, shape: tuple[int, ...], name: str) -> Tensor:
+    refuse_gradient(values, name, "which no scheme has")
     field = to_tensor(values, name=name).to(torch.float64)
     if field.shape != shape:
         raise ValueError(f"{name} must be (dims, *grid) = {tuple(shape)}, got {tuple(field.shape)}")

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_embedding._deprecated import positional_options
+from score_embedding.arrays import refuse_gradient
 from score_embedding.config.sections import Sample
 from score_embedding.methods.samplers.flow import Samples, Score, Snapshots, velocity
 from score_embedding.sde import VarianceExploding
@@ -15,20 +17,24 @@ def integrate(
     score: Score, sde: VarianceExploding, x: Tensor, eps: float, options: Sample
 ) -> Samples:
     """From x at t = 1 to t = eps, in the number of steps of the options."""
-    return heun(score, sde, x, eps, options.steps)
+    return heun(score, sde, x, eps, steps=options.steps)
 
 
 def describe(options: Sample) -> str:
     return f"Heun, {options.steps} steps"
 
 
-def heun(score: Score, sde: VarianceExploding, x: Tensor, eps: float, steps: int = 10) -> Samples:
+@positional_options
+def heun(
+    score: Score, sde: VarianceExploding, x: Tensor, eps: float, *, steps: int = 10
+) -> Samples:
     """Heun's method of order 2 from x (b, c, h, w) at t = 1 to t = eps, two evaluations a step.
 
     The times are even in log std(t), where the flow of a diffused density is smoothest. dtype and
     device are those of x. Only the states that are shown are kept. Raises DivergenceError when the
-    score is not finite.
+    score is not finite, ValueError when x requires a gradient.
     """
+    refuse_gradient(x, "x", "which sampling does not have")
     times = noise_level_times(sde, eps, steps)
     shown = Snapshots(steps)
     shown.add(0, x)
