@@ -57,6 +57,7 @@ IMPLICIT = "fokker_planck/schemes/implicit.py"
 LINEAR = "fokker_planck/operators/linear.py"
 KRYLOV = "fokker_planck/schemes/krylov.py"
 PUBLISHED = "fokker_planck/schemes/published.py"
+FLATTENED = "fokker_planck/operators/flattened.py"
 DRIFT = "fokker_planck/operators/drift.py"
 
 MUTATIONS = (
@@ -396,28 +397,64 @@ MUTATIONS = (
         "first_image=seeds - 1,",
         ("krylov",),
     ),
-    # published
+    # flattened
     Mutation(
-        "published: beta of the same sign on both sides",
-        PUBLISHED,
-        "ahead, behind = alpha + beta, alpha - beta",
-        "ahead, behind = alpha - beta, alpha - beta",
-        ("published",),
+        "flattened: beta of the same sign on both sides, iterated",
+        FLATTENED,
+        "(alpha + beta) / diagonal, (alpha - beta) / diagonal",
+        "(alpha - beta) / diagonal, (alpha - beta) / diagonal",
+        ("flattened", "published"),
     ),
     Mutation(
-        "published: alpha of the row, not of the column",
-        PUBLISHED,
+        "flattened: beta of the same sign on both sides, factorised",
+        FLATTENED,
+        "ahead, behind = alpha + beta, alpha - beta\n",
+        "ahead, behind = alpha - beta, alpha - beta\n",
+        ("flattened", "published"),
+    ),
+    Mutation(
+        "flattened: alpha of the row, not of the column, iterated",
+        FLATTENED,
+        "subtract_neighbours(residual, ahead * v, behind * v, h)",
+        "subtract_neighbours(residual, np.roll(ahead, 1) * v, np.roll(behind, -1) * v, h)",
+        ("flattened", "published"),
+    ),
+    Mutation(
+        "flattened: alpha of the row, not of the column, factorised",
+        FLATTENED,
         "sparse.dia_matrix(([ahead, behind], [1, -1])",
         "sparse.dia_matrix(([np.roll(ahead, 1), np.roll(behind, -1)], [1, -1])",
-        ("published",),
+        ("flattened", "published"),
     ),
     Mutation(
-        "published: rows w pixels apart, not h",
-        PUBLISHED,
+        "flattened: rows w pixels apart, not h, iterated",
+        FLATTENED,
+        "for offset in (1, h):",
+        "for offset in (1, len(residual) // h):",
+        ("flattened", "published"),
+    ),
+    Mutation(
+        "flattened: rows w pixels apart, not h, factorised",
+        FLATTENED,
         "([ahead, behind], [h, -h])",
         "([ahead, behind], [size // h, -(size // h)])",
-        ("published",),
+        ("flattened", "published"),
     ),
+    Mutation(
+        "flattened: the weight of a real interval, not of the ellipse",
+        FLATTENED,
+        "1 - real**2 + imaginary**2)",
+        "1 - real**2)",
+        ("flattened", "published"),
+    ),
+    Mutation(
+        "flattened: the iteration ends at single precision",
+        FLATTENED,
+        "ROUNDOFF = 1e-14",
+        "ROUNDOFF = 1e-7",
+        ("flattened", "published"),
+    ),
+    # published
     Mutation(
         "published: dt = 1/(N - 1), not 1/N",
         PUBLISHED,

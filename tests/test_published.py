@@ -3,10 +3,13 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse as sparse
 import torch
 from scipy.integrate import solve_ivp
+from scipy.sparse.linalg import spsolve
 
 from score_embedding.errors import ConvergenceError
+from score_embedding.fokker_planck.operators import flattened
 from score_embedding.fokker_planck.pixel_density import log_density
 from score_embedding.fokker_planck.solve import AffineDrift, solve
 from score_embedding.sde import VarianceExploding
@@ -34,14 +37,28 @@ def coefficients(s, half_g2, dt, dh):
     return -half_g2 * s * dt / (2 * dh), half_g2 * dt / dh**2
 
 
-def dense_system(s, half_g2, dt, dh, h):
+def entries(s, half_g2, dt, dh, h):
+    """Rows, columns and values; those of the same place are to be added."""
     alpha, beta = coefficients(s, half_g2, dt, dh)
-    A = np.zeros((len(s), len(s)))
+    found = []
     for k in range(len(s)):
-        A[k, k] += 1 + 4 * beta
-        for j, sign in neighbours(k, h, len(s)):
-            A[k, j] += alpha[j] + sign * beta
+        found.append((k, k, 1 + 4 * beta))
+        found += [(k, j, alpha[j] + sign * beta) for j, sign in neighbours(k, h, len(s))]
+    return [np.array(column) for column in zip(*found, strict=True)]
+
+
+def dense_system(s, half_g2, dt, dh, h):
+    A = np.zeros((len(s), len(s)))
+    rows, columns, values = entries(s, half_g2, dt, dh, h)
+    np.add.at(A, (rows, columns), values)
     return A
+
+
+def solve_step(s, half_g2, dt, dh, h, b):
+    if len(b) <= 100:
+        return np.linalg.solve(dense_system(s, half_g2, dt, dh, h), b)
+    rows, columns, values = entries(s, half_g2, dt, dh, h)
+    return spsolve(sparse.csc_array((values, (rows, columns))), b)  # adds the same places
 
 
 def flat_score(m, dh):
@@ -62,7 +79,7 @@ def by_brute_force(m0, sigma, times, dh, tolerance):
         assert len(history) < 200
         m = [np.asarray(m0, dtype=np.float64).ravel()]
         for i in range(1, N):
-            m.append(np.linalg.solve(dense_system(s[i], half_g2[i], 1 / N, dh, h), m[-1]))
+            m.append(solve_step(s[i], half_g2[i], 1 / N, dh, h, m[-1]))
         s = np.array([flat_score(m_i, dh) for m_i in m])
         history.append(np.linalg.norm(np.array(m) - m_before) / np.linalg.norm(m_before))
         m_before = np.array(m)
@@ -130,6 +147,17 @@ def test_any_number_of_times_and_tolerance_stops_after_the_same_sweep(N, toleran
 def test_photographs_give_the_fields_of_the_specification(h, w, sigma, N, photographs):
     m0 = log_density(photographs(h, w, n=1))
     assert_as_by_brute_force(m0, sigma, config_times(N), 1.0, 2e-8)
+
+
+@pytest.mark.parametrize(("size", "N"), [(32, 20), pytest.param(64, 10, marks=pytest.mark.slow)])
+def test_a_photograph_of_the_published_size_gives_the_fields_of_the_specification(
+    size, N, photographs, monkeypatch
+):
+    m0 = log_density(photographs(size, n=1)[:, :1])
+    factorised = []
+    monkeypatch.setattr(flattened, "factorised", lambda *system: factorised.append(system))
+    assert_as_by_brute_force(m0, 5.0, config_times(N), 1.0, 2e-8)
+    assert factorised == []
 
 
 def test_unevenly_spaced_times_enter_through_the_diffusion_only():

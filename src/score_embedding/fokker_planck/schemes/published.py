@@ -18,12 +18,11 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-import scipy.sparse as sparse
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import splu
 
 from score_embedding import progress
+from score_embedding.fokker_planck.operators import flattened
 from score_embedding.fokker_planck.problem import Evolution, Options, Problem
 from score_embedding.fokker_planck.schemes.implicit import not_converged
 
@@ -98,10 +97,10 @@ def _channel(
         m_new[0] = m_initial
         for i in range(1, N):
             alpha = -half_g2[i] * s[i] * dt / (2 * dh)
-            beta = half_g2[i] * dt / dh**2
-            A = _matrix(alpha, beta, h)
+            beta = float(half_g2[i] * dt / dh**2)
+            start = m[i] if residuals else m_new[i - 1]  # m is 1 before the first sweep
             try:
-                m_new[i] = splu(A, permc_spec="MMD_AT_PLUS_A").solve(m_new[i - 1])
+                m_new[i] = flattened.solve(alpha, beta, h, m_new[i - 1], start)
             except RuntimeError:  # exactly singular
                 m_new[i:] = np.nan
                 break
@@ -117,15 +116,6 @@ def _channel(
     raise not_converged(
         "published", f"{where}, sweep {len(residuals)}", residuals, options.tolerance
     )
-
-
-def _matrix(alpha: NDArray[np.float64], beta: float, h: int) -> sparse.csc_matrix:
-    """A: its k-th column holds alpha_k, and diagonals are stored column by column."""
-    size = len(alpha)
-    ahead, behind = alpha + beta, alpha - beta
-    along_row = sparse.dia_matrix(([ahead, behind], [1, -1]), shape=(size, size))
-    across_rows = sparse.dia_matrix(([ahead, behind], [h, -h]), shape=(size, size))
-    return (sparse.identity(size) * (1 + 4 * beta) + along_row + across_rows).tocsc()
 
 
 def _flat_score(m: Field, dh: float) -> Field:
