@@ -153,14 +153,14 @@ def test_more_samples_than_fit_are_refused_before_anything_is_made(runs, tmp_pat
 def test_a_report_of_samples_that_were_drawn_otherwise_says_how_the_course_was(runs, tmp_path):
     config, path = runs["score_embedding"]
     copied = shutil.copytree(path, tmp_path / "run")
-    assert "drawn anew" not in str(content.collect(RunFolder(copied), config).tables)
+    assert "drawn later" not in str(content.collect(RunFolder(copied), config).tables)
     options = config.sample.model_copy(update={"prior": "matched"})
     pipeline.sample_again(copied, CPU, options, 0, overwrite=True)
     found = content.collect(RunFolder(copied), config)
     notes = {table.title: table.note for table in found.tables}
     captions = {picture.title: picture.caption for picture in found.pictures}
     for text in (notes["Time to quality"], captions["Training"]):
-        assert "Drawn from prior unit with Heun, 2 steps" in text
+        assert "samples from prior unit with Heun, 2 steps; the samples shown" in text
     assert "prior matched" in notes["Quality of the samples"]
 
 

@@ -60,7 +60,7 @@ def x1(generator):
 @pytest.mark.parametrize("sigma", [2.0, 5.0, 25.0])
 @pytest.mark.parametrize(("tolerance", "atol"), [(1e-5, 2e-4), (1e-10, 1e-8)])
 def test_rk45_follows_the_exact_flow_of_a_gaussian(sigma, tolerance, atol, x1):
-    samples = rk45(GaussianScore(sigma), VarianceExploding(sigma), x1, EPS, tolerance)
+    samples = rk45(GaussianScore(sigma), VarianceExploding(sigma), x1, EPS, tolerance=tolerance)
     torch.testing.assert_close(samples.x, exact_flow(x1, sigma, EPS), rtol=0, atol=atol)
     for state, t in zip(samples.path, samples.path_times.tolist(), strict=True):
         expected = exact_flow(x1, sigma, t)
@@ -71,7 +71,7 @@ def test_rk45_follows_the_exact_flow_of_a_gaussian(sigma, tolerance, atol, x1):
 def test_heun_follows_the_exact_flow_of_a_gaussian_at_second_order(sigma, x1):
     errors, counts = [], [16, 32, 64, 128, 256]
     for steps in counts:
-        samples = heun(GaussianScore(sigma), VarianceExploding(sigma), x1, EPS, steps)
+        samples = heun(GaussianScore(sigma), VarianceExploding(sigma), x1, EPS, steps=steps)
         errors.append(float((samples.x - exact_flow(x1, sigma, EPS)).abs().max()))
     assert errors[-1] < 1e-3
     assert np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(-2, abs=0.2)
@@ -104,13 +104,13 @@ def test_nfe_is_the_number_of_calls_made(sampler, x1):
 @pytest.mark.parametrize("steps", [1, 3, 10, 50])
 def test_heun_makes_two_calls_per_step(steps, x1):
     score = GaussianScore(5.0)
-    samples = heun(score, VarianceExploding(5.0), x1, EPS, steps)
+    samples = heun(score, VarianceExploding(5.0), x1, EPS, steps=steps)
     assert samples.nfe == len(score.times) == 2 * steps
 
 
 def test_rk45_makes_more_calls_for_a_finer_tolerance(x1):
     coarse, fine = (
-        rk45(GaussianScore(5.0), VarianceExploding(5.0), x1, EPS, tolerance).nfe
+        rk45(GaussianScore(5.0), VarianceExploding(5.0), x1, EPS, tolerance=tolerance).nfe
         for tolerance in (1e-3, 1e-9)
     )
     assert coarse < fine
@@ -136,7 +136,7 @@ def test_the_path_leads_from_the_start_to_x_in_the_form_of_the_start(sampler, dt
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 8, 9, 30])
 def test_heun_keeps_snapshots_of_any_number_of_steps(steps, x1):
-    samples = heun(GaussianScore(2.0), VarianceExploding(2.0), x1, EPS, steps)
+    samples = heun(GaussianScore(2.0), VarianceExploding(2.0), x1, EPS, steps=steps)
     assert samples.path.shape == (SNAPSHOTS, *x1.shape)
     assert (samples.path_times.diff() <= 0).all()
     assert len(samples.path_times.unique()) == min(steps + 1, SNAPSHOTS)
@@ -277,9 +277,9 @@ def test_draw_does_what_the_sample_section_says(options, nfe, generator):
     x = start(images, start_std(sde, options), 9, weight)
     assert describe(options).startswith("Heun" if options.solver == "heun" else "RK45, tolerance")
     if options.solver == "heun":
-        expected = heun(GaussianScore(5.0), sde, x, EPS, options.steps)
+        expected = heun(GaussianScore(5.0), sde, x, EPS, steps=options.steps)
     else:
-        expected = rk45(GaussianScore(5.0), sde, x, EPS, options.tolerance)
+        expected = rk45(GaussianScore(5.0), sde, x, EPS, tolerance=options.tolerance)
     if options.denoise:
         expected = denoised(GaussianScore(5.0), sde, expected, EPS)
     assert torch.equal(samples.path, expected.path)

@@ -117,8 +117,8 @@ def _of_samples(folder: RunFolder, config: AnyConfig, rows: list[dict[str, float
     if drawn != config.sample:
         sampler = method_of(config).sampler
         otherwise = (
-            f" Drawn from prior {config.sample.prior} with {sampler}: the samples of this report "
-            "were drawn anew, and otherwise."
+            f" These are samples from prior {config.sample.prior} with {sampler}; the samples "
+            "shown were drawn later, with other options."
         )
     strip = figures.strip(samples)
     pictures = [
