@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy.sparse.linalg import expm_multiply
 
 from score_embedding.errors import ConvergenceError
 from score_embedding.fokker_planck.pixel_density import log_density
+from score_embedding.fokker_planck.solution import Diagnostics, merged
 from score_embedding.fokker_planck.solve import solve
 from score_embedding.sde import VarianceExploding
 
@@ -319,6 +321,27 @@ def test_diagnostics_of_implicit_hold_the_iterations_of_the_slowest_channel(m0):
     assert diagnostics.iterations == slowest.tolist()
     assert diagnostics.seconds > 0
     assert f"{sum(slowest)} iterations over 3 time steps" in diagnostics.summary()
+
+
+@pytest.mark.parametrize("scheme", ["implicit", "krylov", "published"])
+def test_the_times_of_residuals_go_on_through_the_solve(m0, scheme):
+    diagnostics = solve(m0[:, :1], VarianceExploding(2.0), TIMES, scheme=scheme).diagnostics
+    times = diagnostics.residual_seconds
+    assert [len(step) for step in times] == [len(step) for step in diagnostics.residuals]
+    flat = np.concatenate(times)
+    assert len(flat) > len(times)
+    assert (np.diff(flat) > 0).all()
+    assert 0 < flat[0] < flat[-1] < diagnostics.seconds
+
+
+def test_the_times_of_a_solve_in_parts_go_on_from_part_to_part():
+    fast = Diagnostics("implicit", 1.0, 1e-7, 0.5, residuals=[[1.0], [1.0, 0.1]])
+    fast = replace(fast, residual_seconds=[[0.1], [0.2, 0.4]])
+    slow = replace(fast, residuals=[[2.0, 0.2], [2.0]], residual_seconds=[[0.1, 0.2], [0.3]])
+    both = merged([fast, slow])
+    assert both.residuals == [[2.0, 0.2], [1.0, 0.1]]
+    assert both.residual_seconds == [[pytest.approx(0.6), pytest.approx(0.7)], [0.2, 0.4]]
+    assert (both.seconds, both.iterations) == (1.0, [2, 2])
 
 
 def test_diagnostics_of_spectral_hold_no_iteration(m0):

@@ -67,6 +67,7 @@ class Evolution:
     ----------
     log_density : (n, N, c, *grid) in the dtype and on the device of m0.
     residuals : relative changes of the slowest channel at each time step, or sweep by sweep.
+    clock : for each of them, time.perf_counter() when it was known.
     iteration : "time step" or "sweep", that which is iterated to the tolerance; None: nothing is.
     accuracy : for the log, such as "exact in time".
     warnings : what a reader of the solution should know.
@@ -84,3 +85,4 @@ class Evolution:
     score: Tensor | None = None
     boundary: str | None = None
     dt: float | None = None
+    clock: list[list[float]] = field(default_factory=list)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -23,6 +22,8 @@ class Diagnostics:
     iterations : fixed-point iterations of each time step, the slowest channel's count; for
         `published`, the sweeps over all time steps.
     residuals : the relative changes of that channel at each time step, or sweep by sweep.
+    residual_seconds : for each of the residuals, the seconds from the start of the solve at which
+        it was known.
     warnings : what a reader of the solution should know.
     iteration : what one iteration runs over, "time step" or "sweep" (over all time steps).
     accuracy : in words, such as "exact in time"; empty where the scheme's order says it all.
@@ -36,6 +37,7 @@ class Diagnostics:
     drift: str = "none"
     iterations: list[int] = field(default_factory=list)
     residuals: list[list[float]] = field(default_factory=list)
+    residual_seconds: list[list[float]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     iteration: str | None = None
     accuracy: str = ""
@@ -59,19 +61,39 @@ class Diagnostics:
         return f"{self.scheme}, {self.boundary} boundary, drift {self.drift}"
 
 
-def slowest(parts: Iterable[list[list[float]]]) -> list[list[float]]:
-    """The longest residual history of each time step among parts of the channels."""
-    return [max(step, key=len) for step in zip(*parts, strict=True)]
+@dataclass(frozen=True)
+class Histories:
+    """Residuals of the slowest channel at each time step, or sweep by sweep, and the time at which
+    each was known, in seconds."""
+
+    residuals: list[list[float]]
+    clock: list[list[float]]
+
+
+def slowest(parts: list[Histories]) -> Histories:
+    """The longest history of each time step among parts of the channels."""
+    counts = [[len(step) for step in part.residuals] for part in parts]
+    longest = [max(range(len(parts)), key=lambda k: step[k]) for step in zip(*counts, strict=True)]
+    return Histories(
+        [parts[k].residuals[i] for i, k in enumerate(longest)],
+        [parts[k].clock[i] for i, k in enumerate(longest)],
+    )
 
 
 def merged(parts: list[Diagnostics]) -> Diagnostics:
     """The diagnostics of one solve that was made in parts, some of the images in each."""
-    residuals = slowest(part.residuals for part in parts)
+    histories, before = [], 0.0
+    for part in parts:
+        clock = [[before + seconds for seconds in step] for step in part.residual_seconds]
+        histories.append(Histories(part.residuals, clock))
+        before += part.seconds
+    found = slowest(histories)
     return replace(
         parts[0],
         seconds=sum(part.seconds for part in parts),
-        iterations=[len(step) for step in residuals],
-        residuals=residuals,
+        iterations=[len(step) for step in found.residuals],
+        residuals=found.residuals,
+        residual_seconds=found.clock,
         warnings=[warning for part in parts for warning in part.warnings],
     )
 

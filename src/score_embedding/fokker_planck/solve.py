@@ -98,6 +98,7 @@ def solve(
         tolerance=tolerance if evolution.iteration else None,
         iterations=[len(step) for step in evolution.residuals],
         residuals=evolution.residuals,
+        residual_seconds=[[known - started for known in step] for step in evolution.clock],
         warnings=evolution.warnings,
         iteration=evolution.iteration,
         accuracy=evolution.accuracy,

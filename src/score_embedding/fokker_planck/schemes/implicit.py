@@ -14,6 +14,7 @@ there dm/dx = 2 f / g^2 along the normal, which without drift repeats the edge's
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,14 +36,14 @@ from score_embedding.fokker_planck.operators.linear import (
     norm,
 )
 from score_embedding.fokker_planck.problem import Evolution, LinearMethod, Options, Problem
-from score_embedding.fokker_planck.solution import slowest
+from score_embedding.fokker_planck.solution import Histories, slowest
 
 VALUES_AT_ONCE = 2**16  # pixels of all channels solved together: a few such arrays fit the cache
 
 # Where the solve of one system begins, given the step's index, the system and m_before.
 Start = Callable[[int, System, Tensor, Tensor], Tensor]
 # Channels (B, *grid) and their names to fields (B, N, *grid) and each step's slowest residuals.
-March = Callable[[Tensor, list[str]], tuple[Tensor, list[list[float]]]]
+March = Callable[[Tensor, list[str]], tuple[Tensor, Histories]]
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,15 @@ def evolve(problem: Problem, options: Options, *, limits: Limits = DEFAULT_LIMIT
     """
     steps = time_steps(problem)
     iteration = Iteration(options.tolerance, options.max_iterations, options.linear, limits=limits)
-    log_density, residuals = in_chunks(
+    log_density, found = in_chunks(
         problem.m0, lambda channels, names: march(channels, names, steps, iteration)
     )
-    return Evolution(log_density, residuals, iteration="time step")
+    return Evolution(log_density, found.residuals, iteration="time step", clock=found.clock)
 
 
 def in_chunks(
     m0: Tensor, march: March, channels_at_once: int | None = None, first_image: int = 0
-) -> tuple[Tensor, list[list[float]]]:
+) -> tuple[Tensor, Histories]:
     """`march` over the channels of all images m0 (n, c, *grid), in float64: log-density
     (n, N, c, *grid) in the dtype of m0, and the residuals of each step's slowest channel."""
     n, c, *grid = m0.shape
@@ -112,9 +113,9 @@ def in_chunks(
     with progress.stage("implicit solve", total=n * c) as stage:
         for first in range(0, n * c, channels_at_once):
             chunk = slice(first, first + channels_at_once)
-            fields, residuals = march(channels[chunk], names[chunk])
+            fields, history = march(channels[chunk], names[chunk])
             chunks.append(fields.to(m0.dtype))
-            histories.append(residuals)
+            histories.append(history)
             stage.update(len(fields))
     log_density = torch.cat(chunks).reshape(n, c, -1, *grid).transpose(1, 2).contiguous()
     log_density[:, 0] = m0.detach()
@@ -154,23 +155,26 @@ def _with_drift(heat: HeatStep, field: DriftField, dt: float) -> Step:
 
 def march(
     m0: Tensor, names: list[str], steps: list[Step], iteration: Iteration
-) -> tuple[Tensor, list[list[float]]]:
+) -> tuple[Tensor, Histories]:
     """Channels m0 (B, *grid), called `names`, through all steps: (B, N, *grid), and for each step
     the residuals of the slowest channel."""
-    fields, residuals = [m0], []
+    fields, found = [m0], Histories([], [])
     for i, step in enumerate(steps):
-        m, histories = _fixed_point(i, step, fields[-1], names, iteration)
+        m, histories, clock = _fixed_point(i, step, fields[-1], names, iteration)
         fields.append(m)
-        residuals.append(max(histories, key=len))
-    return torch.stack(fields, dim=1), residuals
+        found.residuals.append(max(histories, key=len))
+        found.clock.append(clock)
+    return torch.stack(fields, dim=1), found
 
 
 def _fixed_point(
     i: int, step: Step, m_before: Tensor, names: list[str], iteration: Iteration
-) -> tuple[Tensor, list[list[float]]]:
-    """m at the end of step i from m_before (B, *grid), and each channel's residuals."""
+) -> tuple[Tensor, list[list[float]], list[float]]:
+    """m at the end of step i from m_before (B, *grid), each channel's residuals, and the time at
+    which those of each iteration were known."""
     m = m_before.clone()
     histories: list[list[float]] = [[] for _ in m]
+    clock: list[float] = []
     going, where = torch.arange(len(m), device=m.device), f"step {i + 1}"
     for count in range(iteration.max_iterations):
         m_old = m[going]
@@ -186,6 +190,7 @@ def _fixed_point(
         m[going] = m_new
         for channel, value in zip(going.tolist(), residual.tolist(), strict=True):
             histories[channel].append(value)
+        clock.append(time.perf_counter())
         failed = ~(solved & torch.isfinite(residual))
         if bool(failed.any()):
             going, where = going[failed], f"{where}, linear system not solved"
@@ -194,7 +199,7 @@ def _fixed_point(
         if len(going) == 0:
             wrong = _defect(step, m, m_before) > 10 * max(iteration.tolerance, 1e-12)
             if not bool(wrong.any()):
-                return m, histories
+                return m, histories, clock
             going, where = wrong.nonzero()[:, 0], f"{where}, not a solution"
             break
     channel = int(going[0])
