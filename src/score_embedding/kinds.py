@@ -8,7 +8,7 @@ shows what each module must define.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
 from typing import TypeVar
@@ -16,10 +16,13 @@ from typing import TypeVar
 
 @dataclass(frozen=True)
 class Kind:
-    """The module that has a kind, and one line on what it is."""
+    """The module that has a kind, and one line on what it is. `unread`: keys of the config, as
+    `section.key` or a whole section, that have no effect on a run where this kind is chosen; a
+    comparison of their values is refused (config/unread.py)."""
 
     module: str
     summary: str = ""
+    unread: tuple[str, ...] = field(default=(), kw_only=True)
 
     def load(self) -> ModuleType:
         """The module, imported."""
@@ -82,6 +85,33 @@ _DATA = "score_embedding.data"
 _METHODS = "score_embedding.methods"
 _SAMPLERS = f"{_METHODS}.samplers"
 
+# Keys that some kinds do not read.
+_SOLVE = tuple(
+    f"diffusion.{key}"
+    for key in ("dh", "num_timesteps", "solve_tolerance", "scheme", "density", "boundary", "drift")
+)
+_NETWORK = ("model", "misc.profile_freq", "misc.checkpoint_freq", "data_loader.batch_size")
+_TRAINING = tuple(  # all but the seed, which is also that of samples
+    f"training.{key}"
+    for key in (
+        *("epochs", "lr", "grad_clip", "timestep_multiplier", "ema", "warmup", "target", "seconds"),
+        *(
+            "target_ssim",
+            "noise_levels",
+            "precision",
+            "compile",
+            "on_divergence",
+            "steps_per_epoch",
+        ),
+    )
+)
+_OF_DENSITY = (*_SOLVE, "training.target", "model.num_images", "model.image_conditioning")
+_OF_STEPS = ("misc.eps", "training.noise_levels")
+_MIXTURE = ("image_density.components", "image_density.em_steps")
+_RANK = ("image_density.rank",)
+_WINDOWS = ("image_density.side", "image_density.stride")
+_IMAGE, _PATH, _SEED = ("data_loader.image",), ("data_loader.path",), ("data_loader.seed",)
+
 # diffusion.scheme: how the Fokker-Planck equation is solved.
 SCHEMES = {
     "spectral": SchemeKind(
@@ -89,6 +119,7 @@ SCHEMES = {
         "exact in time, in the cosine basis",
         drift_boundaries=("reflect",),
         fast=True,
+        unread=("diffusion.solve_tolerance",),
     ),
     "implicit": SchemeKind(f"{_SCHEMES}.implicit", "the paper's semi-implicit scheme, any drift"),
     "krylov": SchemeKind(f"{_SCHEMES}.krylov", "implicit for many images, by Krylov projection"),
@@ -109,56 +140,95 @@ DENSITIES = {
         largest=512,
         fixed_side=True,
         pointwise=True,
+        unread=(*_WINDOWS, *_MIXTURE, *_RANK),
     ),
-    "empirical": DensityKind(f"{_DENSITIES}.empirical", "the arrays themselves", 8),
-    "gaussian": DensityKind(f"{_DENSITIES}.gaussian", "one Gaussian, full covariance", 16),
-    "low_rank": DensityKind(f"{_DENSITIES}.low_rank", "one Gaussian, few leading axes", 16),
+    "empirical": DensityKind(
+        f"{_DENSITIES}.empirical", "the arrays themselves", 8, unread=(*_MIXTURE, *_RANK)
+    ),
+    "gaussian": DensityKind(
+        f"{_DENSITIES}.gaussian", "one Gaussian, full covariance", 16, unread=(*_MIXTURE, *_RANK)
+    ),
+    "low_rank": DensityKind(
+        f"{_DENSITIES}.low_rank", "one Gaussian, few leading axes", 16, unread=_MIXTURE
+    ),
     "stationary": DensityKind(
-        f"{_DENSITIES}.stationary", "one Gaussian, diagonal in the DCT", 32, 512
+        f"{_DENSITIES}.stationary",
+        "one Gaussian, diagonal in the DCT",
+        32,
+        512,
+        unread=("image_density.stride", *_MIXTURE, *_RANK),
     ),
     "patch_mixture": DensityKind(
-        f"{_DENSITIES}.patch_mixture", "a mixture of Gaussians", 8, mixture=True
+        f"{_DENSITIES}.patch_mixture", "a mixture of Gaussians", 8, mixture=True, unread=_RANK
     ),
 }
 
 # data_loader.dataset: where the images come from.
 DATASETS = {
-    "cifar": DatasetKind(f"{_DATA}.cifar", "CIFAR-10, class dog"),
-    "celeb": DatasetKind(f"{_DATA}.official", "celeb_data.pkl in the official format"),
-    "imagenet": DatasetKind(f"{_DATA}.official", "imagenet_data.pkl in the official format"),
-    "sample": DatasetKind(
-        f"{_DATA}.bundled_pictures", "pictures that installed packages bring", True, "image"
+    "cifar": DatasetKind(f"{_DATA}.cifar", "CIFAR-10, class dog", unread=_IMAGE),
+    "celeb": DatasetKind(
+        f"{_DATA}.official", "celeb_data.pkl in the official format", unread=(*_IMAGE, *_SEED)
     ),
-    "folder": DatasetKind(f"{_DATA}.files", "all image files of folders", True, "path"),
-    "files": DatasetKind(f"{_DATA}.files", "image files", True, "path"),
+    "imagenet": DatasetKind(
+        f"{_DATA}.official", "imagenet_data.pkl in the official format", unread=(*_IMAGE, *_SEED)
+    ),
+    "sample": DatasetKind(
+        f"{_DATA}.bundled_pictures",
+        "pictures that installed packages bring",
+        True,
+        "image",
+        unread=(*_PATH, *_SEED),
+    ),
+    "folder": DatasetKind(
+        f"{_DATA}.files", "all image files of folders", True, "path", unread=(*_IMAGE, *_SEED)
+    ),
+    "files": DatasetKind(f"{_DATA}.files", "image files", True, "path", unread=(*_IMAGE, *_SEED)),
 }
 
 # sample.solver: how the probability flow is integrated.
 SAMPLERS = {
-    "rk45": Kind(f"{_SAMPLERS}.rk45", "adaptive Runge-Kutta of order 5(4), the paper's"),
-    "heun": Kind(f"{_SAMPLERS}.heun", "Heun's method, a fixed number of steps"),
+    "rk45": Kind(
+        f"{_SAMPLERS}.rk45",
+        "adaptive Runge-Kutta of order 5(4), the paper's",
+        unread=("sample.steps",),
+    ),
+    "heun": Kind(
+        f"{_SAMPLERS}.heun",
+        "Heun's method, a fixed number of steps",
+        unread=("sample.tolerance",),
+    ),
 }
 
 # sample_method, or what follows from diffusion.embedding: how a model is trained and sampled.
 METHODS = {
     "score_embedding": MethodKind(
-        f"{_METHODS}.embedded", "the paper's embedded images", (SCORES,), by_name=False
+        f"{_METHODS}.embedded",
+        "the paper's embedded images",
+        (SCORES,),
+        by_name=False,
+        unread=("image_density", "training.noise_levels"),
     ),
     "residual": MethodKind(
         f"{_METHODS}.residual",
         "a closed-form denoiser as skip path",
         (DENSITY, PRECONDITIONING),
         by_name=False,
+        unread=_OF_DENSITY,
     ),
     "density": MethodKind(
         f"{_METHODS}.untrained_density",
         "a closed-form denoiser, no training",
         (DENSITY, PRECONDITIONING),
         by_name=False,
+        unread=(*_OF_DENSITY, *_NETWORK, *_TRAINING),
     ),
-    "ddpm": MethodKind(f"{_METHODS}.ddpm", "DDPM", diffusion="steps"),
-    "ddim": MethodKind(f"{_METHODS}.ddpm", "DDIM", diffusion="steps"),
-    "closed_form": MethodKind(f"{_METHODS}.exact", "the exact score of the images, no training"),
+    "ddpm": MethodKind(f"{_METHODS}.ddpm", "DDPM", diffusion="steps", unread=_OF_STEPS),
+    "ddim": MethodKind(f"{_METHODS}.ddpm", "DDIM", diffusion="steps", unread=_OF_STEPS),
+    "closed_form": MethodKind(
+        f"{_METHODS}.exact",
+        "the exact score of the images, no training",
+        unread=(*_SOLVE, *_NETWORK, *_TRAINING, "image_density"),
+    ),
 }
 
 # model.network: the architecture that is trained.

@@ -14,10 +14,12 @@ from pydantic import ValidationError
 from score_embedding import atomic_files, kinds
 from score_embedding.config import old_runs
 from score_embedding.config.schema import AnyConfig, BaselineConfig, Config
+from score_embedding.config.sections import Section
 from score_embedding.errors import ConfigError
 
-Kind = TypeVar("Kind", Config, BaselineConfig)
+Kind = TypeVar("Kind", bound=Section)
 
+_FOLDER = Path(str(resources.files("score_embedding") / "config" / "bundled"))
 _END = "...\n"  # YAML's mark of the end of a document: a file without it is truncated
 # The order of the keys in a file. Those that decide how the rest is read come first.
 ORDER = (
@@ -73,7 +75,7 @@ def for_images(paths: list[str], size: int, overrides: list[str]) -> Config:
     }
     for override in overrides:
         change(values, override)
-    return _validated(Config, values, source="command line")
+    return validated_as(Config, values, source="command line")
 
 
 def validate(values: dict[Any, Any], source: str) -> AnyConfig:
@@ -83,14 +85,15 @@ def validate(values: dict[Any, Any], source: str) -> AnyConfig:
     if method is not None and method not in allowed:
         raise ConfigError(
             f"{source}:\n  sample_method: {_shown(method)} is not allowed; allowed: "
-            f"{', '.join(allowed)}{_nearest(method, allowed)}"
+            f"{', '.join(allowed)}{nearest(method, allowed)}"
         )
     if old_runs.is_baseline(values):
-        return _validated(BaselineConfig, values, source)
-    return _validated(Config, values, source)
+        return validated_as(BaselineConfig, values, source)
+    return validated_as(Config, values, source)
 
 
-def _validated(kind: type[Kind], values: dict[Any, Any], source: str) -> Kind:
+def validated_as(kind: type[Kind], values: dict[Any, Any], source: str) -> Kind:
+    """The mapping as a section or a config of this class. Raises ConfigError."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -112,23 +115,33 @@ def dump(config: AnyConfig) -> str:
 
 def bundled() -> dict[str, Path]:
     """The configs that come with the package, by name."""
-    folder = Path(str(resources.files("score_embedding") / "config" / "bundled"))
-    return {path.stem: path for path in sorted(folder.glob("*.yml"))}
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.yml"))}
 
 
-def find(name_or_path: str) -> Path:
-    """An existing file, else the bundled config of that name (with or without .yml)."""
+def bundled_sweeps() -> dict[str, Path]:
+    """The sweeps that come with the package (comparison/sweeps/), by name."""
+    return {path.stem: path for path in sorted((_FOLDER / "sweeps").glob("*.yml"))}
+
+
+def find(name_or_path: str, sweeps_too: bool = False) -> Path:
+    """An existing file, else the bundled config of that name (with or without .yml), or with
+    `sweeps_too` the bundled sweep. Raises ConfigError."""
     path = Path(name_or_path)
     with contextlib.suppress(OSError):  # for example, a name too long for the file system
         if path.is_file():
             return path
-    names = bundled()
+    names, sweeps = bundled(), bundled_sweeps() if sweeps_too else {}
     stem = name_or_path.removesuffix(".yml").removesuffix(".yaml")
-    if stem in names:
-        return names[stem]
+    if stem in names | sweeps:
+        return (names | sweeps)[stem]
+    if stem in bundled_sweeps():
+        raise ConfigError(
+            f"config {name_or_path!r}: a sweep of many runs; score-embedding compare --config "
+            f"{stem} makes them"
+        )
     raise ConfigError(
         f"config {name_or_path!r}: no such file and no bundled config of that name; "
-        f"bundled: {', '.join(names)}{_nearest(Path(stem).name, names)}"
+        f"bundled: {', '.join(names | sweeps)}{nearest(Path(stem).name, names | sweeps)}"
     )
 
 
@@ -139,15 +152,26 @@ def change(values: dict[Any, Any], override: str, option: str = "--set") -> None
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"{option} {override!r}: expected {expected}")
+    put(values, key, value_of(text, f"{option} {override!r}"), f"{option} {override!r}")
+
+
+def put(values: dict[Any, Any], key: str, value: Any, source: str) -> None:
+    """Set `section.key` of a config that is not validated yet. Raises ConfigError, which names
+    `source`."""
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{option} {override!r}: {section} is not a section")
+            raise ConfigError(f"{source}: {section} is not a section")
+    values[last] = value
+
+
+def value_of(text: str, source: str) -> Any:
+    """A YAML value. Raises ConfigError, which names `source`."""
     try:
-        values[last] = _parsed(text)
+        return _parsed(text)
     except ValueError:
-        raise ConfigError(f"{option} {override!r}: {text!r} is not a YAML value") from None
+        raise ConfigError(f"{source}: {text!r} is not a YAML value") from None
 
 
 def write_document(path: Path, text: str) -> None:
@@ -167,14 +191,14 @@ def read_document(path: Path) -> dict[Any, Any]:
     return mapping(text, source=str(path))
 
 
-def _explain(error: Any, kind: type[AnyConfig]) -> str:
+def _explain(error: Any, kind: type[Section]) -> str:
     """One line for one of pydantic's errors: path of the key, value given, values allowed."""
     location = [str(part) for part in error["loc"]]
     path, given = ".".join(location), error["input"]
     match error["type"]:
         case "extra_forbidden":
             allowed = _keys_at(location[:-1], kind)
-            hint = _nearest(location[-1], allowed)
+            hint = nearest(location[-1], allowed)
             if kind is Config and location[-1] in ("beta_min", "beta_max"):
                 hint = "; it belongs to the baselines: sample_method: ddpm or ddim at the top level"
             return f"{path}: unknown key; allowed: {', '.join(allowed)}{hint}"
@@ -185,7 +209,7 @@ def _explain(error: Any, kind: type[AnyConfig]) -> str:
             allowed = [part.strip("' ") for part in expected.replace(" or ", ",").split(",")]
             return (
                 f"{path}: {_shown(given)} is not allowed; allowed: {expected}"
-                f"{_nearest(given, allowed)}"
+                f"{nearest(given, allowed)}"
             )
         case "value_error":
             reason = str(error["ctx"]["error"])
@@ -205,7 +229,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
-def _keys_at(location: list[str], kind: type[AnyConfig]) -> list[str]:
+def _keys_at(location: list[str], kind: type[Section]) -> list[str]:
     section: Any = kind
     for part in location:
         section = section.model_fields[part].annotation
@@ -214,7 +238,8 @@ def _keys_at(location: list[str], kind: type[AnyConfig]) -> list[str]:
     return list(section.model_fields)
 
 
-def _nearest(given: Any, allowed: Any) -> str:
+def nearest(given: Any, allowed: Any) -> str:
+    """`; did you mean 'x'?` with the allowed name that is most like the given one, or ""."""
     matches = difflib.get_close_matches(_shown(given).strip("'"), list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
