@@ -32,7 +32,7 @@ from torch import Tensor
 
 from _common import RESULTS, environment, write
 from score_embedding import densities
-from score_embedding.comparison import compare, spec, variants
+from score_embedding.comparison import compare, outputs, spec, variants
 from score_embedding.config import loading
 from score_embedding.config.sections import HeldOut
 from score_embedding.data import crops
@@ -74,7 +74,7 @@ def compare_runs(which: str, folder: Path | None) -> None:
     kept.mkdir(exist_ok=True)
     for name in (compare.MARKDOWN, compare.JSON, compare.CSV, spec.SPEC):
         shutil.copyfile(folder / name, kept / name)
-    picture = compare.DENOISING_CURVES
+    picture = outputs.DENOISING_CURVES
     shutil.copyfile(folder / picture, IMAGES / f"{results}_{picture}")
 
 

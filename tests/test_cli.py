@@ -695,7 +695,7 @@ def test_configs_are_listed_one_a_line(tmp_path):
     done = fresh(tmp_path, "configs")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == list(loading.bundled())
+    assert [line.split()[0] for line in lines] == [*loading.bundled(), *loading.bundled_sweeps()]
     assert all(len(line.split()) > 2 for line in lines)  # a title beside each name
 
 

@@ -31,6 +31,7 @@ from comparison_helpers import (
 from score_embedding import atomic_files
 from score_embedding.comparison import compare as comparisons
 from score_embedding.comparison import spec
+from score_embedding.comparison.description import describe
 from score_embedding.methods import model as models
 from score_embedding.methods.base import method_of
 
@@ -243,12 +244,12 @@ def test_a_run_that_did_not_finish_is_listed_and_counts_in_no_median(folder):
 
 def test_times_of_unlike_machines_are_said_not_to_be_comparable(folder):
     comparison = spec.read(folder)
-    assert "MIXED" not in comparisons.describe(comparison, spec.jobs(comparison, folder))
+    assert "MIXED" not in describe(comparison, spec.jobs(comparison, folder))
     path = folder / "runs" / "none_seed5" / "environment.json"
     values = json.loads(path.read_text())
     assert (values["device"], values["threads"]) == ("cpu", 1)
     path.write_text(json.dumps(values | {"threads": 3}))
-    said = comparisons.describe(comparison, spec.jobs(comparison, folder))
+    said = describe(comparison, spec.jobs(comparison, folder))
     assert "MIXED machines, times are not comparable" in said
     assert "1 thread(s) / " in said
     assert said.endswith("3 thread(s)")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -11,12 +12,16 @@ from rich.console import Console
 from score_embedding.cli.options import Device, Overrides, Overwrite, Slurm
 from score_embedding.errors import ConfigError, IncompleteError
 
+if TYPE_CHECKING:
+    from score_embedding.comparison.spec import Comparison
+
 Number = TypeVar("Number", int, float)
 
 
 def compare(
     config: Annotated[
-        str | None, typer.Option(help="A bundled name or a YAML file: images, network, steps.")
+        str | None,
+        typer.Option(help="A bundled name or a YAML file: images, network, steps; or a sweep."),
     ] = None,
     task: Annotated[
         str | None,
@@ -25,7 +30,20 @@ def compare(
     methods: Annotated[
         str | None, typer.Option(help="Comma-separated; --list-methods prints their names.")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Comma-separated; default 0,1,2.")] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="section.key=value,value",
+            help="Compare values of a key instead of methods; repeatable.",
+        ),
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="All combinations of the --sweep values.")
+    ] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; default 0,1,2, or those of the sweep's file."),
+    ] = None,
     targets: Annotated[
         str | None, typer.Option(help="Comma-separated SSIM; default 0.90,0.95,0.98,0.99.")
     ] = None,
@@ -43,7 +61,11 @@ def compare(
     list_methods: Annotated[bool, typer.Option("--list-methods", help="Print them.")] = False,
 ) -> None:
     """Compare methods on the same images: time to quality under both priors, over seeds; or, for a
-    config with held_out, denoising of photographs that no method was trained on.
+    config with held_out, denoising of photographs that no method was trained on; or, with --sweep,
+    values of keys of the config.
+
+    Of several --sweep options each changes one key, the others keep the config's values; --grid
+    makes all combinations. A file or a bundled name (cifar1_sweep_dh) can describe a sweep, too.
 
     --set section.key=value changes the config that the methods are made from, --set
     method.section.key=value one of them (such as the published training of ddpm and ddim). Runs
@@ -56,28 +78,16 @@ def compare(
         for name, variant in variants.VARIANTS.items():
             typer.echo(f"{name:<22}{variant.summary}")
         return
-    if task not in (None, *spec.TASKS):
-        raise ConfigError(f"--task {task!r}: must be {' or '.join(spec.TASKS)}")
     if again is not None:
-        if any((config, task, methods, seeds, targets, out, overrides)):
+        if any((config, task, methods, sweep, grid, seeds, targets, out, overrides)):
             raise ConfigError(
                 "--again takes all from its folder; only --processes, --slurm, --device and "
                 "--overwrite can be given"
             )
         comparison, folder = spec.read(again), again
-    elif config is None and task != "denoising":
-        raise ConfigError("--config or --again is needed: which images to compare the methods on")
     else:
-        comparison = spec.build(
-            config or spec.DENOISING_CONFIG,
-            _listed(methods) if methods is not None else None,
-            [_parsed(int, seed, "--seeds") for seed in _listed(seeds or "0,1,2")],
-            [_parsed(float, target, "--targets") for target in _listed(targets)]
-            if targets
-            else None,
-            list(overrides or []),
-            task or "samples",
-        )
+        asked = _Asked(config, task, methods, sweep or [], grid, seeds, targets, overrides or [])
+        comparison = _comparison(asked)
         folder = out or Path("saves") / f"compare_{comparison.name}"
 
     from score_embedding.comparison import compare as comparing
@@ -97,6 +107,49 @@ def compare(
     typer.echo(f"comparison: {folder}, with {comparing.MARKDOWN} and {result.picture} in it")
     if result.missing:
         raise IncompleteError(f"{len(result.missing)} runs are missing: {result.reasons}")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options of `compare` that say what to compare, as they were typed."""
+
+    config: str | None
+    task: str | None
+    methods: str | None
+    sweep: list[str]
+    grid: bool
+    seeds: str | None
+    targets: str | None
+    overrides: list[str]
+
+
+def _comparison(asked: _Asked) -> Comparison:
+    from score_embedding.comparison import spec
+    from score_embedding.comparison.sweeps import settings
+
+    if asked.task not in (None, *spec.TASKS):
+        raise ConfigError(f"--task {asked.task!r}: must be {' or '.join(spec.TASKS)}")
+    config = asked.config or (spec.DENOISING_CONFIG if asked.task == "denoising" else None)
+    if config is None:
+        raise ConfigError("--config or --again is needed: which images to compare the methods on")
+    given = None if asked.seeds is None else _numbers(int, asked.seeds, "--seeds")
+    targets = _numbers(float, asked.targets, "--targets") if asked.targets else None
+    if asked.sweep or settings.is_file(config):
+        unfit = {
+            "--methods": asked.methods is not None,
+            "--task denoising": asked.task == "denoising",
+        }
+        for option, is_given in unfit.items():
+            if is_given:
+                raise ConfigError(f"{option}: not of a sweep, which compares values of a key")
+        factors = settings.parsed(asked.sweep)
+        return settings.read(config, factors, asked.grid, given, targets, asked.overrides)
+    if asked.grid:
+        raise ConfigError("--grid: of the values of --sweep, which is not given")
+    methods = None if asked.methods is None else _listed(asked.methods)
+    seeds = [0, 1, 2] if given is None else given
+    task = asked.task or "samples"
+    return spec.build(config, methods, seeds, targets, asked.overrides, task)
 
 
 def reproduce(
@@ -127,7 +180,7 @@ def reproduce(
         folder,
         scale,
         _listed(cases),
-        [_parsed(int, seed, "--seeds") for seed in _listed(seeds)],
+        _numbers(int, seeds, "--seeds"),
         environment.select_device(device),
         processes,
         _parameters(slurm),
@@ -147,6 +200,10 @@ def reproduce(
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(kind: type[Number], text: str, option: str) -> list[Number]:
+    return [_parsed(kind, part, option) for part in _listed(text)]
 
 
 def _parsed(kind: type[Number], text: str, option: str) -> Number:

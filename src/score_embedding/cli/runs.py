@@ -205,9 +205,9 @@ def fid(
 
 
 def configs() -> None:
-    """List the bundled configs."""
+    """List the bundled configs, and the sweeps of `compare`."""
     from score_embedding.config import loading
 
-    for name, path in loading.bundled().items():
+    for name, path in (loading.bundled() | loading.bundled_sweeps()).items():
         title = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        typer.echo(f"{name:<22}{title}")
+        typer.echo(f"{name:<30}{title}")

@@ -61,7 +61,7 @@ def ssim_over_time(found: list[Outcome], comparison: Comparison, caption: str) -
         axes[0].set_ylim(top=1.02)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center")
-        _caption(figure, caption)
+        add_caption(figure, caption)
     return figure
 
 
@@ -75,7 +75,7 @@ def sample_sheet(jobs: list[Job], comparison: Comparison, caption: str) -> Figur
                 job.path / run_folder.SAMPLES, "samples", "images", "description"
             )
     images = next(iter(samples.values()))["images"]
-    keys = {method: _keys(arrays) for method, arrays in samples.items()}
+    keys = {method: starts_of(arrays) for method, arrays in samples.items()}
     starts = list(dict.fromkeys(start for of in keys.values() for start in of))
     shown = min(len(images), figures.IMAGES_SHOWN)
     methods = [method for method in comparison.configs if method in samples]
@@ -88,7 +88,7 @@ def sample_sheet(jobs: list[Job], comparison: Comparison, caption: str) -> Figur
                 if start in keys[method]:
                     x = samples[method][keys[method][start]][i]
                     figures.image(axis, figures.minmax(x), method)
-    _caption(figure, caption)
+    add_caption(figure, caption)
     return figure
 
 
@@ -146,7 +146,7 @@ def psnr_over_time(
             axis.set_xlabel("training time, pre-computation included (s)")
         handles, labels = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center")
-        _caption(figure, caption)
+        add_caption(figure, caption)
     return figure
 
 
@@ -176,7 +176,7 @@ def denoised_sheet(
     figure, axes = figures.grid(rows, -(-len(shown) // rows), side=1.9)
     for axis, (picture, title) in zip(axes.flat, shown, strict=False):
         figures.image(axis, picture, title)
-    _caption(figure, caption)
+    add_caption(figure, caption)
     return figure
 
 
@@ -185,12 +185,13 @@ def _family(method: str) -> str:
     return method.removesuffix("_residual").removesuffix("_alone")
 
 
-def _caption(figure: Figure, text: str) -> None:
+def add_caption(figure: Figure, text: str) -> None:
+    """The text above the figure, in lines that fit its width."""
     characters = int(14 * figure.get_figwidth())
     figure.suptitle(textwrap.fill(text, characters), fontsize=8)
 
 
-def _keys(arrays: dict[str, Any]) -> dict[str, str]:
+def starts_of(arrays: dict[str, Any]) -> dict[str, str]:
     """The name of each array of samples, by what the samples started from."""
     description = json.loads(str(arrays["description"]))
     if description["type"] == "conditional":

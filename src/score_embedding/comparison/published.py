@@ -19,6 +19,14 @@ CASES: dict[str, dict[str, str]] = {
     "celeb3": {"score_embedding": "celeb3_unconditional"},
 }
 
+# The published ablations of cifar1 (bundled sweeps), with seeds 9, 42 and 123.
+ABLATIONS = (
+    "cifar1_sweep_dh",
+    "cifar1_sweep_num_timesteps",
+    "cifar1_sweep_solve_tolerance",
+    "cifar1_sweep_sigma",
+)
+
 # `full` changes nothing. `small` is a smoke run: minutes on a laptop, far from converged.
 SCALES: dict[str, list[str]] = {
     "small": ["model.ch=16", "training.epochs=20", "misc.profile_freq=1"],

@@ -6,6 +6,7 @@ evaluation with the config that they are made from (variants.py says what each o
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,25 +25,35 @@ SPEC = "comparison.yml"
 RUNS = "runs"
 TARGETS = (0.90, 0.95, 0.98, 0.99)
 PRIORS = ("unit", "matched")
+NOT_RUN = "not run"  # the reason of a run that was not begun
 TASKS = ("samples", "denoising")
 DENOISING_CONFIG = "photographs"
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """What makes a comparison a sweep (sweeps/settings.py): for each key that is varied, the names
+    of its settings, in the order of its values. In a grid these are all settings."""
+
+    series: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Configs by the method's name, each to be run with every seed; targets of the min-max SSIM,
-    which have no meaning where the configs have held_out.
+    which have no meaning where the configs have held_out. In a sweep a method is a setting.
 
     Raises
     ------
     ConfigError : no method, no seed or no target, a duplicate, or a value out of range; methods
-        that are not measured on the same photographs.
+        that are not measured on the same photographs; a sweep of other methods.
     """
 
     name: str
     configs: dict[str, AnyConfig]
     seeds: tuple[int, ...]
     targets: tuple[float, ...] = TARGETS
+    sweep: Sweep | None = None
 
     def __post_init__(self) -> None:
         for given, what in ((self.seeds, "seeds"), (self.targets, "targets")):
@@ -54,6 +65,8 @@ class Comparison:
             raise ConfigError(f"targets: {list(self.targets)}: must be above 0 and at most 1")
         if not all(0 <= seed < 2**32 for seed in self.seeds):
             raise ConfigError(f"seeds: {list(self.seeds)}: must be from 0 to 2^32 - 1")
+        if self.sweep and {*itertools.chain(*self.sweep.series.values())} != {*self.configs}:
+            raise ConfigError(f"sweep: its settings are not {', '.join(self.configs)}")
         first = next(iter(self.configs))
         for method, config in self.configs.items():
             if config.held_out != self.held_out:
@@ -72,6 +85,7 @@ class _File(Section):
     seeds: list[StrictInt]
     targets: list[StrictFloat]
     methods: dict[str, dict[str, Any]]
+    sweep: dict[str, list[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +177,7 @@ def default_methods(config: str, overrides: list[str]) -> list[str]:
 
 def write(comparison: Comparison, folder: Path) -> None:
     """comparison.yml: all that is needed to run the comparison again."""
-    values = {
+    values: dict[str, Any] = {
         "name": comparison.name,
         "seeds": list(comparison.seeds),
         "targets": list(comparison.targets),
@@ -171,6 +185,8 @@ def write(comparison: Comparison, folder: Path) -> None:
             method: config.model_dump(mode="json") for method, config in comparison.configs.items()
         },
     }
+    if comparison.sweep:
+        values["sweep"] = {key: list(names) for key, names in comparison.sweep.series.items()}
     loading.write_document(folder / SPEC, yaml.safe_dump(values, sort_keys=False))
 
 
@@ -184,7 +200,9 @@ def read(folder: Path) -> Comparison:
             method: loading.validate_resolved(config, source=method)
             for method, config in values.methods.items()
         }
-        return Comparison(values.name, configs, tuple(values.seeds), tuple(values.targets))
+        sweep = values.sweep and Sweep({key: tuple(of) for key, of in values.sweep.items()})
+        seeds, targets = tuple(values.seeds), tuple(values.targets)
+        return Comparison(values.name, configs, seeds, targets, sweep or None)
     except (ConfigError, ValidationError) as error:
         raise RunFolderError(f"{folder / SPEC}: damaged ({error})") from None
 

@@ -43,7 +43,7 @@ def time_tables(summaries: list[Summary], comparison: Comparison, note: str) -> 
                     (
                         summary.method,
                         *(time_to(summary, target) for target in comparison.targets),
-                        _spread(final["ssim_minmax"], ".4f"),
+                        spread(final["ssim_minmax"], ".4f"),
                         f"{final['psnr_minmax'].median:.2f}",
                         f"{final['mse_minmax'].median:.2e}",
                         f"{final['nfe'].median:.0f}",
@@ -111,7 +111,7 @@ def time_to(summary: Summary, target: float) -> str:
     """Median, quartiles and steps, or how many runs reached it."""
     seconds, steps = summary.time_to[target], summary.steps_to[target]
     if math.isfinite(seconds.median):
-        return f"{_spread(seconds, '.1f')} ({steps.median:.0f})"
+        return f"{spread(seconds, '.1f')} ({steps.median:.0f})"
     reached = summary.reached[target]
     return NOT_REACHED + (f" ({reached} of {summary.runs} did)" if reached else "")
 
@@ -143,7 +143,7 @@ def _median(seconds: float) -> str:
     return f"{seconds:.1f}" if math.isfinite(seconds) else NOT_REACHED
 
 
-def _spread(values: Quartiles, form: str) -> str:
+def spread(values: Quartiles, form: str) -> str:
     if values.lower == values.upper:
         return format(values.median, form)
     upper = format(values.upper, form) if math.isfinite(values.upper) else "∞"
@@ -155,7 +155,14 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "∞": r"$\infty$", "²": r"$^2$", ">": r"$>$", "<": r"$<$"}
+    special = {
+        "\\": r"\textbackslash{}",
+        "∞": r"$\infty$",
+        "²": r"$^2$",
+        "±": r"$\pm$",
+        ">": r"$>$",
+        "<": r"$<$",
+    }
     special |= {"^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
     special |= {character: "\\" + character for character in "&%$#_{}"}
     return "".join(special.get(character, character) for character in text)

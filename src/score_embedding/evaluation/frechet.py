@@ -44,17 +44,24 @@ def between(
     DataError : fewer than MINIMUM images, grey images, or a file that is no such network.
     """
     n, channels = images.shape[:2]
-    if n < MINIMUM:
-        raise DataError(
-            f"{name}: FID of {n} image{'s' if n > 1 else ''} is refused, {MINIMUM} are the least: "
-            f"with fewer images than features the fitted covariances are singular and the figure "
-            f"says more about the number of images than about their quality; see SSIM and PSNR "
-            f"in the report"
-        )
+    if reason := refusal(n):
+        raise DataError(f"{name}: FID {reason}; see SSIM and PSNR in the report")
     if channels != 3:
         raise DataError(f"{name}: FID needs colour images, these have {channels} channel")
     network = load(weights, device)
     return distance(features(images, network, device), features(samples, network, device))
+
+
+def refusal(n: int) -> str:
+    """Why the distance to n training images is refused, however many samples there are; "" where
+    it is not."""
+    if n >= MINIMUM:
+        return ""
+    return (
+        f"of {n} image{'s' if n > 1 else ''} is refused, {MINIMUM} are the least: with fewer "
+        f"images than features the fitted covariances are singular and the figure says more about "
+        f"the number of images than about their quality"
+    )
 
 
 def load(weights: Path, device: torch.device) -> Any:
