@@ -1,16 +1,20 @@
 import contextlib
 import hashlib
 import http.server
+import io
 import pickle
 import shutil
 import socket
 import struct
 import tarfile
 import threading
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import cifar_archive
 from score_embedding.config.sections import DataLoader
 from score_embedding.data import cifar
 from score_embedding.data.datasets import load_dataset
@@ -288,3 +292,20 @@ def test_a_path_without_cifar_is_an_error_and_not_a_download(folder, tmp_path):
     with pytest.raises(DataError, match=r"data_loader\.path") as caught:
         load_dataset(DataLoader(dataset="cifar", path=str(tmp_path / "here")))
     assert str(tmp_path / "here") in str(caught.value)
+
+
+def test_a_zip_of_dogs_becomes_an_archive_that_is_read_in_the_same_order(tmp_path):
+    pictures = np.random.default_rng(4).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    with zipfile.ZipFile(tmp_path / "dogs.zip", "w") as archive:
+        for k in (7, 3, *range(8, 12), 0, 1, 2, 4, 5, 6):  # the order of names counts
+            content = io.BytesIO()
+            Image.fromarray(pictures[k]).save(content, "PNG")
+            archive.writestr(f"{k:04d}.png", content.getvalue())
+    path = tmp_path / cifar.ARCHIVE
+    cifar_archive.write_archive(cifar_archive.read_zip(tmp_path / "dogs.zip"), path)
+    for seed in (9, 56):
+        found = cifar.dogs(path, 3, seed)
+        chosen = np.random.RandomState(seed).choice(12, 3, replace=False)
+        np.testing.assert_array_equal(found, pictures[chosen])
+    with tarfile.open(path) as archive:
+        assert archive.getnames() == [f"{cifar.FOLDER}/{name}" for name in BATCHES]
