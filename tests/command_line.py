@@ -81,7 +81,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         *("score_embedding.pipeline", "score_embedding.comparison", "score_embedding.restoration"),
-        *("score_embedding.comparison.execution", "score_embedding.comparison.claims"),
+        *("score_embedding.comparison.execution", "score_embedding.comparison.reproduction.claims"),
         *("score_embedding.restoration.files", "score_embedding.restoration.rivals"),
         *("matplotlib.backends.backend_agg", "diffusers.models.unets.unet_2d", "skimage.data"),
     ]

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 import conftest
 from command_line import assert_mistake, sets
 from comparison_helpers import csv_rows, json_of, metrics_of, stamps, tables_of
-from score_embedding.comparison import published, spec, tables
-from score_embedding.comparison.sweeps import pictures, plan, results, runtimes, settings
+from score_embedding.comparison import spec, tables
+from score_embedding.comparison.reproduction import published
+from score_embedding.comparison.sweeps import pictures, results, runtimes, settings
 from score_embedding.config import loading
 from score_embedding.data.datasets import load_dataset
 from score_embedding.errors import ConfigError
@@ -476,38 +476,3 @@ def test_a_mistake_in_a_file_of_a_sweep_is_named(tmp_path, text, parts):
         settings.read(str(path))
     for part in (*parts, "sweep.yml" if "quikstart" not in text else "quikstart"):
         assert part in str(caught.value)
-
-
-# The plan
-
-
-def test_a_plan_lists_the_runs_with_times_and_begins_none(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    overrides = [value for value in sets() if value != "--set"]
-    comparison = settings.read(
-        "quickstart", {"training.epochs": [3, 300]}, False, [9, 42], None, overrides
-    )
-    planned = plan.plan(comparison, torch.device("cpu"))
-    names = [job.path.name for job in spec.jobs(comparison, tmp_path)]
-    assert [run.name for run in planned] == names
-    assert len(names) == 4
-    seconds = {run.name: run.seconds for run in planned}
-    assert all(0 < value < math.inf for value in seconds.values())
-    assert seconds["epochs_300_seed9"] > 50 * seconds["base_seed9"]
-    assert seconds["base_seed9"] == seconds["base_seed42"]
-    assert os.listdir(tmp_path) == []
-
-
-def test_the_expected_time_is_steps_and_evaluations_times_theirs(monkeypatch):
-    monkeypatch.setattr(plan, "_network_seconds", lambda *_: (0.5, 0.01))
-    overrides = ["training.epochs=100", "misc.profile_freq=10", "sample.solver=heun"]
-    config = loading.load("quickstart", [*overrides, "sample.steps=10"])
-    # 100 steps of 0.5 s; evaluations at 10, ..., 50 s and at the end, each of 2 x 20 of 0.01 s
-    assert plan.expected_seconds(config, torch.device("cpu")) == pytest.approx(50 + 6 * 0.4)
-    short = loading.load("quickstart", [*overrides, "sample.steps=10", "training.seconds=20"])
-    assert plan.expected_seconds(short, torch.device("cpu")) == pytest.approx(20 + 3 * 0.4)
-    chain = loading.load("cifar1_ddpm", ["training.epochs=10", "misc.profile_freq=10"])
-    expected_seconds = 5 + 2 * 1000 * 0.01
-    assert plan.expected_seconds(chain, torch.device("cpu")) == pytest.approx(expected_seconds)
-    none = loading.load("quickstart", ["sample_method=closed_form"])
-    assert plan.expected_seconds(none, torch.device("cpu")) == 0

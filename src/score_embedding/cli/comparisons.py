@@ -154,13 +154,27 @@ def _comparison(asked: _Asked) -> Comparison:
 
 def reproduce(
     scale: Annotated[
-        str, typer.Option(help="small (a smoke run, minutes) or full (as published).")
+        str, typer.Option(help="small (a smoke run), laptop (two cores), or full (as published).")
     ] = "small",
     cases: Annotated[
-        str, typer.Option(help="Comma-separated.")
-    ] = "cifar1,celeb1,cifar3,inet3,celeb3",
+        str | None,
+        typer.Option(help="Comma-separated; only these are run and shown. Default: all."),
+    ] = None,
+    main: Annotated[bool, typer.Option("--main", help="Only score embedding and timings.")] = False,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Only DDPM and DDIM.")] = False,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="Only the ablations of cifar1.")
+    ] = False,
+    data: Annotated[
+        str,
+        typer.Option(help="published, or sample: pictures of installed packages instead."),
+    ] = "published",
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "9,42,123",
     out: Annotated[Path | None, typer.Option(help="Folder; saves/reproduce_<scale>.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="List the runs and their expected time; write nothing."),
+    ] = False,
     processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     slurm: Slurm = None,
     device: Device = "auto",
@@ -169,32 +183,41 @@ def reproduce(
 ) -> None:
     """Run the published experiments again: a verdict for each claim.
 
-    The exit status is 0 only when every claim was run and reproduced. Runs that are already in the
-    folder are kept.
+    --main, --baselines and --ablations choose groups of runs (default: the first two). Runs of
+    another group that are in the folder count as well. --set section.key=value changes all
+    configs, --set method.section.key=value one method. Runs that are already in the folder are
+    kept. The exit status is 0 only when every claim of the cases was run and reproduced.
     """
-    from score_embedding.comparison import claims, tables
+    from score_embedding.comparison import tables
+    from score_embedding.comparison.reproduction import claims, findings, published, scales
     from score_embedding.runs import environment
 
-    folder = out or Path("saves") / f"reproduce_{scale}"
-    findings = claims.reproduce(
-        folder,
+    chosen = {published.MAIN: main, published.BASELINES: baselines, published.ABLATION: ablations}
+    request = claims.Request(
         scale,
-        _listed(cases),
-        _numbers(int, seeds, "--seeds"),
-        environment.select_device(device),
-        processes,
-        _parameters(slurm),
-        overrides,
-        overwrite,
+        tuple(_numbers(int, seeds, "--seeds")),
+        tuple(_listed(cases)) if cases is not None else None,
+        tuple(group for group, on in chosen.items() if on) or published.DEFAULT_GROUPS,
+        data,
+        tuple(overrides or ()),
     )
-    table = claims.claims_table(findings, scale)
-    console = Console()
-    console.print(tables.terminal(table))
-    console.print(table.note, markup=False, highlight=False)
-    counts = claims.counts(findings)
-    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    console, where = Console(), environment.select_device(device)
+    if dry_run:
+        plan = claims.planned(request, where, processes)
+        console.print(tables.terminal(plan))
+        console.print(plan.note, markup=False, highlight=False)
+        return
+    ending = "" if data == scales.PUBLISHED else f"_{data}"
+    folder = out or Path("saves") / f"reproduce_{scale}{ending}"
+    judged = claims.reproduce(folder, request, where, processes, _parameters(slurm), overwrite)
+    for table in (judged.brief, *judged.others):
+        console.print(tables.terminal(table))
+    for line in (*findings.reasons(judged.findings), request.note):
+        console.print(line, markup=False, highlight=False)
+    counts = findings.counts(judged.findings)
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     typer.echo(f"claims: {folder / claims.MARKDOWN}: {summary}")
-    if counts[claims.REPRODUCED] < len(findings):
+    if not findings.all_reproduced(judged.findings):
         raise IncompleteError(f"not every claim is reproduced: {summary}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,10 @@ def compare(
     processes: int = 1,
     slurm: dict[str, Any] | None = None,
     overwrite: bool = False,
+    methods: Collection[str] | None = None,
 ) -> Result:
-    """Make the runs that are not in the folder yet, then tables and pictures of all of them.
+    """Make the runs that are not in the folder yet, of `methods` alone where they are given, then
+    tables and pictures of all that are there.
 
     Raises
     ------
@@ -83,7 +86,8 @@ def compare(
     if slurm is not None:
         execution.check_cluster(slurm)
     jobs = spec.jobs(comparison, folder)
-    pending = [job for job in jobs if overwrite or not execution.is_complete(job)]
+    made = [job for job in jobs if methods is None or job.method in methods]
+    pending = [job for job in made if overwrite or not execution.is_complete(job)]
     if pending:
         needs = _checked(pending)
         if slurm is None:
@@ -91,7 +95,7 @@ def compare(
             resources.check_fits(comparison.name, together, device, folder)
     folder.mkdir(parents=True, exist_ok=True)
     spec.write(comparison, folder)
-    log.info("%d runs, %d of them there already", len(jobs), len(jobs) - len(pending))
+    log.info("%d runs, %d of them there already", len(made), len(made) - len(pending))
     with signals.handled(), signals.advising("the same command continues it"):
         failures = execution.execute(pending, device, processes, slurm, overwrite)
     return collect(comparison, folder, failures)

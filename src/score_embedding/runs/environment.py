@@ -28,7 +28,7 @@ def describe(device: torch.device, seed: int, images: Tensor) -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": str(device),
-        "processor": _processor(device),
+        "processor": processor_of(device),
         "threads": torch.get_num_threads(),
         "seed": seed,
         "git_commit": _git_commit(),
@@ -101,7 +101,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _processor(device: torch.device) -> str:
+def processor_of(device: torch.device) -> str:
+    """The name of the GPU or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")

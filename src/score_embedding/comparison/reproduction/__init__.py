@@ -1,0 +1,1 @@
+"""The published experiments, run again: a verdict for each claim of the papers."""
