@@ -145,6 +145,66 @@ def test_the_table_of_a_denoising_comparison_is_that_of_its_results(name, folder
     assert shown[1] in results
 
 
+REPRODUCTION = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def reproduction():
+    """benchmarks/reproduction.py, which writes the tables of docs/reproduction.md."""
+    path = ROOT / "benchmarks" / "reproduction.py"
+    module = importlib.util.module_from_spec(spec := _spec(path))
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", re.findall(r"<!-- (reproduce_\w+) -->", REPRODUCTION))
+def test_the_tables_of_a_reproduction_are_those_of_its_results(name, reproduction):
+    shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", REPRODUCTION, flags=re.DOTALL)
+    results = ROOT / "benchmarks" / "results" / name / "claims.md"
+    if results.exists():
+        expected = reproduction.block(results.read_text(encoding="utf-8"))
+        assert len(expected.splitlines()) > 20
+    else:
+        expected = reproduction.NOT_MEASURED
+    assert shown[1] == expected
+
+
+def test_the_tables_of_a_reproduction_are_kept_and_put_into_the_page(
+    tmp_path, monkeypatch, reproduction
+):
+    folder, page = tmp_path / "reproduce_laptop", tmp_path / "page.md"
+    (folder / "cifar1").mkdir(parents=True)
+    for name in ("table.md", "runs.csv", "comparison.json", "ssim_over_time.png"):
+        (folder / "cifar1" / name).write_text(name)
+    (folder / "claims.md").write_text("### Claims\n\nNote.\n\n| a |\n\n### More\n\n| b |\n\n- c\n")
+    (folder / "claims.json").write_text("{}")
+    page.write_text(REPRODUCTION)
+    monkeypatch.setattr(reproduction, "PAGE", page)
+    monkeypatch.setattr(reproduction, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr("sys.argv", ["reproduction.py", str(folder), "--note", "of a copy"])
+    for _ in range(2):  # again, in place of the first
+        reproduction.main()
+    before, _, rest = page.read_text().partition("<!-- reproduce_laptop -->\n")
+    shown, _, after = rest.partition("\n<!-- end -->")
+    assert shown == "Note.\n\n| a |\n\n#### More\n\n| b |\n\n- c\n- of a copy"
+    old = re.search(r"<!-- reproduce_laptop -->.*?<!-- end -->", REPRODUCTION, flags=re.DOTALL)
+    assert (before, after) == (REPRODUCTION[: old.start()], REPRODUCTION[old.end() :])
+    kept = tmp_path / "results" / "reproduce_laptop"
+    assert reproduction.block((kept / "claims.md").read_text()) == shown
+    assert {path.name for path in (kept / "cifar1").iterdir()} == set(reproduction.OF_CASES)
+
+
+def test_links_of_the_reproduction_page_lead_to_files_and_headings():
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", REPRODUCTION):
+        path, _, heading = target.partition("#")
+        page = ROOT / "docs" / path
+        assert page.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert heading in slugs, target
+
+
 def _spec(path):
     return importlib.util.spec_from_file_location(path.stem, path)
 
