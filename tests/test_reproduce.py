@@ -145,8 +145,9 @@ def test_small_scale_changes_little():
     for case in CASES:
         small = scales.comparison_of(case, "small", [9], "published", [])
         for method, name in CASES[case].configs.items():
-            changes = ["model.ch=16", "training.epochs=20", "misc.profile_freq=1"]
-            changes += ["sample.steps=50"] if method != "score_embedding" else []
+            changes = ["model.ch=16", "training.epochs=10", "misc.profile_freq=10"]
+            own = ["sample.solver=heun", "sample.steps=10"]
+            changes += own if method == "score_embedding" else ["sample.steps=20"]
             changes += ["data_loader.image_size=128"] if case == "celeb1_128" else []
             assert small.configs[method] == loading.load(name, changes)
 
@@ -455,7 +456,7 @@ def test_claims_that_can_be_run_here_are_judged_and_the_others_are_not_run(call,
     assert "1 image of 8 x 8 x 3 (celeb); network published, ch 8" in described
     assert "evaluated every score_embedding 1e-06 s, ddpm 1e-06 s" in described
     assert sorted(os.listdir(runs)) == [f"{m}_seed9" for m in ("ddim", "ddpm", "score_embedding")]
-    assert atomic_files.read_rows(runs / "ddpm_seed9" / "metrics.csv")[-1]["nfe"] == 50
+    assert atomic_files.read_rows(runs / "ddpm_seed9" / "metrics.csv")[-1]["nfe"] == 20
 
     # The same runs, had they got that far.
     own = [(89, 0.5), (90, 0.9), (99, 0.91), (100, 0.95), (110, 0.99)]
