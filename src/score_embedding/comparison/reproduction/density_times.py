@@ -96,16 +96,15 @@ def not_run(reason: str) -> list[Finding]:
 
 
 def table(measured: Seconds) -> Table:
-    """A row for each estimate, a column for each side."""
-    sides = sorted(measured[SCIPY])
-    header = ("pixel log-density", *(f"{side} x {side}" for side in sides))
+    """A row for each side, a column for each estimate."""
+    header = ("side", *measured)
     rows = [
-        (f"`{name}`", *(seconds_text(of_side[side]) for side in sides))
-        for name, of_side in measured.items()
+        (str(side), *(seconds_text(of_side[side]) for of_side in measured.values()))
+        for side in sorted(measured[SCIPY])
     ]
     note = (
         "Seconds for one colour picture that installed packages ship, the median of "
-        f"{ROUNDS}; `{SCIPY}` itself first, then the values of diffusion.density."
+        f"{ROUNDS}; {SCIPY} itself, and the values of diffusion.density."
     )
     return Table("Seconds of the pixel log-density", header, rows, note)
 
