@@ -390,6 +390,9 @@ def test_runs_together_take_as_long_as_the_fuller_process():
     assert plan.together([5, 1, 2, 4], 2) == 6
     assert plan.together([5, 1, 2, 4], 1) == 12
     assert plan.together([], 3) == 0
+    runs = [plan.Planned(name, 60.0 - plan.OVERHEAD, 0) for name in ("a/1", "a/2", "a/3", "b/1")]
+    (*_, total) = plan.table([*runs, plan.Planned("b/2", math.nan, math.nan, "no data")], 2).rows
+    assert total == ("4 runs, 2 at a time", "180 s", "0 s", "180 s")  # one case after another
 
 
 # The whole command
@@ -436,6 +439,7 @@ def test_claims_that_can_be_run_here_are_judged_and_the_others_are_not_run(call,
     assert os.listdir(runs) == ["score_embedding_seed9"]
     _, rows, below = claims_of(folder)
     assert {row[4] for row in rows} == {"not run here"}
+    assert {row[2][:18] for row in rows if row[0].startswith("celeb1")} == {"- / not reached in"}
     assert any("celeb1: not run here: ddpm_seed9 (not run)" in line for line in below)
     assert any(re.search(r"celeb1: the exact score .* ends at SSIM 0\.9", line) for line in below)
 

@@ -85,7 +85,11 @@ def table(planned: list[Planned], processes: int) -> Table:
     parts = [(p.training, p.evaluation, p.seconds) for p in shown]
     rows = [(p.name, *map(_clock, part)) for p, part in zip(shown, parts, strict=True)]
     sums = [sum(p.training for p in shown), sum(p.evaluation for p in shown)]
-    total = together([p.seconds for p in shown], processes)
+    cases = dict.fromkeys(p.name.split("/")[0] for p in shown)  # one after another
+    total = sum(
+        together([p.seconds for p in shown if p.name.split("/")[0] == case], processes)
+        for case in cases
+    )
     rows.append((f"{len(shown)} runs, {processes} at a time", *map(_clock, (*sums, total))))
     header = ("run", "training", "evaluation", "total")
     note = (

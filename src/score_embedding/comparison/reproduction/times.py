@@ -60,29 +60,44 @@ def median_of(runs: list[Reached]) -> Reached:
 
 def judged(claim: Claim, jobs: list[Job], missing: Mapping[str, str]) -> Finding:
     """The verdict from the runs of a case; `missing`: the reasons of those that are not finished,
-    by the run's name. A claim of which a run is missing counts as not run."""
-    methods = [OWN, *([claim.baseline] if claim.baseline else [])]
-    needed = [job for job in jobs if job.method in methods]
-    lacking = [job.path.name for job in needed if job.path.name in missing]
-    if lacking or not needed:
-        reason = ", ".join(f"{name} ({missing[name]})" for name in lacking) or "no runs"
-        return not_run(claim, reason)
-    of = {
-        method: median_of([reached(job, claim.target) for job in needed if job.method == method])
-        for method in methods
-    }
-    return judge(claim, of[OWN], of[claim.baseline] if claim.baseline else None)
+    by the run's name. A claim of which a run is missing counts as not run; what score embedding
+    reached is shown all the same."""
+
+    def runs(method: str | None) -> list[Job]:
+        return [job for job in jobs if job.method == method]
+
+    def reached_by(method: str) -> Reached:
+        return median_of([reached(job, claim.target) for job in runs(method)])
+
+    names = [job.path.name for job in (*runs(OWN), *runs(claim.baseline))]
+    lacking = [f"{name} ({missing[name]})" for name in names if name in missing]
+    if not lacking:
+        return judge(claim, reached_by(OWN), reached_by(claim.baseline) if claim.baseline else None)
+    own = None
+    if not any(job.path.name in missing for job in runs(OWN)):
+        own = reached_by(OWN)
+    return not_run(claim, ", ".join(lacking), own)
 
 
-def not_run(claim: Claim, reason: str) -> Finding:
-    return Finding(claim.case, name_of(claim), published_text(claim), reason=reason)
+def not_run(claim: Claim, reason: str, own: Reached | None = None) -> Finding:
+    name, published, figure = name_of(claim), published_text(claim), _published_brief(claim)
+    if own is None:
+        return Finding(claim.case, name, published, reason=reason, brief=(figure, "-"))
+    values = {"seconds": own.seconds, "seconds_after": own.after, "mse": own.mse}
+    here, mse = (f"- / {text}" for text in (_alone(own), _mse(own)))
+    return Finding(
+        *(claim.case, name, published, here, mse),
+        reason=reason,
+        brief=(figure, "-"),
+        values=values,
+    )
 
 
 def judge(claim: Claim, own: Reached, baseline: Reached | None) -> Finding:
     """Reproduced: the median run of score embedding reaches the SSIM and, where there is a
     baseline, the ratio of the medians is at least the published one over TOLERANCE wherever the
     times lie between the evaluations."""
-    reason, brief = "", (f"{claim.seconds:.1f} s", seconds_text(own.seconds))
+    reason, figure = "", seconds_text(own.seconds)
     values = {"seconds": own.seconds, "seconds_after": own.after, "mse": own.mse}
     if baseline is None:
         here, mse = _alone(own), _mse(own)
@@ -91,7 +106,7 @@ def judge(claim: Claim, own: Reached, baseline: Reached | None) -> Finding:
         low, high = _bounds(own, baseline)
         enough = claim.ratio / findings.TOLERANCE
         here, mse = _beside(own, baseline, low, high), f"{_mse(baseline)} / {_mse(own)}"
-        brief = f"{claim.ratio:.1f}", _ratio(own, baseline, low, high) or "not reached"
+        figure = _ratio(own, baseline, low, high) or "not reached"
         values |= {
             "baseline_seconds": baseline.seconds,
             "baseline_seconds_after": baseline.after,
@@ -106,7 +121,8 @@ def judge(claim: Claim, own: Reached, baseline: Reached | None) -> Finding:
         verdict = findings.NOT_REPRODUCED
         reason = f"score_embedding ended at {own.after:.1f} s without this SSIM"
     if not claim.has_figure:
-        verdict, reason, brief = findings.NO_FIGURE, "", ("-", brief[1])
+        verdict, reason = findings.NO_FIGURE, ""
+    brief = _published_brief(claim), figure
     name, published = name_of(claim), published_text(claim)
     return Finding(claim.case, name, published, here, mse, verdict, reason, brief, values)
 
@@ -129,6 +145,13 @@ def published_text(claim: Claim) -> str:
     shown = f"{claim.baseline_seconds:.2f} s / {own} = {claim.ratio:.1f}"
     low, high = published_bounds(claim)
     return f"{shown} ({low:.1f} to {high:.1f})" if math.isfinite(high) else shown
+
+
+def _published_brief(claim: Claim) -> str:
+    """The published ratio, or the seconds where there is no baseline."""
+    if not claim.has_figure:
+        return "-"
+    return f"{claim.ratio:.1f}" if claim.baseline else f"{claim.seconds:.1f} s"
 
 
 def published_bounds(claim: Claim) -> tuple[float, float]:
