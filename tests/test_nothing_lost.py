@@ -167,6 +167,23 @@ def test_a_signal_to_a_comparison_stops_its_runs_too(tmp_path):
         assert Checkpoints(RunFolder(folder), 1.0).latest() is not None
 
 
+@pytest.mark.slow
+def test_the_runs_of_a_comparison_that_is_killed_end_too_and_keep_their_steps(tmp_path):
+    asked = ("compare", "--config", "quickstart", "--methods", "none,score_embedding")
+    asked += ("--seeds", 0, "--processes", 2, "--out", "c", *sets(**LONG))
+    run = start(tmp_path, *asked)
+    runs = tmp_path / "c" / "runs"
+    wait_for(run, lambda: len({p.parent for p in runs.glob("*/checkpoint_*.safetensors")}) == 2)
+    workers = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+    for folder in runs.iterdir():
+        Checkpoints(RunFolder(folder), 1.0).latest()
+        with run_folder.locked(folder):  # nobody else writes to it
+            pass
+
+
 class Harm:
     """Unpickled, it makes a file."""
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 import torch
@@ -21,8 +22,10 @@ from score_embedding.methods import ddpm, embedded
 from score_embedding.methods.precomputation import precompute
 from score_embedding.runs import folder as run_folder
 from score_embedding.runs.folder import RunFolder
+from score_embedding.training import tensor_files
 from score_embedding.training.checkpoints import MAX_RESTARTS, Checkpoints
 from score_embedding.training.loop import NotFiniteError, train
+from score_embedding.training.signals import Signals
 from test_training import network_for, tiny_config
 
 EVERYTHING = {"epochs": 8, "ema": 0.99, "warmup": 5, "grad_clip": 1.0}
@@ -111,6 +114,47 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(setting, tmp_path):
     assert stopped.value.exit_code == 130
     _, _, rows = Checkpoints(RunFolder(tmp_path), 1.0).latest()
     assert [row["step"] for row in rows] == [1, 2, 3]
+
+
+def test_a_second_signal_while_the_checkpoint_is_written_waits_for_it(
+    setting, tmp_path, monkeypatch
+):
+    config, objective = setting()
+    write = tensor_files.write
+
+    def slowly(*given):
+        time.sleep(1.5)  # later than what counts as the same request
+        os.kill(os.getpid(), signal.SIGTERM)
+        return write(*given)
+
+    monkeypatch.setattr(tensor_files, "write", slowly)
+    with pytest.raises(Interrupted):
+        trained(config, Interrupting(objective, 3, signal.SIGINT), tmp_path, every=1e9)
+    _, _, rows = Checkpoints(RunFolder(tmp_path), 1.0).latest()
+    assert [row["step"] for row in rows] == [1, 2, 3]
+
+
+def test_two_signals_at_once_leave_a_checkpoint(setting, tmp_path, monkeypatch):
+    """Ctrl-C reaches a comparison and its runs, to which the comparison then sends SIGTERM."""
+    config, objective = setting()
+    checkpoints = Checkpoints(RunFolder(tmp_path), 1e9)
+    postponed, stopped = Signals.postponed, []
+
+    def stop(_):
+        stopped.append(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def after_the_second(signals):
+        if len(stopped) == 1:  # on the way to the checkpoint
+            stopped.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return postponed(signals)
+
+    monkeypatch.setattr(Signals, "postponed", after_the_second)
+    with pytest.raises(Interrupted):
+        train(network_for(config, images=2), objective, config, {}, stop, checkpoints)
+    assert len(stopped) == 2
+    assert checkpoints.steps() == [1]
 
 
 def test_a_signal_while_evaluating_comes_at_once_and_the_evaluation_is_made_again(

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import signal
+import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -113,9 +116,19 @@ def _send(
     sender: Connection, job: Job, device: torch.device, overwrite: bool, threads: int
 ) -> None:
     """In the process of a run."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # The signal that ended it is the parent's to report.
     with sender, suppress(Interrupted):
         sender.send(run_one(job.config, job.path, device, overwrite, threads))
+
+
+def _end_with_parent() -> None:
+    """Stop this process, as SIGTERM does, when the one that started it has ended. A parent that
+    was killed cannot do that itself."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _received(receiver: Connection, process: SpawnProcess) -> str:

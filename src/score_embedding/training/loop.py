@@ -113,8 +113,9 @@ def train(
                         raise
                     restart(state, checkpoints, device, options.lr, error)
         except Interrupted:
-            if checkpoints and state.is_finite():
-                save_state(state, checkpoints, device)
+            with signals.postponed():
+                if checkpoints and state.is_finite():
+                    save_state(state, checkpoints, device)
             raise
     network.load_state_dict(state.averaged.state_dict())
     return state.history

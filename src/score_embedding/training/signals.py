@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from score_embedding.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds in which further signals are the same request: Ctrl-C reaches a comparison and its runs,
+# to which the comparison then sends SIGTERM.
+_SAME_REQUEST = 1.0
 
 
 class Signals:
@@ -19,6 +25,7 @@ class Signals:
     def __init__(self) -> None:
         self._postponed = False
         self._arrived: signal.Signals | None = None
+        self._raised = -math.inf  # when, on the monotonic clock
 
     @contextmanager
     def postponed(self) -> Iterator[None]:
@@ -29,13 +36,18 @@ class Signals:
         finally:
             self._postponed = False
         if self._arrived is not None:
-            raise Interrupted(self._arrived)
+            self._stop(self._arrived)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
+        """The handler of SIGNALS."""
         del frame
         self._arrived = signal.Signals(number)
-        if not self._postponed:
-            raise Interrupted(self._arrived)
+        if not self._postponed and time.monotonic() - self._raised > _SAME_REQUEST:
+            self._stop(self._arrived)
+
+    def _stop(self, number: signal.Signals) -> NoReturn:
+        self._raised = time.monotonic()
+        raise Interrupted(number)
 
 
 @contextmanager
