@@ -39,6 +39,7 @@ from command_line import (
 )
 from score_embedding import atomic_files, cli, kinds
 from score_embedding.config import loading
+from score_embedding.errors import ConvergenceError
 from score_embedding.methods import precomputation
 from score_embedding.runs import folder as run_folder
 
@@ -815,6 +816,35 @@ def test_overwriting_with_a_mistake_keeps_the_old_run_whole(copied, call, tmp_pa
         assert_mistake(done, "a.png: an empty file")
     else:
         assert_mistake(call(*RERUN, "--device", "tpu"), "--device tpu")
+    assert tree(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (
+            {"diffusion__embedding": "residual"},
+            ["image_density.components: 20 cannot be fitted to 1 window(s) of side 8"],
+        ),
+        ({"diffusion__dh": 1e300}, ["diffusion.dh", "1000000"]),
+        ({"diffusion__dh": 1e-300}, ["diffusion.dh", "0.000001"]),
+    ],
+)
+def test_overwriting_by_a_run_that_cannot_be_precomputed_keeps_the_old_run(
+    copied, call, changes, parts
+):
+    before = tree(copied)
+    assert_mistake(call(*RERUN, *sets(**changes)), *parts)
+    assert tree(copied) == before
+
+
+def test_overwriting_by_a_solve_that_does_not_converge_keeps_the_old_run(copied, call, monkeypatch):
+    def fails(*_):
+        raise ConvergenceError("no end of it", [1.0])
+
+    monkeypatch.setattr(precomputation, "precompute", fails)
+    before = tree(copied)
+    assert_mistake(call(*RERUN, *sets(training__epochs=1)), "no end of it", code=3)
     assert tree(copied) == before
 
 

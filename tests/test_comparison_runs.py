@@ -27,6 +27,7 @@ from comparison_helpers import (
     tables_of,
     without_times,
 )
+from score_embedding import pipeline
 from score_embedding.comparison import execution, spec
 from score_embedding.comparison.compare import compare
 from score_embedding.comparison.variants import VARIANTS
@@ -148,6 +149,22 @@ def test_a_run_that_fails_is_listed_and_does_not_stop_the_others(call, tmp_path)
     assert (folder / "runs" / "none_seed2" / "divergence.npz").is_file()
     lr = {m: spec.read(folder).configs[m].training.lr for m in ("none", "closed_form")}
     assert lr == {"none": 1e30, "closed_form": 7e-4}
+
+
+def test_an_error_that_nobody_foresaw_does_not_stop_the_others(call, tmp_path, monkeypatch):
+    run = pipeline.run
+
+    def failing(config, *given, **options):
+        if config.name == "none_seed2":
+            raise ValueError("of a new kind")
+        run(config, *given, **options)
+
+    monkeypatch.setattr(pipeline, "run", failing)
+    done = call(*command(("none", "closed_form"), seeds=[2]))
+    assert done.returncode == 1
+    assert "1 runs are missing: none_seed2 (ValueError: of a new kind)" in done.stderr
+    assert list(json_of(tmp_path / "c")["missing"]) == ["none_seed2"]
+    assert {row["method"] for row in csv_rows(tmp_path / "c")} == {"closed_form"}
 
 
 # Several processes

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -49,7 +49,8 @@ def run(
     """Train a model of `config` and leave its run folder at `path`; with `resume` continue the run
     that is there.
 
-    Nothing is created or removed before the config, the images and the folder were found good.
+    Nothing is created or removed before the config, the images and the folder were found good. A
+    run that is overwritten stays until the pre-computation of the new one has come to its end.
 
     Raises
     ------
@@ -65,12 +66,13 @@ def run(
     with (
         run_folder.locked_for(path, config, overwrite, resume),
         signals.handled(),
-        signals.advising("what was done is kept, --resume continues"),
+        contextlib.ExitStack() as until_end,
     ):
+        known = _precompute(method, images, device) if overwrite else None
+        until_end.enter_context(signals.advising("what was done is kept, --resume continues"))
         folder = RunFolder(path) if resume else run_folder.create(path, config)
         _describe_environment(folder, config, images, device, resume)
-        warm_up(method, device)
-        known = method.precompute(images, device)
+        known = known or _precompute(method, images, device)
         method.save(path, images, known)
         if run_folder.SCORES in method.kind.files:
             pictures.write(path, run_folder.SCORES)
@@ -95,6 +97,11 @@ def check(images: Tensor, method: Method) -> None:
     if config.held_out:
         check_apart(config.held_out, config.data_loader)
         load_held_out(config.held_out, config.data_loader.channels)
+
+
+def _precompute(method: Method, images: Tensor, device: torch.device) -> Known:
+    warm_up(method, device)
+    return method.precompute(images, device)
 
 
 def train_model(
@@ -140,7 +147,7 @@ def train_model(
     return TrainedModel(method, network, known), history, {**history.precompute_seconds, **stages}
 
 
-@contextmanager
+@contextlib.contextmanager
 def dumping_divergence(folder: RunFolder, network: ScoreNetwork | None) -> Iterator[None]:
     """A loss or score that is not finite leaves the weights, and the batch, in the folder."""
     try:

@@ -55,7 +55,7 @@ def execute(
 ) -> dict[str, str]:
     """Run the jobs, anew with `overwrite`; returns the errors, by the name of the run.
 
-    A run that fails with a ScoreEmbeddingError, such as a divergence, does not stop the others.
+    A run that fails, by a divergence for one, does not stop the others.
 
     Parameters
     ----------
@@ -159,6 +159,9 @@ def run_one(
         pipeline.run(config, path, device, profile=True, overwrite=overwrite, resume=resume)
     except ScoreEmbeddingError as error:
         return "" if not overwrite and _is_done(config, path) else str(error)
+    except Exception as error:  # a fault of this run must not cost the others theirs
+        log.exception("%s", path)
+        return f"{type(error).__name__}: {error}"
     return ""
 
 

@@ -85,7 +85,7 @@ class Diffusion(Section):
     """The SDE and its Fokker-Planck solve."""
 
     sigma: Annotated[Positive, Field(ge=1e-3, le=1e4)] = 5.0
-    dh: Positive = 1.0
+    dh: Annotated[Positive, Field(ge=1e-6, le=1e6)] = 1.0
     num_timesteps: Count = 20
     solve_tolerance: Positive = 2e-8
     # additions

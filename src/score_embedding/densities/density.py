@@ -154,14 +154,26 @@ def fit(
         raise ValueError(f"stride: from 1 to the side of the arrays, {side}, got {stride}")
     if rank < 0:
         raise ValueError(f"rank: at least 0 is needed, got {rank}")
-    if all(tuple(image.shape[1:]) == (side, side) for image in listed):
+    if _are_arrays(listed, side):
         drawn = torch.stack(listed)
     else:
         generator = torch.Generator(device="cpu").manual_seed(seed)
-        enough = max(1, min(arrays, ENOUGH_NUMBERS // (listed[0].shape[0] * side**2)))
+        enough = number_of_arrays(listed, side, arrays)
         drawn = crops.draw(listed, (side, side), enough, generator)
     model: Model = about.load().fit(drawn, FitOptions(components, rank, em_steps, seed))
     return Density(kind, model, min(stride, side))
+
+
+def number_of_arrays(images: Sequence[Tensor], side: int, arrays: int) -> int:
+    """How many arrays of this side a density of images (c, h, w) is fitted to, where `arrays` are
+    asked for."""
+    if _are_arrays(images, side):
+        return len(images)
+    return max(1, min(arrays, ENOUGH_NUMBERS // (images[0].shape[0] * side**2)))
+
+
+def _are_arrays(images: Sequence[Tensor], side: int) -> bool:
+    return all(tuple(image.shape[1:]) == (side, side) for image in images)
 
 
 def _levels(sigma: float | Tensor, n: int) -> list[float]:

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from score_embedding import atomic_files, densities, kinds
 from score_embedding.config.schema import Config
+from score_embedding.config.sections import ImageDensity
 from score_embedding.data import crops
 from score_embedding.dct import dct, inverse_dct
 from score_embedding.densities import Density, fit
+from score_embedding.densities.density import number_of_arrays
 from score_embedding.densities.fitting import FLOOR
-from score_embedding.errors import CheckpointError
+from score_embedding.errors import CheckpointError, ConfigError
 from score_embedding.methods import frequencies
 from score_embedding.methods.base import Network
 from score_embedding.sde import VarianceExploding
@@ -90,14 +92,30 @@ class Precomputed:
         return prior + self.scaled(residual, s)
 
 
+def check(images: Tensor, options: ImageDensity) -> None:
+    """Raise ConfigError where the density cannot be fitted to images (n, c, h, w)."""
+    kind = kinds.DENSITIES[options.kind]
+    side = kind.side if options.side is None or kind.fixed_side else options.side
+    count = number_of_arrays(list(images), side, options.arrays)
+    if kind.mixture and count < max(2, options.components):
+        raise ConfigError(
+            f"image_density.components: {options.components} cannot be fitted to {count} window(s) "
+            f"of side {side} from {len(images)} image(s); fewer components, a smaller "
+            f"image_density.side or more images are needed"
+        )
+
+
 def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, dict[str, float]]:
     """The density of photographs (c, h, w) with its residual at each noise level, and the seconds
-    that both took."""
+    that both took. Raises ConfigError where the density cannot be fitted to them."""
     clock = [time.perf_counter()]
     options, seed = config.image_density, config.training.seed
     # On the CPU, wherever the images are: not every device knows float64 and eigenvectors.
     here = [photograph.cpu() for photograph in photographs]
-    density = fit(images=here, seed=seed, **options.model_dump()).to(photographs[0])
+    try:
+        density = fit(images=here, seed=seed, **options.model_dump()).to(photographs[0])
+    except ValueError as error:
+        raise ConfigError(f"image_density: {error}") from error
     clock.append(time.perf_counter())
     sde = VarianceExploding(config.diffusion.sigma)
     ends = sde.std(torch.tensor([config.misc.eps, 1.0], dtype=torch.float64)).log()

@@ -120,6 +120,10 @@ class Residual(ContinuousMethod):
     def label(self) -> str:
         return f"Residual of a closed-form denoiser ({self.config.image_density.kind})"
 
+    def check(self, images: Tensor) -> None:
+        if not self.config.data_loader.crops:  # of which there are as many windows as asked for
+            preconditioning.check(images, self.config.image_density)
+
     def precompute(self, images: Tensor, device: torch.device) -> KnownDensity:
         data = self.config.data_loader
         photographs = load_photographs(data) if data.crops else list(images)
