@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 
 import score_embedding as se
-from command_line import undrawn
+from command_line import tree, undrawn
 from score_embedding import pipeline
 from score_embedding.atomic_files import read_arrays
 from score_embedding.config import loading
 from score_embedding.errors import LimitError, RunFolderError
 from score_embedding.methods.base import method_of
 from score_embedding.report import content
+from score_embedding.runs import folder as run_folder
 from score_embedding.runs import loading as loading_of_runs
 from score_embedding.runs.folder import RunFolder
 
@@ -71,14 +72,63 @@ def test_more_samples_than_images_are_drawn_elsewhere(name, runs, tmp_path):
 def test_samples_are_replaced_only_where_that_is_asked_for(elsewhere, runs, tmp_path):
     config, path = runs["closed_form"]
     path = shutil.copytree(path, tmp_path / "run")
-    out = shutil.copytree(path, tmp_path / "out") if elsewhere else None
+    out = tmp_path / "out" if elsewhere else None
     target = out or path
+    if out:
+        pipeline.sample_again(path, CPU, config.sample, seed=0, out=out)
     before = (target / "samples.npz").read_bytes()
     with pytest.raises(RunFolderError, match="--overwrite"):
         pipeline.sample_again(path, CPU, config.sample, seed=1, out=out)
     assert (target / "samples.npz").read_bytes() == before
     pipeline.sample_again(path, CPU, config.sample, seed=1, out=out, overwrite=True)
     assert (target / "samples.npz").read_bytes() != before
+
+
+def test_the_folder_of_another_run_takes_no_samples(runs, tmp_path):
+    config, path = runs["closed_form"]
+    other = shutil.copytree(runs["ddpm"][1], tmp_path / "other")
+    before = tree(other)
+    with pytest.raises(RunFolderError, match=r"other: a run folder; .*--out"):
+        pipeline.sample_again(path, CPU, config.sample, seed=1, out=other, overwrite=True)
+    assert tree(other) == before
+
+
+def test_the_run_folder_under_another_name_gets_its_report_anew(runs, tmp_path):
+    config, path = runs["closed_form"]
+    copied = shutil.copytree(path, tmp_path / "run")
+    (tmp_path / "link").symlink_to(copied)
+    before = tree(copied)
+    pipeline.sample_again(copied, CPU, config.sample, 1, out=tmp_path / "link", overwrite=True)
+    after = tree(copied)
+    assert after["samples.npz"] != before["samples.npz"]
+    assert after["report.html"] != before["report.html"]
+
+
+@pytest.mark.parametrize("name", ["sample.png", ".lock"])
+def test_files_of_the_user_beside_samples_are_not_replaced_unasked(name, runs, tmp_path):
+    config, path = runs["closed_form"]
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunFolderError, match=name.replace(".", r"\.")):
+        pipeline.sample_again(path, CPU, config.sample, seed=1, out=tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_only_files_of_a_killed_process_are_cleared_away(runs, tmp_path):
+    config, path = runs["closed_form"]
+    foreign = (".thesis.partial", "checkpoint_notes.txt", "checkpoint_1.txt")
+    own = (".samples.npz.partial", ".checkpoint_00000012.safetensors.partial")
+    for name in (*foreign, *own):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".model.safetensors.partial").mkdir()
+    pipeline.sample_again(path, CPU, config.sample, seed=1, out=tmp_path)
+    kept = {file.name for file in tmp_path.iterdir()}
+    assert kept == {*foreign, ".model.safetensors.partial", "samples.npz", "sample.png"}
+    own = ("checkpoint_00000012.safetensors", "checkpoint_00000012.json", "checkpoint_rows.jsonl")
+    for name in own:
+        (tmp_path / name).touch()
+    run_folder.remove_checkpoints(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == kept
 
 
 def test_samples_that_appear_between_check_and_lock_are_not_replaced(runs, tmp_path, monkeypatch):
@@ -180,6 +230,19 @@ def test_scores_that_are_there_are_kept_whoever_has_made_them_since(tmp_path, mo
     before = (path / "scores.npz").stat().st_mtime_ns
     pipeline.solve(config, path, CPU, overwrite=True)
     assert (path / "scores.npz").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("name", ["scores.png", "diagnostics.json", "scores.npy"])
+def test_a_solve_replaces_no_file_beside_its_scores_unasked(name, tmp_path):
+    config = loading.for_images([str(picture(tmp_path))], 8, ["diffusion.num_timesteps=2"])
+    (tmp_path / name).write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(RunFolderError, match=rf"{name}: already there; --overwrite"):
+        pipeline.solve(config, tmp_path, CPU)
+    assert tree(tmp_path) == before
+    pipeline.solve(config, tmp_path, CPU, overwrite=True)
+    assert {"scores.npz", "scores.png", "diagnostics.json"} < set(tree(tmp_path))
+    assert not (tmp_path / "scores.npy").exists()  # all scores are in scores.npz
 
 
 def picture(folder):

@@ -176,16 +176,20 @@ def sample_again(
 
     Raises
     ------
-    RunFolderError : samples are there already and `overwrite` is not given.
+    RunFolderError : samples are there already and `overwrite` is not given; `out` is the folder of
+        another run.
     """
     folder, config = run_folder.open_existing(path)
     method = method_of(config)
     needed = dict.fromkeys((*needed_to_sample(method), *content.needs(config)))
     run_folder.check_has(path, tuple(needed))
     content.read_course(folder)  # found damaged before the samples are replaced
-    target = RunFolder(out or path)
+    elsewhere = out is not None and out.resolve() != path.resolve()
+    target = RunFolder(out if out and elsewhere else path)
     result = run_folder.DENOISED if config.held_out else run_folder.SAMPLES
     run_folder.check_place(target.path)
+    if elsewhere:
+        run_folder.check_no_run(target.path)
     run_folder.check_not_there(target, result, overwrite)
     training = config.training.model_copy(update={"seed": seed})
     again = config.model_copy(update={"sample": options, "training": training})
@@ -197,7 +201,7 @@ def sample_again(
     with run_folder.locked(target.path):
         run_folder.check_not_there(target, result, overwrite)  # others may have sampled since
         finish(target, model, images, count)
-        if out is None:
+        if not elsewhere:
             render.write(folder)
 
 
@@ -214,11 +218,13 @@ def needed_to_sample(method: Method) -> tuple[str, ...]:
 def solve(config: Config, path: Path, device: torch.device, overwrite: bool = False) -> None:
     """Only the pre-computation of the config's images, into the folder `path`.
 
-    Raises RunFolderError where it has scores already and `overwrite` is not given.
+    Raises RunFolderError where it is a run folder, or has scores already and `overwrite` is not
+    given.
 
     Of more images than fit into memory all scores go to a file of their own, block by block; the
     other fields, and the picture, are those of the first SHOWN.
     """
+    run_folder.check_no_run(path)
     run_folder.check_not_there(RunFolder(path), run_folder.SCORES, overwrite)
     diffusion, misc = config.diffusion, config.misc
     images = load_dataset(config.data_loader).to(with_float64(device))
@@ -235,6 +241,8 @@ def solve(config: Config, path: Path, device: torch.device, overwrite: bool = Fa
             with atomic_files.replacing(folder / run_folder.ALL_SCORES) as partial:
                 diagnostics = precomputation.write_all_scores(images, diffusion, misc, partial)
             precomputed = dataclasses.replace(precomputed, diagnostics=diagnostics)
+        else:
+            (folder / run_folder.ALL_SCORES).unlink(missing_ok=True)  # of an earlier solve
         log.info("%s", precomputed.diagnostics.summary())
         precomputation.save(folder / run_folder.SCORES, images, precomputed)
         pictures.write(path, run_folder.SCORES)

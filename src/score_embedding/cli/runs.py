@@ -9,7 +9,7 @@ import typer
 
 from score_embedding import kinds
 from score_embedding.cli.options import Device, Overrides, Overwrite, Seed
-from score_embedding.errors import ConfigError, RunFolderError
+from score_embedding.errors import ConfigError
 
 
 def run(
@@ -108,8 +108,7 @@ def solve(
     changes += overrides or []
     settings = loading.for_images([str(path) for path in images], size, changes)
     run_folder.check_place(out)
-    if (out / run_folder.CONFIG).exists():
-        raise RunFolderError(f"{out}: a run folder; give another place with --out")
+    run_folder.check_no_run(out)
     run_folder.check_not_there(run_folder.RunFolder(out), run_folder.SCORES, overwrite)
 
     from score_embedding import pipeline

@@ -18,6 +18,7 @@ from score_embedding.atomic_files import RunFolder as RunFolder
 from score_embedding.config import loading
 from score_embedding.config.schema import AnyConfig
 from score_embedding.errors import ConfigError, RunFolderError
+from score_embedding.training.names import CHECKPOINT
 from score_embedding.training.names import CHECKPOINT_ROWS as CHECKPOINT_ROWS
 from score_embedding.training.names import STATE as STATE
 from score_embedding.training.names import WEIGHTS as WEIGHTS
@@ -38,7 +39,6 @@ PDF = "report.pdf"
 HTML = "report.html"
 DUMP = "divergence.npz"
 LOCK = ".lock"  # while a run is under way
-CHECKPOINTS = "checkpoint_*.*"  # of a run under way
 
 FILES = (
     CONFIG,
@@ -57,6 +57,12 @@ FILES = (
     HTML,
     DUMP,
 )
+# What each command writes beside the file with its result.
+BESIDE = {
+    SAMPLES: (SAMPLE_PICTURE,),
+    DENOISED: (DENOISED_PICTURE,),
+    SCORES: (SCORES_PICTURE, DIAGNOSTICS, ALL_SCORES),
+}
 
 
 def name_of(config: AnyConfig, seed_given: bool, extension: str | None) -> str:
@@ -122,12 +128,21 @@ def check_place(path: Path) -> None:
         return
 
 
-def check_not_there(folder: RunFolder, name: str, overwrite: bool) -> None:
-    """Raise RunFolderError where the folder has the file already, unless it may be overwritten."""
-    if folder.has(name) and not overwrite:
-        raise RunFolderError(
-            f"{folder / name}: already there; --overwrite replaces it, --out DIR writes elsewhere"
-        )
+def check_not_there(folder: RunFolder, result: str, overwrite: bool) -> None:
+    """Raise RunFolderError where the folder has the file of a result already, or one that is
+    written beside it, unless they may be overwritten."""
+    for name in (result, *BESIDE[result]):
+        if folder.has(name) and not overwrite:
+            raise RunFolderError(
+                f"{folder / name}: already there; --overwrite replaces it, --out DIR writes "
+                f"elsewhere"
+            )
+
+
+def check_no_run(path: Path) -> None:
+    """Raise RunFolderError where the folder is that of a run, whose files belong together."""
+    if (path / CONFIG).exists():
+        raise RunFolderError(f"{path}: a run folder; give another place with --out")
 
 
 def check_own(path: Path, mark: str) -> None:
@@ -177,8 +192,9 @@ def create(path: Path, config: AnyConfig) -> RunFolder:
 
 def remove_checkpoints(path: Path) -> None:
     """Remove what a finished run, or one that starts again, does not need."""
-    for checkpoint in path.glob(CHECKPOINTS):
-        checkpoint.unlink()
+    for file in path.glob("checkpoint_*"):
+        if CHECKPOINT.fullmatch(file.name) and file.is_file():
+            file.unlink()
 
 
 def is_finished(path: Path) -> bool:
@@ -245,6 +261,8 @@ def locked(path: Path) -> Iterator[None]:
     """The folder, made where it is missing, for this process alone. The lock ends with the process,
     however that ends. Raises RunFolderError where another one has it."""
     path.mkdir(parents=True, exist_ok=True)
+    if (path / LOCK).is_file() and (path / LOCK).stat().st_size:
+        raise RunFolderError(f"{path / LOCK}: of another program; give another place with --out")
     lock = FileLock(path / LOCK)
     try:
         lock.acquire(blocking=False)
@@ -253,11 +271,19 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunFolderError(f"{path / LOCK}: {error.strerror}") from None
     try:
-        for partial in path.glob(f".*{atomic_files.PARTIAL}"):  # of a process that was killed
-            partial.unlink()
+        _remove_partial(path)
         yield
     finally:
         _release(lock, path / LOCK, while_held=os.name == "posix")
+
+
+def _remove_partial(path: Path) -> None:
+    """Remove what a process that was killed has begun to write."""
+    own = {*FILES, *(name for names in BESIDE.values() for name in names)}
+    for partial in path.glob(f".*{atomic_files.PARTIAL}"):
+        name = partial.name.removeprefix(".").removesuffix(atomic_files.PARTIAL)
+        if (name in own or CHECKPOINT.fullmatch(name)) and partial.is_file():
+            partial.unlink()
 
 
 def _release(lock: BaseFileLock, path: Path, while_held: bool) -> None:
