@@ -1,5 +1,6 @@
 """Comparisons that are interrupted, changed, spread over processes, or asked for wrongly."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -95,23 +96,42 @@ def test_again_makes_the_tables_again_and_runs_nothing(folder, call):
 
 
 def test_a_method_or_a_seed_more_keeps_the_runs_that_are_there(folder, call):
+    for name in names():  # a comparison of one method and seed
+        if name != "closed_form_seed2":
+            shutil.rmtree(folder / "runs" / name)
+    comparison = spec.read(folder)
+    one = {"closed_form": comparison.configs["closed_form"]}
+    spec.write(dataclasses.replace(comparison, configs=one, seeds=(2,)), folder)
     before, when = tree(folder / "runs"), stamps(folder / "runs")
-    done = call(*command(("closed_form", "closed_form_denoised"), seeds=[2]))
+    done = call(*command(("closed_form_denoised", "closed_form"), seeds=[2]))
     assert done.returncode == 0, done.stderr
     assert "2 runs, 1 of them there already" in done.stderr
-    done = call(
-        *command(("score_embedding", "closed_form"), "--set", "misc.eps=1e-3", seeds=[2, 5])
-    )
-    assert "4 runs, 4 of them there already" in done.stderr
-    done = call(*command(("closed_form",), seeds=[2, 7, 5]))
+    done = call(*command(("closed_form_denoised", "closed_form"), seeds=[7, 2]))
     assert done.returncode == 0, done.stderr
-    assert "3 runs, 2 of them there already" in done.stderr
+    assert "4 runs, 2 of them there already" in done.stderr
     after = tree(folder / "runs")
     assert {name: after[name] for name in before} == before
     assert {path: stamp for path, stamp in stamps(folder / "runs").items() if path in when} == when
     added = {name.split("/")[0] for name in set(after) - set(before)}
-    assert added == {"closed_form_denoised_seed2", "closed_form_seed7"}
-    assert [row["seed"] for row in csv_rows(folder)] == ["2", "2", "7", "7", "5", "5"]
+    assert added == {
+        *("closed_form_denoised_seed2", "closed_form_seed7", "closed_form_denoised_seed7")
+    }
+    assert [row["seed"] for row in csv_rows(folder)] == [*(4 * ["7"]), *(4 * ["2"])]
+
+
+@pytest.mark.parametrize(
+    ("methods", "seeds", "lost"),
+    [
+        (METHODS, [2], "seed 5"),
+        (METHODS[1:], [2, 5, 7], "score_embedding"),
+        (METHODS[:2], [5], "closed_form, ddpm_plain, seed 2"),
+    ],
+)
+def test_tables_lose_no_method_and_no_seed_unasked(folder, call, methods, seeds, lost):
+    before = tree(folder)
+    refused = call(*command(methods, seeds=seeds))
+    assert_mistake(refused, f"c: its tables compare {lost} too", "--out", "--overwrite")
+    assert tree(folder) == before
 
 
 def test_runs_of_another_config_are_neither_replaced_nor_mixed_in_unasked(folder, call):
@@ -295,6 +315,12 @@ def test_a_finished_comparison_has_nothing_to_submit(compared, call, tmp_path):
 # Mistakes
 
 
+def test_a_method_with_the_name_of_a_section_is_refused(call, tmp_path):
+    shutil.copy(loading.bundled()["quickstart"], tmp_path / "training.yml")
+    done = call("compare", "--config", "quickstart", "--methods", "none,training.yml")
+    assert_mistake(done, "--methods: training: the name of a section")
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -309,6 +335,8 @@ def test_a_finished_comparison_has_nothing_to_submit(compared, call, tmp_path):
         ("--config quickstart --seeds -1", ["seeds: [-1]", "2^32"]),
         ("--config quickstart --seeds ,", ["seeds: []", "one or more"]),
         ("--config quickstart --targets 0.9,high", ["--targets", "'high'"]),
+        ("--config quickstart --targets=", ["targets: []", "one or more"]),
+        ("--config quickstart --seeds=", ["seeds: []", "one or more"]),
         ("--config quickstart --targets 0", ["targets: [0.0]", "above 0"]),
         ("--config quickstart --targets 1.01", ["targets:", "at most 1"]),
         ("--config quickstart --targets nan", ["targets:", "at most 1"]),

@@ -79,7 +79,8 @@ def compare(
             typer.echo(f"{name:<22}{variant.summary}")
         return
     if again is not None:
-        if any((config, task, methods, sweep, grid, seeds, targets, out, overrides)):
+        taken = (config, task, methods, sweep, grid, seeds, targets, out, overrides)
+        if any(option not in (None, False, []) for option in taken):
             raise ConfigError(
                 "--again takes all from its folder; only --processes, --slurm, --device and "
                 "--overwrite can be given"
@@ -133,7 +134,7 @@ def _comparison(asked: _Asked) -> Comparison:
     if config is None:
         raise ConfigError("--config or --again is needed: which images to compare the methods on")
     given = None if asked.seeds is None else _numbers(int, asked.seeds, "--seeds")
-    targets = _numbers(float, asked.targets, "--targets") if asked.targets else None
+    targets = None if asked.targets is None else _numbers(float, asked.targets, "--targets")
     if asked.sweep or settings.is_file(config):
         unfit = {
             "--methods": asked.methods is not None,

@@ -76,13 +76,16 @@ def compare(
 
     Raises
     ------
-    RunFolderError : the folder holds other files, or runs of other configs without `overwrite`.
+    RunFolderError : the folder holds other files, or without `overwrite` runs of other configs or a
+        comparison of more methods or seeds.
     ConfigError, DataError : a method that cannot be run on these images, or a cluster that cannot
         be used. Nothing was created.
     Interrupted : SIGINT or SIGTERM came; each run that trains writes its checkpoint first.
     """
     run_folder.check_place(folder)
     run_folder.check_own(folder, spec.SPEC)
+    if not overwrite:
+        spec.check_extends(comparison, folder)
     if slurm is not None:
         execution.check_cluster(slurm)
     jobs = spec.jobs(comparison, folder)

@@ -138,6 +138,10 @@ def build(
     labels = [_label(method) for method in methods]
     if len(set(labels)) < len(labels) or set(labels) & (set(VARIANTS) - set(methods)):
         raise ConfigError(f"--methods: {', '.join(methods)}: every name is needed only once")
+    if sections := [label for label in labels if label in loading.ORDER]:
+        raise ConfigError(
+            f"--methods: {sections[0]}: the name of a section of a config; give the file another"
+        )
     own = {override: _method_of(override, methods) for override in overrides}
     base = loading.read(loading.find(config))
     for override in overrides:
@@ -205,6 +209,22 @@ def read(folder: Path) -> Comparison:
         return Comparison(values.name, configs, seeds, targets, sweep or None)
     except (ConfigError, ValidationError) as error:
         raise RunFolderError(f"{folder / SPEC}: damaged ({error})") from None
+
+
+def check_extends(comparison: Comparison, folder: Path) -> None:
+    """Raise RunFolderError where the folder has a comparison of more methods or seeds, which its
+    tables would lose."""
+    try:
+        there = read(folder)
+    except RunFolderError:  # none, or a damaged one: nothing to lose
+        return
+    lost = [name for name in there.configs if name not in comparison.configs]
+    lost += [f"seed {seed}" for seed in there.seeds if seed not in comparison.seeds]
+    if lost:
+        raise RunFolderError(
+            f"{folder}: its tables compare {', '.join(lost)} too; name them as well, or give "
+            f"another place with --out; --overwrite makes the tables without them"
+        )
 
 
 def _method_of(override: str, methods: list[str]) -> str | None:
