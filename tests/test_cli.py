@@ -425,6 +425,24 @@ def test_a_run_that_cannot_be_precomputed_as_asked_creates_nothing(call, tmp_pat
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"data_loader__image_size": "[2,64]"}, ["2x64", "SSIM needs sides of 3"]),
+        (
+            {"data_loader__image_size": 4, "model__ch_mult": "[1,1,1]"},
+            ["4x4 is too small for the network", "model.ch_mult"],
+        ),
+    ],
+)
+def test_images_that_are_too_small_are_refused_before_anything_is_made(
+    call, tmp_path, changes, parts
+):
+    done = call("run", "--config", "quickstart", *sets(**changes))
+    assert_mistake(done, "data_loader.image_size: ", *parts)
+    assert tree(tmp_path) == {}
+
+
 def test_solving_into_a_run_folder_is_refused(copied, pictures, call):
     before = tree(copied)
     done = call("solve", pictures[0], "--out", copied, "--overwrite")

@@ -372,6 +372,19 @@ def test_an_unknown_key_is_named_with_its_path_and_the_nearest(line, told, refus
     assert [part for part in told if part not in text] == []
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 1\n", "'c'", "lines 3 and 5"),
+        ("training: {epochs: 1}\nname: x\n\ntraining: {lr: 1}\n", "'training'", "lines 1 and 4"),
+        ("1: x\n0x1: y\n", "1", "lines 1 and 2"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(text, key, lines):
+    with pytest.raises(ConfigError, match=rf"mine\.yml: .*the key {key} twice, in {lines}"):
+        loading.mapping(text, "mine.yml")
+
+
 @pytest.mark.parametrize("line", ["1: 2", "training: {1: 2}", "? [a, b]\n: 2", "null: 2"])
 def test_a_key_that_is_no_text_is_refused(line, refusal):
     assert refusal(SHORT + line)
@@ -407,6 +420,14 @@ def test_a_key_that_is_no_text_is_refused(line, refusal):
         ("sample.type=conditional", ["sample", "conditional_weight is needed"]),
         ("data_loader.dataset=folder", ["data_loader", "path is needed"]),
         ("data_loader.dataset=sample", ["data_loader", "image is needed"]),
+        ("held_out={image: china, levels: [1e300]}", ["held_out.levels.0", "1000000"]),
+        (
+            "held_out={image: china, levels: [0.1, 0.1]}",
+            ["held_out", "levels: [0.1, 0.1]", "twice"],
+        ),
+        ("held_out={image: china, crop: 2}", ["held_out.crop: 2", "3"]),
+        ("training.epochs=*a", ["training.epochs=*a", "aliases (*name) are not read"]),
+        ("held_out={image: china, image: coffee}", ["the key 'image' twice"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(override, told):

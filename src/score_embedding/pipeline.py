@@ -17,7 +17,7 @@ from score_embedding.arrays import torch_defaults, with_float64
 from score_embedding.config.schema import AnyConfig, Config
 from score_embedding.config.sections import DiscreteSample, Sample
 from score_embedding.data.datasets import check_apart, load_dataset, load_held_out
-from score_embedding.errors import DivergenceError
+from score_embedding.errors import ConfigError, DivergenceError
 from score_embedding.evaluation import held_out, metrics
 from score_embedding.evaluation import samples as evaluation
 from score_embedding.methods import precomputation
@@ -94,6 +94,11 @@ def check(images: Tensor, method: Method) -> None:
     held-out photographs cannot be read or are trained on."""
     method.check(images)
     config = method.config
+    if config.held_out is None and min(images.shape[2:]) < metrics.LEAST_SIDE:
+        h, w = images.shape[2:]
+        raise ConfigError(
+            f"data_loader.image_size: {h}x{w}: SSIM needs sides of {metrics.LEAST_SIDE} or more"
+        )
     if config.held_out:
         check_apart(config.held_out, config.data_loader)
         load_held_out(config.held_out, config.data_loader.channels)

@@ -170,8 +170,9 @@ def value_of(text: str, source: str) -> Any:
     """A YAML value. Raises ConfigError, which names `source`."""
     try:
         return _parsed(text)
-    except ValueError:
-        raise ConfigError(f"{source}: {text!r} is not a YAML value") from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{source}: {text!r} is not a YAML value: {reason:.200}") from None
 
 
 def write_document(path: Path, text: str) -> None:
@@ -253,8 +254,19 @@ def _parsed(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, and no aliases: nested aliases can expand a few lines to more values than
-    any memory holds."""
+    """Plain values only. No aliases: nested aliases can expand a few lines to more values than any
+    memory holds. No key twice in a mapping: YAML forbids it, and PyYAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag.endswith(":merge"):
+                continue
+            key, line = self.construct_object(key_node), key_node.start_mark.line + 1
+            if key in lines:
+                raise yaml.YAMLError(f"the key {key!r} twice, in lines {lines[key]} and {line}")
+            lines[key] = line
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

@@ -138,20 +138,26 @@ class ImageDensity(Section):
         return self
 
 
+NoiseLevel = Annotated[Positive, Field(ge=1e-6, le=1e6)]
+
+
 class HeldOut(Section):
     """Photographs that training never sees: the run then measures how well it denoises them."""
 
     image: Strings | None = None  # names of pictures that installed packages bring
     path: Strings | None = None  # files or folders
     shrink: Count = 1  # the factor by which they are first made smaller
-    crop: Count | None = None  # and cut to this middle square
+    # And cut to this middle square; SSIM needs three pixels.
+    crop: Annotated[Count, Field(ge=3)] | None = None
     # Standard deviations of the noise, white being 1.
-    levels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.05, 0.125, 0.25, 0.5)
+    levels: Annotated[tuple[NoiseLevel, ...], Field(min_length=1)] = (0.05, 0.125, 0.25, 0.5)
 
     @model_validator(mode="after")
     def _source_given(self) -> HeldOut:
         if self.image is None and self.path is None:
             raise ValueError("image or path is needed: pictures that are not trained on")
+        if len({f"{level:g}" for level in self.levels}) < len(self.levels):
+            raise ValueError(f"levels: {list(self.levels)}: none twice, to six digits")
         return self
 
 

@@ -17,6 +17,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+LEAST_SIDE = 3  # of an image that has an SSIM, the side of its smallest window
 NAMES = [f"{metric}_{how}" for how in ("minmax", "clipped") for metric in ("ssim", "psnr", "mse")]
 
 
@@ -78,6 +79,6 @@ def clipped(x: Tensor, truth: Tensor) -> tuple[float, float]:
 def _ssim(x: np.ndarray, truth: np.ndarray) -> float:
     side = min(x.shape[1:])
     window = min(7, side if side % 2 else side - 1)
-    if window < 3:
-        return math.nan  # too small for any window
+    if window < LEAST_SIDE:
+        return math.nan
     return float(structural_similarity(x, truth, win_size=window, data_range=1.0, channel_axis=0))

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from score_embedding.config.schema import AnyConfig, Config
 from score_embedding.config.sections import Model
-from score_embedding.errors import LimitError
+from score_embedding.errors import ConfigError, LimitError
 from score_embedding.methods import precomputation, samplers, tiles
 from score_embedding.methods.base import method_of
 from score_embedding.methods.network import create, num_indices
@@ -58,6 +58,7 @@ def check(config: AnyConfig, num_images: int, device: torch.device, path: Path) 
     Raises
     ------
     LimitError : the run needs more memory or disk than is free; the figures are in it.
+    ConfigError : the images are too small for the network.
     """
     check_fits(config.name, need(config, num_images), device, path)
 
@@ -167,7 +168,8 @@ def cost_of(
     model: Model, size: tuple[int, int], batch_size: int, indices: int, at_once: int
 ) -> Cost:
     """Of the model's network on images of this size, from shapes alone. It tells `indices` images
-    apart, and is evaluated on `at_once` images together."""
+    apart, and is evaluated on `at_once` images together. Raises ConfigError where the images are
+    too small for it."""
     with torch.device("meta"):
         network = create(model, size, indices, 1.0)
 
@@ -177,11 +179,17 @@ def cost_of(
         answer: torch.Tensor = network(x, torch.empty(count, device="meta"), index)
         return answer
 
-    with _LiveBytes() as step:
-        answer = evaluate(batch_size)
-    del answer
-    with torch.no_grad(), _LiveBytes() as evaluation:
-        evaluate(at_once)
+    try:
+        with _LiveBytes() as step:
+            answer = evaluate(batch_size)
+        del answer
+        with torch.no_grad(), _LiveBytes() as evaluation:
+            evaluate(at_once)
+    except ValueError as error:  # a normalisation of one number
+        raise ConfigError(
+            f"data_loader.image_size: {size[0]}x{size[1]} is too small for the network ({error}); "
+            f"larger sides or fewer levels (model.ch_mult) are needed"
+        ) from None
     return Cost(
         parameters=network.num_parameters,
         step_bytes=step.peak,
