@@ -931,6 +931,32 @@ def test_damage_is_named_before_a_report_is_replaced(copied, call, name, damage)
     assert tree(copied) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("truth", np.array([-1]), "truth names other images than the 1"),
+        ("truth", np.array([1]), "truth names other images than the 1"),
+        ("truth", np.array([0.0]), "truth names other images than the 1"),
+        ("truth", np.array([0, 0]), "shapes"),
+        ("samples", np.full((1, 3, 8, 8), np.nan, np.float32), "not finite"),
+        ("samples", np.zeros((1, 3, 8, 4), np.float32), "shapes"),
+        ("images", np.full((1, 3, 8, 8), "x"), "not finite"),
+    ],
+)
+def test_a_report_is_not_made_of_samples_that_no_run_writes(copied, call, name, value, problem):
+    arrays = atomic_files.read_arrays(copied / "samples.npz")
+    atomic_files.write_arrays(copied / "samples.npz", arrays | {name: value})
+    before = tree(copied)
+    assert_mistake(call("report", copied), f"{copied / 'samples.npz'}: damaged", problem)
+    assert tree(copied) == before
+
+
+@pytest.mark.parametrize("count", [10**12 + 1, 2**63, 10**400])
+def test_a_number_of_samples_that_nothing_holds_is_refused(copied, call, count):
+    done = call("sample", copied, "-n", count, "--out", "more")
+    assert_mistake(done, "1000000000000")
+
+
 def test_a_seed_that_is_none_is_refused_before_anything_is_sampled(copied, call):
     before = tree(copied)
     assert_mistake(call("sample", "--overwrite", copied, "--seed", "-1"), "training.seed", "-1")

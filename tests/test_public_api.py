@@ -112,6 +112,15 @@ def test_modules_that_have_moved_are_found_under_their_old_names():
     )
 
 
+def test_all_names_of_a_module_that_has_moved_are_imported():
+    for module, names in MOVED.items():
+        found = {}
+        with pytest.warns(DeprecationWarning, match="has moved to"):
+            exec(f"from score_embedding.{module} import *", found)
+        assert set(names) <= set(found)
+        assert "torch" not in found
+
+
 # --- load_images -------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from inspect import Parameter, signature
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def moved(old: str, new: str = "", **names: str) -> Callable[[str], Any]:
     in the module given with it; modules are named within this package."""
 
     def find(name: str) -> Any:
+        if name == "__all__":  # of `import *`
+            return list(names) or _public(import_module(f"score_embedding.{new}"))
         place = names.get(name, new)
         if not place or name.startswith("__"):
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
@@ -61,6 +64,16 @@ def moved(old: str, new: str = "", **names: str) -> Callable[[str], Any]:
         return found
 
     return find
+
+
+def _public(module: ModuleType) -> list[str]:
+    """The public names that a module defines."""
+    named: list[str] | None = getattr(module, "__all__", None)
+    return named or [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
 
 
 def score(log_density: Any, dh: float = 1.0, boundary: Any = "reflect", dims: int = 2) -> Tensor:

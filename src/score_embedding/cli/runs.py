@@ -130,7 +130,11 @@ def sample(
     number: Annotated[
         int | None,
         typer.Option(
-            "--number", "-n", min=1, help="How many samples; default one for each training image."
+            "--number",
+            "-n",
+            min=1,
+            max=10**12,
+            help="How many samples; default one for each training image.",
         ),
     ] = None,
     out: Annotated[

@@ -108,7 +108,7 @@ class _Result:
 
 def _of_samples(folder: RunFolder, config: AnyConfig, rows: list[dict[str, float]]) -> _Result:
     """The samples, and the config as they were drawn last."""
-    samples = atomic_files.read_arrays(folder / run_folder.SAMPLES, *artifacts.SAMPLE_ARRAYS)
+    samples = artifacts.read_sample_arrays(folder)
     description = json.loads(str(samples["description"]))
     options = type(config.sample)
     drawn = options(**{key: description[key] for key in options.model_fields})

@@ -115,6 +115,32 @@ def read_images(folder: RunFolder, method: Method) -> Tensor:
     return torch.from_numpy(atomic_files.read_arrays(path, "images")["images"])
 
 
+def read_sample_arrays(folder: RunFolder) -> dict[str, np.ndarray]:
+    """The arrays of samples.npz, SAMPLE_ARRAYS and samples of other priors. Raises RunFolderError
+    where the file is damaged or they are not what a run writes."""
+    path = folder / run_folder.SAMPLES
+    arrays = atomic_files.read_arrays(path, *SAMPLE_ARRAYS)
+    samples, images, truth = (arrays[name] for name in ("samples", "images", "truth"))
+    problem = ""
+    if not (
+        samples.ndim == images.ndim == 4
+        and samples.shape[1:] == images.shape[1:]
+        and truth.shape == samples.shape[:1]
+    ):
+        problem = f"shapes {samples.shape} of samples, {images.shape} of images, {truth.shape}"
+    elif not (truth.dtype.kind == "i" and ((truth >= 0) & (truth < len(images))).all()):
+        problem = f"truth names other images than the {len(images)} that there are"
+    elif not all(_is_finite(arrays[name]) for name in ("samples", "images", "path")):
+        problem = "values that are not finite numbers"
+    if problem:
+        raise RunFolderError(f"{path}: damaged, {problem}")
+    return arrays
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" and bool(np.isfinite(array).all())
+
+
 def read_samples(path: Path) -> tuple[Tensor, Tensor]:
     """The samples (m, c, h, w) of a run folder, and the training images (n, c, h, w). Raises
     RunFolderError where there is no run folder, or one without samples."""
