@@ -230,7 +230,7 @@ def test_an_interrupted_comparison_ends_its_own_processes_only_and_starts_no_oth
     assert sorted(path.name for path in runs.iterdir()) == ["none_seed0", "none_seed1"]
     assert checkpointed(runs) == {"none_seed0", "none_seed1"}
 
-    shutil.rmtree(runs)  # checkpoints of the runs above would count as those of the next one
+    shutil.rmtree(runs.parent)  # its checkpoints would count as those of the next comparison
 
     def kill():
         (child,) = multiprocessing.active_children()

@@ -185,12 +185,16 @@ def test_the_same_command_again_runs_nothing_and_a_value_more_keeps_the_rest(swe
     done = call("compare", "--again", "c")
     assert done.returncode == 0, done.stderr
     assert "4 runs, 4 of them there already" in done.stderr
-    more = command("diffusion.dh=0.5,1", seeds=[5], diffusion__scheme="published")
-    done = call(*more)
+    less = command("diffusion.dh=0.5,1", seeds=[5], diffusion__scheme="published")
+    assert_mistake(call(*less), "c: its tables compare dh_2, seed 2 too")
+    done = call(*command("diffusion.dh=0.5,1,2", diffusion__scheme="published"))
     assert done.returncode == 0, done.stderr
-    assert "2 runs, 1 of them there already" in done.stderr
+    assert "6 runs, 4 of them there already" in done.stderr
     after = stamps(folder / "runs")
     assert {path: stamp for path, stamp in after.items() if path in before} == before
+    (_, _, rows), *_ = tables_of(folder)
+    assert [row["setting"] for row in rows] == ["dh_0.5", "base", "dh_2"]
+    assert call(*less, "--overwrite").returncode == 0
     (_, _, rows), *_ = tables_of(folder)
     assert [row["setting"] for row in rows] == ["dh_0.5", "base"]
     assert rows[0]["final loss"].endswith("± -")  # one seed has no standard deviation
