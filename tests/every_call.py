@@ -15,6 +15,7 @@ from score_embedding import densities  # noqa: E402
 from score_embedding.config.sections import DataLoader, HeldOut  # noqa: E402
 from score_embedding.data.datasets import load_dataset, load_held_out  # noqa: E402
 from score_embedding.kinds import DENSITIES, SCHEMES  # noqa: E402
+from score_embedding.methods.samplers import start  # noqa: E402
 
 found = {}
 
@@ -78,6 +79,13 @@ for kind in DENSITIES:
         for name in ("denoise", "score", "log_density"):
             keep(f"{kind} {name} {given.dtype}", getattr(density, name)(given, [0.1, 0.3, 0.1]))
     keep(f"{kind} windows", density.denoise(images.double(), 0.4))
+
+for given in (random(2, 3, 4, 4).float(), 3 * random(2, 3, 4, 4)):
+    for sampler in (se.heun, se.rk45):
+        samples = sampler(lambda x, t: -x / (1 + SDE.std(t[0]).to(x) ** 2), SDE, given, 1e-3)
+        for name in ("x", "path", "path_times"):
+            keep(f"{sampler.__name__} {given.dtype} {name}", getattr(samples, name))
+keep("start", start(images, 2.0, 5))
 
 arrays = images.permute(0, 2, 3, 1).numpy()
 for channels in (1, 3):

@@ -389,10 +389,10 @@ def test_an_implicit_step_out_of_iterations_raises_with_its_residuals(m0):
         ({"scheme": "explicit"}, "scheme must be one of spectral, implicit, krylov"),
         ({"linear": "lu"}, "linear must be one of iterative, direct, got 'lu'"),
         ({"boundary": "periodic"}, 'boundary must be "reflect" or "zero"'),
-        ({"dh": 0.0}, "dh must be positive"),
-        ({"dh": math.nan}, "dh must be positive"),
-        ({"tolerance": 0.0}, "tolerance must be positive"),
-        ({"max_iterations": 0}, "max_iterations must be positive"),
+        ({"dh": 0.0}, "dh must be a finite number above 1e-150 and"),
+        ({"dh": math.nan}, "dh must be a finite number above 1e-150 and"),
+        ({"tolerance": 0.0}, "tolerance must be a positive finite number"),
+        ({"max_iterations": 0}, "max_iterations must be a whole number from 1"),
     ],
 )
 def test_what_cannot_be_solved_is_refused(changed, message):

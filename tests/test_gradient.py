@@ -149,5 +149,7 @@ def test_fewer_dims_are_the_last_axes(boundary, generator):
     ("shape", "dims", "axes"), [((), 1, "w"), ((4,), 2, "h, w"), ((4, 4), 3, "d, h, w")]
 )
 def test_a_field_of_fewer_axes_than_dims_is_refused(function, shape, dims, axes):
-    with pytest.raises(ValueError, match=rf"log_density must end in \({axes}\), got shape"):
+    with pytest.raises(
+        ValueError, match=rf"log_density must end in \({axes}\), none empty, got shape"
+    ):
         function(torch.zeros(shape), dims=dims)

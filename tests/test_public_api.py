@@ -1,6 +1,7 @@
 """The library as a user calls it: keyword-only options, old names, dtypes, devices, gradients."""
 
 import importlib
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 
 import score_embedding as se
 from score_embedding import kinds
-from score_embedding.errors import DataError
+from score_embedding.errors import ConvergenceError, DataError, DivergenceError
+from score_embedding.methods.samplers import start
 
 TIMES = torch.linspace(0.1, 1, 4, dtype=torch.float64)
 SDE = se.VarianceExploding(2.0)
@@ -182,6 +184,120 @@ def test_loading_refuses_a_gradient_and_complex_numbers():
     for x in (np.zeros((1, 1, 4), dtype=complex), torch.zeros(1, 1, 4, dtype=torch.complex64)):
         with pytest.raises(ValueError, match="real numbers, got dtype"):
             se.solve(x, SDE, TIMES)
+
+
+# --- arguments that cannot be used ---------------------------------------------------------------
+
+M0, SCORES = random(1, 1, 4, 5), random(1, 4, 1, 4, 5)
+X = torch.ones(1, 1, 2, 2)
+
+
+def towards_zero(x, t):
+    return -x / (1 + t[:, None, None, None])
+
+
+@pytest.mark.parametrize(
+    ("message", "use"),
+    [
+        ("tolerance must be a positive", lambda: se.rk45(towards_zero, SDE, X, 0.1, tolerance=0)),
+        ("tolerance must be a positive", lambda: se.rk45(towards_zero, SDE, X, 0.1, tolerance=-1)),
+        ("tolerance must be at least", lambda: se.rk45(towards_zero, SDE, X, 0.1, tolerance=1e-11)),
+        (
+            "tolerance must be at least 1e-13",
+            lambda: se.rk45(towards_zero, SDE, X.double(), 0.1, tolerance=1e-14),
+        ),
+        ("eps must be a positive .* below 1", lambda: se.rk45(towards_zero, SDE, X, 1.0)),
+        ("eps must be a positive .* below 1", lambda: se.heun(towards_zero, SDE, X, 2.0)),
+        ("eps must be a positive", lambda: se.heun(towards_zero, SDE, X, 0)),
+        ("steps must be a whole number", lambda: se.heun(towards_zero, SDE, X, 0.1, steps=0)),
+        ("steps must be a whole number", lambda: se.heun(towards_zero, SDE, X, 0.1, steps=1.5)),
+        ("sde must be an SDE", lambda: se.heun(towards_zero, 2.0, X, 0.1)),
+        ("x must have 4 dimensions", lambda: se.heun(towards_zero, SDE, X[0], 0.1)),
+        ("sde must be an SDE", lambda: se.solve(M0, 2.0, TIMES)),
+        ("sde must be an SDE", lambda: se.embed(M0, SCORES, 2.0, TIMES)),
+        ("dt must be a positive", lambda: se.embed(M0, SCORES, SDE, TIMES, dt=math.nan)),
+        ("dt must be a positive", lambda: se.embed(M0, SCORES, SDE, TIMES, dt=-0.1)),
+        ("dt must be a positive", lambda: se.embed(M0, SCORES, SDE, TIMES, dt=[0.1, 0.2])),
+        ("times must be ascending", lambda: se.embed(M0, SCORES, SDE, TIMES.flip(0))),
+        ("times must be ascending", lambda: se.embed(M0, SCORES[:, :0], SDE, TIMES[:0])),
+        ("dh must be a positive", lambda: se.gradient(M0, dh=0)),
+        ("dh must be a positive", lambda: se.gradient(M0, dh=math.inf)),
+        ("dims must be a whole number", lambda: se.gradient(M0, dims=0)),
+        ("log_density must end in", lambda: se.gradient(M0[..., :0])),
+        ("dh must be a finite number", lambda: se.solve(M0, SDE, TIMES, dh=math.inf)),
+        ("dh must be a finite number", lambda: se.solve(M0, SDE, TIMES, dh="1")),
+        ("dh must be a finite number", lambda: se.solve(M0, SDE, TIMES, dh=1e300)),
+        ("tolerance must be a positive", lambda: se.solve(M0, SDE, TIMES, tolerance=math.inf)),
+        ("max_iterations must be a whole", lambda: se.solve(M0, SDE, TIMES, max_iterations=1.5)),
+        ("rate must be a finite", lambda: se.solve(M0, SDE, TIMES, drift=se.AffineDrift(1e300))),
+        (r"use m0\.to_dense\(\)", lambda: se.solve(M0.to_sparse(), SDE, TIMES)),
+        ("m0 must be an array", lambda: se.solve([[1, [2]]], SDE, TIMES)),
+        ("sigma must be a positive", lambda: se.VarianceExploding("2")),
+        ("sigma must be a positive", lambda: se.VarianceExploding(True)),
+        ("sigma must be a positive", lambda: se.VarianceExploding(1e300)),
+        ("sigma must be a positive", lambda: se.VarianceExploding(10**400)),
+        ("beta_max must be a positive", lambda: se.VariancePreserving(0.1, 1e300)),
+        (r"std\(t\) is not a finite", lambda: SDE.std(-1.0)),
+        (r"std\(t\) is not a finite", lambda: SDE.std(torch.tensor([0.5, -0.5]))),
+        (r"g\(t\) is not a finite", lambda: SDE.g(torch.tensor(1000.0))),
+        ("std must be from 0 on$", lambda: SDE.time_of(-1.0)),
+        ("from 0 on and below 0.8493", lambda: se.VarianceExploding(0.5).time_of(0.9)),
+        (r"std\(t\) is not a finite", lambda: se.VariancePreserving().std(-0.001)),
+        (r"g\(t\) is not a finite", lambda: se.VariancePreserving().g(-1.0)),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named(message, use):
+    with pytest.raises(ValueError, match=message):
+        use()
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("the gradient", lambda: se.gradient(M0.half(), dh=1e-6)),
+        ("embedded", lambda: se.embed(M0, SCORES + 1e308, se.VarianceExploding(50.0), TIMES)),
+        ("the log-density", lambda: se.solve(M0.float() * 1e38, SDE, TIMES, scheme="published")),
+        ("the log-density", lambda: se.solve(M0.half() * 1e4, SDE, TIMES, dh=1e-100)),
+    ],
+)
+def test_a_result_that_is_not_finite_is_refused(name, use):
+    with pytest.raises((DivergenceError, ConvergenceError), match=f"{name} is not finite in|solve"):
+        use()
+
+
+@pytest.mark.parametrize("sampler", [se.heun, se.rk45])
+@pytest.mark.parametrize("kind", ["int", "numpy"])
+def test_samplers_compute_whole_numbers_in_float64(sampler, kind):
+    x = torch.arange(1, 5).reshape(1, 1, 2, 2)
+    expected = sampler(towards_zero, SDE, x.double(), 0.01).x
+    found = sampler(towards_zero, SDE, x.numpy() if kind == "numpy" else x, 0.01).x
+    assert found.dtype == torch.float64
+    assert torch.equal(found, expected)
+
+
+def test_the_default_dtype_changes_no_sample_and_no_start():
+    usual = [se.heun(towards_zero, SDE, X, 0.01).x, start(X, 1.0, 0)]
+    torch.set_default_dtype(torch.float64)
+    try:
+        changed = [se.heun(towards_zero, SDE, X, 0.01).x, start(X, 1.0, 0)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, usual, changed))
+
+
+def test_an_sde_computes_whole_numbers_in_float64():
+    x, t = torch.tensor([3, -4]), torch.tensor(1)
+    preserving = se.VariancePreserving()
+    assert torch.equal(preserving.f(x, 0.5), preserving.f(x.double(), 0.5))
+    assert torch.equal(SDE.f(x, 0.5), torch.zeros(2, dtype=torch.float64))
+    for sde in (SDE, preserving):
+        for name in ("g", "std"):
+            assert torch.equal(getattr(sde, name)(t), getattr(sde, name)(1.0))
+
+
+def test_an_embedding_is_differentiable_in_the_times():
+    times = TIMES.clone().requires_grad_()
+    torch.autograd.gradcheck(lambda t: se.embed(M0, SCORES, SDE, t), times)
 
 
 # --- torch's defaults --------------------------------------------------------------------------

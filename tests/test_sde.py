@@ -157,5 +157,5 @@ def test_the_drift_of_variance_preserving_has_the_form_of_x_and_a_time_for_each_
 @pytest.mark.parametrize("beta", [0.0, -1.0, math.inf, math.nan])
 def test_a_beta_that_is_not_positive_and_finite_is_refused(beta):
     for betas in ((beta, 1.0), (1.0, beta)):
-        with pytest.raises(ValueError, match="beta must be a positive finite number"):
+        with pytest.raises(ValueError, match=r"beta_(min|max) must be a positive finite number"):
             VariancePreserving(*betas)

@@ -30,10 +30,35 @@ class SDE(Protocol):
         """Integral of g^2 from a to b."""
 
 
+LARGEST = 1e150  # of sigma and beta: their squares are then finite
+
+
+def require(sde: object, *methods: str) -> None:
+    """Raise ValueError where `sde` lacks one of the methods that are needed of an SDE."""
+    missing = [name for name in methods if not callable(getattr(sde, name, None))]
+    if missing:
+        raise ValueError(
+            f"sde must be an SDE such as VarianceExploding(5.0), got {sde!r:.100}, which has no "
+            f"method {', '.join(missing)}"
+        )
+
+
 def _tensor(t: Time) -> Tensor:
+    """In the dtype to compute in: that of a floating-point tensor, else float64."""
     if isinstance(t, Tensor):
-        return t
+        return t if t.is_floating_point() else t.to(torch.float64)
     return torch.as_tensor(t, dtype=torch.float64, device="cpu")
+
+
+def _defined(result: Tensor, what: str, condition: str) -> Tensor:
+    """The result. ValueError, with the condition on the argument, where it is NaN or infinite and
+    on the CPU: on a GPU the check would wait for all that is being computed."""
+    if result.device.type == "cpu" and not torch.isfinite(result).all():
+        raise ValueError(f"{what} is not a finite number in {result.dtype}: {condition}")
+    return result
+
+
+_IN_RANGE = "use times from 0 to 1, or a smaller sigma or beta"
 
 
 @dataclass(frozen=True)
@@ -49,23 +74,22 @@ class VarianceExploding:
 
     Raises
     ------
-    ValueError : sigma is not a positive finite number.
+    ValueError : sigma is not a positive number below 1e150; a result that is NaN or infinite, such
+        as the standard deviation at a negative time (on a GPU it is returned).
     """
 
     sigma: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", number(self.sigma, "sigma"))
-        if not (self.sigma > 0 and math.isfinite(self.sigma)):
-            raise ValueError(f"sigma must be a positive finite number, got {self.sigma!r}")
+        object.__setattr__(self, "sigma", number(self.sigma, "sigma", above=0, below=LARGEST))
 
     def f(self, x: Tensor, t: Time) -> Tensor:  # noqa: ARG002 - a drift depends on x and t
         """Drift f(x, t), shape of x: zero everywhere."""
-        return torch.zeros_like(x)
+        return torch.zeros_like(_tensor(x))
 
     def g(self, t: Time) -> Tensor:
         """Diffusion coefficient g(t) = sigma^t."""
-        return torch.exp(math.log(self.sigma) * _tensor(t))
+        return _defined(torch.exp(math.log(self.sigma) * _tensor(t)), "g(t)", _IN_RANGE)
 
     def integral_g2(self, a: Time, b: Time) -> Tensor:
         """Integral of g^2 from a to b: (sigma^(2b) - sigma^(2a)) / (2 ln sigma).
@@ -75,20 +99,22 @@ class VarianceExploding:
         a, b = _tensor(a), _tensor(b)
         k = 2 * math.log(self.sigma)
         span = b - a
-        if k == 0:
-            return span
-        return torch.exp(k * a) * torch.expm1(k * span) / k
+        integral = torch.exp(k * a) * torch.expm1(k * span) / k if k else span
+        return _defined(integral, "the integral of g^2", _IN_RANGE)
 
     def std(self, t: Time) -> Tensor:
         """Standard deviation of x(t) given x(0): sqrt((sigma^(2t) - 1) / (2 ln sigma))."""
         t = _tensor(t)
-        return torch.sqrt(self.integral_g2(torch.zeros_like(t), t))
+        return _defined(self.integral_g2(torch.zeros_like(t), t).sqrt(), "std(t)", _IN_RANGE)
 
     def time_of(self, std: Time) -> Tensor:
         """The time at which the marginal standard deviation is `std`: the inverse of `std(t)`."""
-        k = 2 * math.log(self.sigma)
-        variance = _tensor(std) ** 2
-        return variance if k == 0 else torch.log1p(k * variance) / k
+        k, std = 2 * math.log(self.sigma), _tensor(std)
+        variance = std**2
+        time = variance if k == 0 else torch.log1p(k * variance) / k
+        limit = f" and below {(-k) ** -0.5:.4g}, which it approaches" if k < 0 else ""
+        time = torch.where(std >= 0, time, math.nan)
+        return _defined(time, "the time of std", f"std must be from 0 on{limit}")
 
     @property
     def prior_std(self) -> float:
@@ -104,7 +130,7 @@ class VariancePreserving:
 
     Raises
     ------
-    ValueError : a beta is not a positive finite number.
+    ValueError : a beta is not a positive number below 1e150; results as for `VarianceExploding`.
     """
 
     beta_min: float = 0.1
@@ -112,10 +138,8 @@ class VariancePreserving:
 
     def __post_init__(self) -> None:
         for name in ("beta_min", "beta_max"):
-            beta = number(getattr(self, name), name)
+            beta = number(getattr(self, name), name, above=0, below=LARGEST)
             object.__setattr__(self, name, beta)
-            if not (beta > 0 and math.isfinite(beta)):
-                raise ValueError(f"beta must be a positive finite number, got {beta!r}")
 
     def beta(self, t: Time) -> Tensor:
         """g(t)^2, rising linearly from beta_min to beta_max."""
@@ -127,18 +151,21 @@ class VariancePreserving:
 
     def f(self, x: Tensor, t: Time) -> Tensor:
         """Drift f(x, t) = -beta(t)/2 x; t broadcasts with x."""
+        x = _tensor(x)
         return -self.rate(t).to(x) * x
 
     def g(self, t: Time) -> Tensor:
         """Diffusion coefficient g(t) = sqrt(beta(t))."""
-        return self.beta(t).sqrt()
+        return _defined(self.beta(t).sqrt(), "g(t)", _IN_RANGE)
 
     def integral_g2(self, a: Time, b: Time) -> Tensor:
         """Integral of beta from a to b, exact by the trapezium rule."""
         a, b = _tensor(a), _tensor(b)
-        return (b - a) * (self.beta(a) + self.beta(b)) / 2
+        integral = (b - a) * (self.beta(a) + self.beta(b)) / 2
+        return _defined(integral, "the integral of g^2", _IN_RANGE)
 
     def std(self, t: Time) -> Tensor:
         """Standard deviation of x(t) given x(0): sqrt(1 - exp(-integral of beta))."""
         t = _tensor(t)
-        return torch.sqrt(-torch.expm1(-self.integral_g2(torch.zeros_like(t), t)))
+        variance = -torch.expm1(-self.integral_g2(torch.zeros_like(t), t))
+        return _defined(variance.sqrt(), "std(t)", _IN_RANGE)

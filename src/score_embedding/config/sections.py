@@ -274,7 +274,8 @@ class Sample(Start):
 
     # additions
     solver: Annotated[str, one_of(kinds.SAMPLERS)] = "rk45"
-    tolerance: Positive = 1e-3  # rk45: relative and absolute
+    # rk45: relative and absolute; round-off of float32 prevents less
+    tolerance: Annotated[Positive, Field(ge=1e-9)] = 1e-3
     steps: Count = 10  # heun
     denoise: bool = False  # end with the posterior mean x + std(eps)^2 score
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import ArrayLike, result_dtype, to_tensor
-from score_embedding.sde import VarianceExploding
+from score_embedding.arrays import ArrayLike, ascending, finite, number, result_dtype, to_tensor
+from score_embedding.sde import VarianceExploding, require
 
 
 @positional_options
@@ -31,7 +31,7 @@ def embed(
     scores : (n, N, c, h, w), the score at the N times; the first is not used.
     sde : the forward SDE.
     times : (N,), ascending.
-    dt : length of every step, such as solution.dt; None for the times' own spacing.
+    dt : length of every step, > 0, such as solution.dt; None for the times' own spacing.
 
     Returns
     -------
@@ -40,11 +40,15 @@ def embed(
 
     Raises
     ------
-    ValueError : shapes that do not belong together, or values that are not finite.
+    ValueError : shapes that do not belong together, times that do not ascend, an sde or a dt that
+        cannot be used, or values that are not finite.
+    DivergenceError : the result is not finite.
     """
+    require(sde, "f", "g")
+    dt = None if dt is None else number(dt, "dt", above=0)
     x0 = to_tensor(images, ndim=4, name="images")
     s = to_tensor(scores, ndim=5, name="scores")
-    t = to_tensor(times, ndim=1, name="times").to(s.device)
+    t = ascending(times).to(s.device)
     n, c, h, w = x0.shape
     if s.shape != (n, len(t), c, h, w):
         raise ValueError(
@@ -56,4 +60,5 @@ def embed(
         velocity = sde.f(x, t[i]) - sde.g(t[i]) ** 2 / 2 * s[:, i]
         x = x + velocity * (t[i] - t[i - 1] if dt is None else dt)
         embedded.append(x)
-    return torch.stack(embedded, dim=1).to(result_dtype(scores))
+    result = torch.stack(embedded, dim=1).to(result_dtype(scores))
+    return finite(result, "embedded", "use smaller scores, times or sigma")

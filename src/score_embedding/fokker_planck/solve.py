@@ -18,14 +18,25 @@ from torch import Tensor
 
 from score_embedding import kinds
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import ArrayLike, number, refuse_gradient, result_dtype, to_tensor
+from score_embedding.arrays import (
+    ArrayLike,
+    ascending,
+    finite,
+    number,
+    refuse_gradient,
+    result_dtype,
+    to_tensor,
+    whole,
+)
 from score_embedding.fokker_planck.operators.differences import Boundary, check_boundary
 from score_embedding.fokker_planck.operators.drift import AffineDrift, Drift
 from score_embedding.fokker_planck.problem import Evolution, LinearMethod, Options, Problem
 from score_embedding.fokker_planck.solution import Diagnostics, Solution
-from score_embedding.sde import SDE
+from score_embedding.sde import LARGEST, SDE, require
 
 __all__ = ["AffineDrift", "Boundary", "Diagnostics", "Drift", "LinearMethod", "Solution", "solve"]
+
+_REMEDY = "m0, g^2 of the sde or the drift is too large, or dh too small"
 
 
 @positional_options
@@ -60,7 +71,7 @@ def solve(
             search directions of the first two images;
         "published" is the official code's discretisation, which is not consistent with the
             equation: for reproduction only, 2-D only. It has a score of its own.
-    dh : grid spacing.
+    dh : grid spacing, between 1e-150 and 1e150.
     tolerance : relative change at which a fixed-point iteration stops.
     boundary : "reflect": no probability leaves the grid; "zero": m is 0 beyond the edge, the
         paper's zero padding.
@@ -78,13 +89,16 @@ def solve(
 
     Raises
     ------
-    ValueError : a shape, time, spacing, tolerance, scheme, boundary or drift that cannot be used; a
-        gradient wanted of a scheme or an argument that has none.
+    ValueError : a shape, SDE, time, spacing, tolerance, scheme, boundary or drift that cannot be
+        used; a gradient wanted of a scheme or an argument that has none.
     ConvergenceError : the iteration did not reach the tolerance; carries the residual history.
+    DivergenceError : the result is not finite.
     """
-    dtype, options = result_dtype(m0), Options(tolerance, max_iterations, linear)
-    dh = number(dh, "dh")
-    m0, times = _checked(m0, times, dh, boundary, options)
+    dtype, dh = result_dtype(m0), number(dh, "dh", above=1 / LARGEST, below=LARGEST)
+    tolerance = number(tolerance, "tolerance", above=0)
+    options = Options(tolerance, whole(max_iterations, "max_iterations", 1), linear)
+    require(sde, "g", "integral_g2")
+    m0, times = _checked(m0, times, boundary, linear)
     module = kinds.named(kinds.SCHEMES, scheme, "scheme").load()
     problem = Problem(m0, sde, times.to(torch.float64), dh, boundary, drift)
     module.check(problem)
@@ -105,29 +119,20 @@ def solve(
         seconds=time.perf_counter() - started,
     )
     own_score = None if evolution.score is None else evolution.score.to(dtype)
-    log_density = evolution.log_density.to(dtype)
+    log_density = finite(evolution.log_density.to(dtype), "the log-density", _REMEDY)
     return Solution(log_density, times, diagnostics, own_score, evolution.dt)
 
 
-def _checked(
-    m0: ArrayLike, times: ArrayLike, dh: float, boundary: str, options: Options
-) -> tuple[Tensor, Tensor]:
+def _checked(m0: ArrayLike, times: ArrayLike, boundary: str, linear: str) -> tuple[Tensor, Tensor]:
     m0 = to_tensor(m0, name="m0")
-    times = to_tensor(times, ndim=1, name="times").to(device=m0.device)
     if m0.ndim not in (3, 4, 5) or m0.numel() == 0:
         raise ValueError(
             f"m0 must be (n, c, *grid) with one to three grid axes and not empty, got shape "
             f"{tuple(m0.shape)}"
         )
-    if options.linear not in get_args(LinearMethod):
+    if linear not in get_args(LinearMethod):
         allowed = ", ".join(get_args(LinearMethod))
-        raise ValueError(f"linear must be one of {allowed}, got {options.linear!r}")
+        raise ValueError(f"linear must be one of {allowed}, got {linear!r}")
     check_boundary(boundary)
-    if len(times) == 0 or bool((times.diff() <= 0).any()):
-        raise ValueError(f"times must be ascending and at least one, got {times.tolist()}")
     refuse_gradient(times, "times", "which no scheme has")
-    limits = {"tolerance": options.tolerance, "max_iterations": options.max_iterations}
-    for name, value in {"dh": dh, **limits}.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value!r}")
-    return m0, times
+    return m0, ascending(times).to(m0.device)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import ArrayLike, result_dtype, to_tensor
+from score_embedding.arrays import ArrayLike, finite, number, result_dtype, to_tensor, whole
 
 Boundary = Literal["reflect", "zero"]
+
+_REMEDY = "use a larger dh, or smaller differences of the log-density"
 
 
 def check_boundary(boundary: str) -> None:
@@ -57,7 +59,7 @@ def gradient(
     dh : grid spacing.
     boundary : the value beyond the edge. "reflect" repeats the edge's own value, as the walls of
         the solver do; "zero" takes 0, the paper's zero padding.
-    dims : number of grid axes, the last ones of log_density.
+    dims : number of grid axes, 1 to 3, the last ones of log_density.
 
     Returns
     -------
@@ -67,19 +69,22 @@ def gradient(
 
     Raises
     ------
-    ValueError : fewer than `dims` dimensions, a value not finite, or an unknown boundary.
+    ValueError : fewer than `dims` dimensions or no grid points, a dh or dims out of range,
+        an unknown boundary, or a value that is not finite.
+    DivergenceError : the result is not finite.
     """
-    return tuple(
-        each.to(result_dtype(log_density)) for each in _gradient(log_density, dh, boundary, dims)
-    )
+    dtype = result_dtype(log_density)
+    parts = (each.to(dtype) for each in _gradient(log_density, dh, boundary, dims))
+    return tuple(finite(part, "the gradient", _REMEDY) for part in parts)
 
 
 def _gradient(log_density: ArrayLike, dh: float, boundary: str, dims: int) -> tuple[Tensor, ...]:
     """`gradient` in the dtype that it is computed in."""
     m = to_tensor(log_density, name="log_density")
-    if m.ndim < dims:
-        axes = ", ".join("dhw"[-dims:])
-        raise ValueError(f"log_density must end in ({axes}), got shape {tuple(m.shape)}")
+    dh, dims = number(dh, "dh", above=0), whole(dims, "dims", 1, 3)
+    if m.ndim < dims or m.numel() == 0:
+        axes, shape = ", ".join("dhw"[-dims:]), tuple(m.shape)
+        raise ValueError(f"log_density must end in ({axes}), none empty, got shape {shape}")
     check_boundary(boundary)
     return tuple(first_difference(m, axis, dh, boundary) for axis in range(-dims, 0))
 
@@ -94,4 +99,5 @@ def score(
     Arguments, result shape and errors as for `gradient`.
     """
     first, *others = _gradient(log_density, dh, boundary, dims)
-    return sum(others, start=first).to(result_dtype(log_density))
+    total = sum(others, start=first).to(result_dtype(log_density))
+    return finite(total, "the score", _REMEDY)

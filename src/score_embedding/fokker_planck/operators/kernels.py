@@ -114,12 +114,12 @@ def _positive_exponential(generator: Tensor) -> Tensor:
     squarings = max(0, math.ceil(math.log2(shift))) if shift > 0 else 0
     squarings = max(squarings, math.ceil(math.log2(size / 4)))  # the series reaches every entry
     identity = torch.eye(size, dtype=generator.dtype, device=generator.device)
-    P = (generator + shift * identity) / 2**squarings
+    P = (generator + shift * identity) / 2.0**squarings
     term = exponential = identity
     for k in range(1, 20):  # columns of P sum to 1 at most, and 1/20! is below round-off
         term = term @ P / k
         exponential = exponential + term
-    exponential = exponential * math.exp(-shift / 2**squarings)
+    exponential = exponential * math.exp(-shift / 2.0**squarings)
     for _ in range(squarings):
         exponential = exponential @ exponential
     return exponential

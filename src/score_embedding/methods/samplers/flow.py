@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from score_embedding.arrays import ArrayLike, number, refuse_gradient, result_dtype, to_tensor
 from score_embedding.errors import DivergenceError
-from score_embedding.sde import VarianceExploding
+from score_embedding.sde import VarianceExploding, require
 
 Score = Callable[[Tensor, Tensor], Tensor]  # (b, c, h, w), (b,) -> (b, c, h, w)
 
@@ -43,7 +44,11 @@ class Snapshots:
     @property
     def numbers(self) -> Tensor:
         """Which states are kept, (SNAPSHOTS,): 0 is the start. Short chains repeat some."""
-        return torch.linspace(0, self.steps, SNAPSHOTS).round().long()
+        return (
+            torch.linspace(0, self.steps, SNAPSHOTS, dtype=torch.float32, device="cpu")
+            .round()
+            .long()
+        )
 
     def add(self, k: int, x: Tensor) -> None:
         """State x after k steps, kept where it is one of those shown."""
@@ -53,6 +58,18 @@ class Snapshots:
     def path(self) -> Tensor:
         """The kept states, (SNAPSHOTS, b, c, h, w)."""
         return torch.stack([self._kept[k] for k in self.numbers.tolist()])
+
+
+def checked_start(sde: VarianceExploding, x: ArrayLike, eps: float) -> tuple[Tensor, float]:
+    """x (b, c, h, w) as a tensor in the dtype of the samples, and the end time eps as a float.
+
+    Raises
+    ------
+    ValueError : an x, eps or sde that cannot be used.
+    """
+    refuse_gradient(x, "x", "which sampling does not have")
+    require(sde, "f", "g", "std")
+    return to_tensor(x, ndim=4, name="x").to(result_dtype(x)), number(eps, "eps", above=0, below=1)
 
 
 @torch.no_grad()

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from score_embedding import progress
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import refuse_gradient
+from score_embedding.arrays import ArrayLike, number
 from score_embedding.config.sections import Sample
 from score_embedding.errors import DivergenceError
-from score_embedding.methods.samplers.flow import SNAPSHOTS, Samples, Score, velocity
+from score_embedding.methods.samplers.flow import SNAPSHOTS, Samples, Score, checked_start, velocity
 from score_embedding.sde import VarianceExploding
+
+LEAST_TOLERANCE = 1e-13  # that scipy's solver reaches in float64
 
 
 def integrate(
@@ -32,17 +34,22 @@ def describe(options: Sample) -> str:
 
 @positional_options
 def rk45(
-    score: Score, sde: VarianceExploding, x: Tensor, eps: float, *, tolerance: float = 1e-3
+    score: Score, sde: VarianceExploding, x: ArrayLike, eps: float, *, tolerance: float = 1e-3
 ) -> Samples:
     """Adaptive Runge-Kutta of order 5(4) from x (b, c, h, w) at t = 1 to t = eps.
 
     `tolerance` is relative and absolute. The images x are integrated as one system: the step is
     the one that its most demanding image needs, so an image's sample depends, within the tolerance,
     on the others in its batch. The state is integrated in float64; the score sees, and the result
-    has, dtype and device of x. Raises DivergenceError when the score is not finite,
-    ValueError when x requires a gradient.
+    has, dtype and device as with `heun`, which also has the errors.
     """
-    refuse_gradient(x, "x", "which sampling does not have")
+    start, eps = checked_start(sde, x, eps)
+    tolerance = number(tolerance, "tolerance", above=0)
+    if tolerance < (least := max(torch.finfo(start.dtype).eps / 1000, LEAST_TOLERANCE)):
+        raise ValueError(
+            f"tolerance must be at least {least:.2g} for an x of {start.dtype}, whose round-off "
+            f"no smaller step reduces; got {tolerance:g}"
+        )
     nfe = 0
     widest, narrowest = float(sde.std(1.0)), float(sde.std(eps))
 
@@ -51,7 +58,7 @@ def rk45(
         nfe += 1
         # Its steps are about even in the logarithm of the noise level, not in time.
         stage.to(max(stage.done, math.log(widest / float(sde.std(t)))), note=f"{nfe} evaluations")
-        x_t = torch.from_numpy(state.reshape(x.shape)).to(x)
+        x_t = torch.from_numpy(state.reshape(start.shape)).to(start)
         return velocity(score, sde, x_t, t).cpu().to(torch.float64).numpy().ravel()
 
     times = np.linspace(1.0, eps, SNAPSHOTS)
@@ -59,12 +66,12 @@ def rk45(
         flow = solve_ivp(
             slope,
             (1.0, eps),
-            x.detach().cpu().to(torch.float64).numpy().ravel(),
+            start.detach().cpu().to(torch.float64).numpy().ravel(),
             t_eval=times,
             rtol=tolerance,
             atol=tolerance,
         )
     if not flow.success:
         raise DivergenceError(f"RK45 stopped before t = {eps:g}: {flow.message}")
-    path = torch.from_numpy(flow.y.T.reshape(SNAPSHOTS, *x.shape)).to(x)
+    path = torch.from_numpy(flow.y.T.reshape(SNAPSHOTS, *start.shape)).to(start)
     return Samples(path[-1], path, torch.from_numpy(times), nfe)

@@ -31,7 +31,10 @@ def start(
     Image i draws from (seed, first + i), so that the size of a batch never changes a picture.
     """
     generators = [generator_of(seed, first + i) for i in range(len(images))]
-    noise = [torch.randn(images.shape[1:], generator=generator) for generator in generators]
+    noise = [
+        torch.randn(images.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
+        for generator in generators
+    ]
     x = std * torch.stack(noise).to(images)
     if conditional_weight is not None:
         x = conditional_weight * images + (1 - conditional_weight) * x
@@ -42,4 +45,4 @@ def generator_of(seed: int, i: int, stream: int = 0) -> torch.Generator:
     """The random numbers of image i. `stream` separates those of its start (0) from those of the
     steps after it (1)."""
     own_seed = int(np.random.SeedSequence([seed, i, stream]).generate_state(1)[0])
-    return torch.Generator().manual_seed(own_seed)
+    return torch.Generator("cpu").manual_seed(own_seed)
