@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import score_embedding as se
 from score_embedding import kinds
-from score_embedding.errors import ConvergenceError, DataError, DivergenceError
+from score_embedding.errors import DataError, DivergenceError
 from score_embedding.methods.samplers import start
 
 TIMES = torch.linspace(0.1, 1, 4, dtype=torch.float64)
@@ -237,13 +237,6 @@ def towards_zero(x, t):
         ("sigma must be a positive", lambda: se.VarianceExploding(1e300)),
         ("sigma must be a positive", lambda: se.VarianceExploding(10**400)),
         ("beta_max must be a positive", lambda: se.VariancePreserving(0.1, 1e300)),
-        (r"std\(t\) is not a finite", lambda: SDE.std(-1.0)),
-        (r"std\(t\) is not a finite", lambda: SDE.std(torch.tensor([0.5, -0.5]))),
-        (r"g\(t\) is not a finite", lambda: SDE.g(torch.tensor(1000.0))),
-        ("std must be from 0 on$", lambda: SDE.time_of(-1.0)),
-        ("from 0 on and below 0.8493", lambda: se.VarianceExploding(0.5).time_of(0.9)),
-        (r"std\(t\) is not a finite", lambda: se.VariancePreserving().std(-0.001)),
-        (r"g\(t\) is not a finite", lambda: se.VariancePreserving().g(-1.0)),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_named(message, use):
@@ -252,16 +245,25 @@ def test_an_argument_that_cannot_be_used_is_named(message, use):
 
 
 @pytest.mark.parametrize(
-    ("name", "use"),
+    ("message", "use"),
     [
-        ("the gradient", lambda: se.gradient(M0.half(), dh=1e-6)),
-        ("embedded", lambda: se.embed(M0, SCORES + 1e308, se.VarianceExploding(50.0), TIMES)),
-        ("the log-density", lambda: se.solve(M0.float() * 1e38, SDE, TIMES, scheme="published")),
-        ("the log-density", lambda: se.solve(M0.half() * 1e4, SDE, TIMES, dh=1e-100)),
+        (r"std\(t\) is not finite in", lambda: SDE.std(-1.0)),
+        (r"std\(t\) is not finite in", lambda: SDE.std(torch.tensor([0.5, -0.5]))),
+        (r"g\(t\) is not finite in", lambda: SDE.g(torch.tensor(1000.0))),
+        ("the time of std .* from 0 on$", lambda: SDE.time_of(-1.0)),
+        (
+            "the time of std .* from 0 on and below 0.8493",
+            lambda: se.VarianceExploding(0.5).time_of(0.9),
+        ),
+        (r"std\(t\) is not finite in", lambda: se.VariancePreserving().std(-0.001)),
+        (r"g\(t\) is not finite in", lambda: se.VariancePreserving().g(-1.0)),
+        ("the gradient is", lambda: se.gradient(M0.half(), dh=1e-6)),
+        ("embedded is", lambda: se.embed(M0, SCORES + 1e308, se.VarianceExploding(50.0), TIMES)),
+        ("the log-density is", lambda: se.solve(M0.half() * 1e4, SDE, TIMES, dh=1e-100)),
     ],
 )
-def test_a_result_that_is_not_finite_is_refused(name, use):
-    with pytest.raises((DivergenceError, ConvergenceError), match=f"{name} is not finite in|solve"):
+def test_a_result_that_is_not_finite_is_refused(message, use):
+    with pytest.raises(DivergenceError, match=message):
         use()
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from score_embedding.arrays import number
+from score_embedding.arrays import finite, number
 
 Time = float | Tensor
 
@@ -50,12 +50,9 @@ def _tensor(t: Time) -> Tensor:
     return torch.as_tensor(t, dtype=torch.float64, device="cpu")
 
 
-def _defined(result: Tensor, what: str, condition: str) -> Tensor:
-    """The result. ValueError, with the condition on the argument, where it is NaN or infinite and
-    on the CPU: on a GPU the check would wait for all that is being computed."""
-    if result.device.type == "cpu" and not torch.isfinite(result).all():
-        raise ValueError(f"{what} is not a finite number in {result.dtype}: {condition}")
-    return result
+def _finite(result: Tensor, what: str, remedy: str) -> Tensor:
+    """The result, `finite` on the CPU: on a GPU the check would wait for all that is computed."""
+    return finite(result, what, remedy) if result.device.type == "cpu" else result
 
 
 _IN_RANGE = "use times from 0 to 1, or a smaller sigma or beta"
@@ -74,8 +71,9 @@ class VarianceExploding:
 
     Raises
     ------
-    ValueError : sigma is not a positive number below 1e150; a result that is NaN or infinite, such
-        as the standard deviation at a negative time (on a GPU it is returned).
+    ValueError : sigma is not a positive number below 1e150.
+    DivergenceError : a result is NaN or infinite, such as the standard deviation at a negative
+        time. On a GPU it is returned.
     """
 
     sigma: float
@@ -89,7 +87,7 @@ class VarianceExploding:
 
     def g(self, t: Time) -> Tensor:
         """Diffusion coefficient g(t) = sigma^t."""
-        return _defined(torch.exp(math.log(self.sigma) * _tensor(t)), "g(t)", _IN_RANGE)
+        return _finite(torch.exp(math.log(self.sigma) * _tensor(t)), "g(t)", _IN_RANGE)
 
     def integral_g2(self, a: Time, b: Time) -> Tensor:
         """Integral of g^2 from a to b: (sigma^(2b) - sigma^(2a)) / (2 ln sigma).
@@ -100,12 +98,12 @@ class VarianceExploding:
         k = 2 * math.log(self.sigma)
         span = b - a
         integral = torch.exp(k * a) * torch.expm1(k * span) / k if k else span
-        return _defined(integral, "the integral of g^2", _IN_RANGE)
+        return _finite(integral, "the integral of g^2", _IN_RANGE)
 
     def std(self, t: Time) -> Tensor:
         """Standard deviation of x(t) given x(0): sqrt((sigma^(2t) - 1) / (2 ln sigma))."""
         t = _tensor(t)
-        return _defined(self.integral_g2(torch.zeros_like(t), t).sqrt(), "std(t)", _IN_RANGE)
+        return _finite(self.integral_g2(torch.zeros_like(t), t).sqrt(), "std(t)", _IN_RANGE)
 
     def time_of(self, std: Time) -> Tensor:
         """The time at which the marginal standard deviation is `std`: the inverse of `std(t)`."""
@@ -114,7 +112,7 @@ class VarianceExploding:
         time = variance if k == 0 else torch.log1p(k * variance) / k
         limit = f" and below {(-k) ** -0.5:.4g}, which it approaches" if k < 0 else ""
         time = torch.where(std >= 0, time, math.nan)
-        return _defined(time, "the time of std", f"std must be from 0 on{limit}")
+        return _finite(time, "the time of std", f"use a std from 0 on{limit}")
 
     @property
     def prior_std(self) -> float:
@@ -130,7 +128,8 @@ class VariancePreserving:
 
     Raises
     ------
-    ValueError : a beta is not a positive number below 1e150; results as for `VarianceExploding`.
+    ValueError : a beta is not a positive number below 1e150.
+    DivergenceError : as for `VarianceExploding`.
     """
 
     beta_min: float = 0.1
@@ -156,16 +155,16 @@ class VariancePreserving:
 
     def g(self, t: Time) -> Tensor:
         """Diffusion coefficient g(t) = sqrt(beta(t))."""
-        return _defined(self.beta(t).sqrt(), "g(t)", _IN_RANGE)
+        return _finite(self.beta(t).sqrt(), "g(t)", _IN_RANGE)
 
     def integral_g2(self, a: Time, b: Time) -> Tensor:
         """Integral of beta from a to b, exact by the trapezium rule."""
         a, b = _tensor(a), _tensor(b)
         integral = (b - a) * (self.beta(a) + self.beta(b)) / 2
-        return _defined(integral, "the integral of g^2", _IN_RANGE)
+        return _finite(integral, "the integral of g^2", _IN_RANGE)
 
     def std(self, t: Time) -> Tensor:
         """Standard deviation of x(t) given x(0): sqrt(1 - exp(-integral of beta))."""
         t = _tensor(t)
         variance = -torch.expm1(-self.integral_g2(torch.zeros_like(t), t))
-        return _defined(variance.sqrt(), "std(t)", _IN_RANGE)
+        return _finite(variance.sqrt(), "std(t)", _IN_RANGE)
