@@ -186,6 +186,34 @@ def test_loading_refuses_a_gradient_and_complex_numbers():
             se.solve(x, SDE, TIMES)
 
 
+PIXELS = stack(1)[0]
+
+
+def test_a_size_may_be_of_any_whole_numbers():
+    expected = se.load_images(PIXELS, size=(5, 4))
+    for size in ([5, 4], np.array([5, 4]), torch.Size([5, 4]), (np.int64(5), torch.tensor(4))):
+        assert torch.equal(se.load_images(PIXELS, size=size), expected)
+    assert se.load_images(PIXELS, size=np.int64(8)).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("size", [0, -1, (8,), (8, 8, 8), "8", "88", True, 8.0, None, (8, 0)])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(ValueError, match="size must be a whole number from 1 on, got"):
+        se.load_images(PIXELS, size=size)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 0, -1, True, 3.0, None])
+def test_channels_other_than_one_and_three_are_refused(channels):
+    with pytest.raises(ValueError, match="channels must be"):
+        se.load_images(PIXELS, channels=channels)
+
+
+@pytest.mark.parametrize("sources", ["", None, 5, [None], [[1, 2], [3, 4]], [PIXELS, ""], b"x"])
+def test_sources_that_are_no_images_are_refused(sources):
+    with pytest.raises(ValueError, match="must be a file, folder, array or tensor"):
+        se.load_images(sources)
+
+
 # --- arguments that cannot be used ---------------------------------------------------------------
 
 M0, SCORES = random(1, 1, 4, 5), random(1, 4, 1, 4, 5)
@@ -231,6 +259,10 @@ def towards_zero(x, t):
         ("max_iterations must be a whole", lambda: se.solve(M0, SDE, TIMES, max_iterations=1.5)),
         ("rate must be a finite", lambda: se.solve(M0, SDE, TIMES, drift=se.AffineDrift(1e300))),
         (r"use m0\.to_dense\(\)", lambda: se.solve(M0.to_sparse(), SDE, TIMES)),
+        (
+            r"use tensor 0\.to_dense\(\)",
+            lambda: se.load_images(torch.rand(3, 4, 4).to_sparse()),
+        ),
         ("m0 must be an array", lambda: se.solve([[1, [2]]], SDE, TIMES)),
         ("sigma must be a positive", lambda: se.VarianceExploding("2")),
         ("sigma must be a positive", lambda: se.VarianceExploding(True)),

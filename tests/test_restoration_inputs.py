@@ -55,10 +55,38 @@ def test_sigma_in_every_form():
         ([], "one standard deviation for all"),
         ("automatic", "a number or \"auto\" is needed, got 'automatic'"),
         ({}, 'a number or "auto" is needed'),
+        (True, 'a number or "auto" is needed, got True'),
         ([0.1, np.nan], "one standard deviation"),
     ]:
         with pytest.raises(ValueError, match=f"sigma: .*{message}"):
             denoise(COLOUR, sigma=sigma, model=WHITE[3])
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("device: 'nope' cannot be used here", {"device": "nope"}),
+        ("device: 'cuda:99' cannot be used here", {"device": "cuda:99"}),
+        ("device: None cannot be used here", {"device": None}),
+        ("model must be fit, bundled, a folder or a Density, got 3", {"model": 3}),
+        ("model must be fit, bundled, a folder or a Density, got 0", {"model": 0}),
+    ],
+)
+def test_a_device_or_model_that_cannot_be_used_is_named(message, options):
+    for function in (
+        lambda **given: denoise(GREY, sigma=0.1, **given),
+        lambda **given: inpaint(GREY, MASK, **given),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            function(**options)
+
+
+@pytest.mark.parametrize("image", [None, "x", [[1, [2]]], GREY.astype(complex)])
+def test_what_is_no_array_of_numbers_is_refused(image):
+    with pytest.raises(ValueError, match=r"^image must (be an array|hold real numbers)"):
+        denoise(image, sigma=0.1)
+    with pytest.raises(ValueError, match=r"^mask must (be an array|hold real numbers)"):
+        inpaint(GREY, image)
 
 
 def test_masked_arrays_are_accepted_where_nothing_is_masked():

@@ -19,7 +19,7 @@ from score_embedding.data.image_files import LUMA
 from score_embedding.densities import fit, fitting, load, mixture, patch_mixture, save, white
 from score_embedding.densities.mixture import GaussianMixture
 from score_embedding.densities.model import FitOptions
-from score_embedding.errors import CheckpointError
+from score_embedding.errors import CheckpointError, DivergenceError
 from score_embedding.kinds import DENSITIES
 
 KINDS = list(DENSITIES)
@@ -159,7 +159,19 @@ def test_invalid_arguments_are_refused(kind):
     ("words", "arguments"),
     [
         ("kind must be one of white, .*'grey'", {"kind": "grey"}),
-        ("stride: at least 1", {"stride": 0}),
+        ("stride must be a whole number from 1", {"stride": 0}),
+        ("stride must be a whole number", {"stride": 1.5}),
+        ("side must be a whole number from 1 to 32", {"side": 4.0}),
+        ("side must be a whole number from 1 to 32", {"side": 33}),
+        ("arrays must be a whole number", {"arrays": 10.0}),
+        ("components must be a whole number", {"components": True}),
+        ("em_steps must be a whole number", {"em_steps": 0}),
+        ("rank must be a whole number from 0", {"rank": -1}),
+        ("seed must be a whole number from 0 to 4294967295", {"seed": -1}),
+        ("seed must be a whole number from 0 to 4294967295", {"seed": 2**32}),
+        ("images must be an array", {"images": None}),
+        ("an image must not be empty", {"images": torch.rand(1, 3, 0, 9)}),
+        ("at most 4.3e\\+09 can be fitted", {"images": 1e10 * torch.rand(2, 3, 9, 9)}),
         ("stride: from 1 to the side of the arrays, 4, got 5", {"stride": 5}),
         ("same number of channels", {"images": []}),
         ("same number of channels", {"images": [torch.rand(3, 9, 9), torch.rand(1, 9, 9)]}),
@@ -169,6 +181,14 @@ def test_invalid_arguments_are_refused(kind):
 def test_what_cannot_be_fitted_is_refused(words, arguments):
     with pytest.raises(ValueError, match=words):
         fit(**{"kind": "gaussian", "images": torch.rand(2, 3, 9, 9), "side": 4, **arguments})
+
+
+def test_the_numbers_of_a_fit_may_be_those_of_numpy(generator):
+    images = torch.rand(2, 3, 9, 9, generator=generator)
+    plain = fit("patch_mixture", images, side=4, components=2, arrays=50, seed=3)
+    options = {"side": np.int64(4), "components": torch.tensor(2), "seed": np.array([3])}
+    same = fit("patch_mixture", images, arrays=np.int32(50), **options)
+    assert torch.equal(plain.denoise(images, 0.1), same.denoise(images, 0.1))
 
 
 def test_images_of_the_size_of_the_arrays_are_taken_unchanged(generator):
@@ -226,9 +246,26 @@ def test_the_log_density_of_points_without_noise_is_refused():
         small("empirical").log_density(torch.rand(1, 3, 4, 4), 0)
 
 
-def test_the_score_at_the_least_noise_is_no_nan():
-    score = small("white").score(torch.rand(1, 3, 4, 4), 1e-25)
-    assert not torch.isnan(score).any()
+def test_results_that_are_not_finite_are_refused():
+    density, x = small("white"), torch.rand(1, 3, 4, 4)
+    with pytest.raises(DivergenceError, match=r"the score is not finite .* a larger sigma"):
+        density.score(x, 1e-25)
+    with pytest.raises(DivergenceError, match="the log-density is not finite"):
+        density.log_density(1e30 * x, 0.1)
+    with pytest.raises(DivergenceError, match="the posterior mean is not finite"):
+        small("empirical").denoise(1e25 * x.repeat(1, 1, 2, 2), 0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_of_any_level_whose_square_is_finite_leaves_the_mean(kind):
+    density, x = small(kind), torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    means = [density.denoise(x, s).mean(dim=(2, 3)) for s in (1e3, 1e19)]
+    torch.testing.assert_close(*means, rtol=0, atol=1e-3)
+    for s in (1e20, 1e200, True):
+        with pytest.raises(ValueError, match=r"sigma: one finite number .* below 1.8e\+19, got"):
+            density.denoise(x, s)
+    with pytest.raises(ValueError, match="images must not be empty"):
+        density.denoise(x[..., :0], 0.1)
 
 
 def test_noise_levels_of_another_shape_are_refused():

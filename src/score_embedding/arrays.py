@@ -30,9 +30,7 @@ def to_tensor(x: ArrayLike, ndim: int | None = None, name: str = "array") -> Ten
         dtype is not one of real numbers, or a tensor is sparse or quantized.
     """
     if isinstance(x, Tensor):
-        if x.layout != torch.strided or x.is_quantized:
-            made = "dequantize" if x.is_quantized else "to_dense"
-            raise ValueError(f"{name} must be a dense tensor, use {name}.{made}()")
+        _refuse_sparse(x, name)
         if x.is_complex():
             raise ValueError(f"{name} must hold real numbers, got dtype {x.dtype}")
         tensor = x.to(torch.float32 if x.dtype in _KEPT else torch.float64)
@@ -115,18 +113,34 @@ def _entry(x: Any) -> Any:
     return x.item() if one else x
 
 
-def _from_numpy(x: NDArray[Any], name: str) -> Tensor:
+def real_array(x: Any, name: str) -> NDArray[Any]:
+    """x as a numpy array. ValueError where it does not hold real numbers, or some are masked."""
     if np.ma.is_masked(x):
         raise ValueError(f"{name} has masked values; fill them first, with {name}.filled(value)")
+    if isinstance(x, Tensor):
+        _refuse_sparse(x, name)
+        x = x.detach().cpu()
+        x = x.float() if x.dtype == torch.bfloat16 else x
     try:
         array = np.asarray(x)
     except ValueError as error:  # lists of different lengths
         raise ValueError(f"{name} must be an array: {error}") from None
     if array.dtype.kind not in "buif":
         raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return array
+
+
+def _from_numpy(x: NDArray[Any], name: str) -> Tensor:
+    array = real_array(x, name)
     computed = np.float64 if result_dtype(array) == torch.float64 else np.float32
     # A copy: torch would share memory that may not be written to, and warn of it.
     return torch.from_numpy(np.array(array, dtype=computed, order="C"))
+
+
+def _refuse_sparse(x: Tensor, name: str) -> None:
+    if x.layout != torch.strided or x.is_quantized:
+        dense = "dequantize" if x.is_quantized else "to_dense"
+        raise ValueError(f"{name} must be a dense tensor, use {name}.{dense}()")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import refuse_gradient
+from score_embedding.arrays import real_array, refuse_gradient, whole
 from score_embedding.data import files, image_files
 from score_embedding.data.image_files import Named
 from score_embedding.errors import DataError
 
 log = logging.getLogger(__name__)
 
+_SOURCES = "a file, folder, array or tensor, or several of them"
 Source = str | Path | NDArray[Any] | Tensor
 
 
@@ -49,12 +50,16 @@ def load_images(
     ------
     DataError : files that are missing, empty, truncated or not an image; pixels that are NaN,
         infinite or masked. All of them are named at once.
-    ValueError : a tensor that requires a gradient.
+    ValueError : a tensor that requires a gradient, or a source, size or number of channels of
+        another kind.
     """
     if isinstance(sources, str | Path | np.ndarray | Tensor):
         sources = [sources]
-    listed = list(sources)
-    height_width = (size, size) if isinstance(size, int) else size
+    if not isinstance(sources, Iterable):
+        raise ValueError(f"sources must be {_SOURCES}, got {sources!r:.100}")
+    listed, height_width = list(sources), _height_width(size)
+    if whole(channels, "channels", 1) not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels!r}")
     found = [named for i, source in enumerate(listed) for named in _named(source, i)]
     images = load(found, height_width, channels)
     devices = {source.device if isinstance(source, Tensor) else None for source in listed}
@@ -62,27 +67,32 @@ def load_images(
     return images if device is None else images.to(device)
 
 
+def _height_width(size: Any) -> tuple[int, int]:
+    """The size as (height, width). ValueError where it is not one or two whole numbers."""
+    pair = isinstance(size, tuple | list | np.ndarray) and np.shape(size) == (2,)
+    values = list(size) if pair else [size, size]
+    h, w = (whole(value, "size", 1) for value in values)
+    return h, w
+
+
 def _named(source: Source, i: int) -> list[Named]:
     """One of the sources, the i-th, as files or arrays (h, w[, c])."""
     if isinstance(source, Tensor):
         refuse_gradient(source, f"tensor {i}", "which loading does not have")
-        name, pixels = f"tensor {i}", _numpy(source)
+        name, pixels = f"tensor {i}", real_array(source, f"tensor {i}")
         if pixels.ndim > 2:
             pixels = np.moveaxis(pixels, -3, -1)
     elif isinstance(source, np.ndarray):
         name, pixels = f"array {i}", source
-    else:
+    elif isinstance(source, str | Path) and str(source):
         return files.expand(Path(source))
+    else:
+        raise ValueError(f"source {i} must be {_SOURCES}, got {source!r:.100}")
     if pixels.ndim != 4:
         return [(name, pixels)]
     if len(pixels) == 0:
         raise DataError(f"{name}: shape {tuple(source.shape)}, no images")
     return [(f"{name}[{k}]", each) for k, each in enumerate(pixels)]
-
-
-def _numpy(tensor: Tensor) -> NDArray[Any]:
-    values = tensor.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
 
 
 def load(named: list[Named], size: tuple[int, int], channels: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,11 +11,21 @@ from torch import Tensor
 
 from score_embedding import kinds
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import ArrayLike, refuse_gradient, result_dtype, to_tensor
+from score_embedding.arrays import (
+    ArrayLike,
+    finite,
+    real_array,
+    refuse_gradient,
+    result_dtype,
+    to_tensor,
+    whole,
+)
 from score_embedding.data import crops
 from score_embedding.densities.model import FitOptions, Model
 
 ENOUGH_NUMBERS = 2**24  # in all windows together: more of them add nothing
+
+_REMEDY = "use images on the scale of those that were fitted, float64 images"
 
 
 @dataclass(frozen=True)
@@ -49,19 +59,22 @@ class Density:
 
         Raises
         ------
-        ValueError : other channels than the density's, a sigma that is negative or not finite, or
-            that requires a gradient.
+        ValueError : other channels than the density's, empty images, a sigma that is negative, not
+            finite, too large for its square in the dtype, or that requires a gradient.
+        DivergenceError : the result is not finite.
         """
-        tensor = to_tensor(x, ndim=4, name="images")
-        return self._denoised(tensor, _levels(sigma, len(tensor))).to(result_dtype(x))
+        tensor = self._images(x)
+        denoised = self._denoised(tensor, _levels(sigma, tensor)).to(result_dtype(x))
+        return finite(denoised, "the posterior mean", _REMEDY)
 
     def score(self, x: ArrayLike, sigma: float | Tensor) -> Tensor:
         """(D(x, sigma) - x) / sigma^2, as `denoise`; sigma must be positive."""
-        tensor = to_tensor(x, ndim=4, name="images")
-        levels = _positive(_levels(sigma, len(tensor)), "score")
+        tensor = self._images(x)
+        levels = _positive(_levels(sigma, tensor), "score")
         s = torch.tensor(levels, dtype=tensor.dtype, device=tensor.device)[:, None, None, None]
         # Divided twice: s^2 may be too small for the dtype.
-        return ((self._denoised(tensor, levels) - tensor) / s / s).to(result_dtype(x))
+        score = ((self._denoised(tensor, levels) - tensor) / s / s).to(result_dtype(x))
+        return finite(score, "the score", f"{_REMEDY} or a larger sigma")
 
     def log_density(self, x: ArrayLike, sigma: float | Tensor) -> Tensor:
         """log p_t(x) of images x (n, c, h, w) with noise of level sigma > 0: (n,), device, dtype
@@ -72,25 +85,30 @@ class Density:
         ValueError : as `score`, or the images are larger than the density's arrays, where these
             are windows: their average has no density in closed form.
         """
-        tensor = to_tensor(x, ndim=4, name="images")
-        levels = _positive(_levels(sigma, len(tensor)), "log-density")
-        self._check_channels(tensor)
+        tensor = self._images(x)
+        levels = _positive(_levels(sigma, tensor), "log-density")
         found = tensor.new_empty(len(tensor))
         for s, same in _by_level(levels):
             found[same] = self.model.log_density_images(tensor[same], s)
-        return found.to(result_dtype(x))
+        return finite(found.to(result_dtype(x)), "the log-density", _REMEDY)
 
     def to(self, like: Tensor) -> Density:
         """On the device and in the dtype of `like`."""
         return replace(self, model=self.model.to(like))
 
-    def _check_channels(self, x: Tensor) -> None:
-        if x.shape[1] != self.channels:
-            raise ValueError(f"a density of {self.channels} channel(s), images of {x.shape[1]}")
+    def _images(self, x: ArrayLike) -> Tensor:
+        """x as a tensor. ValueError where it does not hold images of this density's channels."""
+        images = to_tensor(x, ndim=4, name="images")
+        if 0 in images.shape[1:]:
+            raise ValueError(f"images must not be empty, got shape {tuple(images.shape)}")
+        if images.shape[1] != self.channels:
+            raise ValueError(
+                f"a density of {self.channels} channel(s), images of {images.shape[1]}"
+            )
+        return images
 
     def _denoised(self, x: Tensor, levels: list[float]) -> Tensor:
         """Images x (n, c, h, w) with noise of one level each; those of equal level together."""
-        self._check_channels(x)
         denoised = torch.empty_like(x)
         for s, same in _by_level(levels):
             noisy = x[same]
@@ -134,33 +152,36 @@ def fit(
         number out of range.
     """
     about = kinds.named(kinds.DENSITIES, kind, "kind")
-    listed = [to_tensor(image, ndim=3, name="image") for image in images]
+    if not isinstance(images, Iterable):
+        raise ValueError(f"images must be an array (n, c, h, w) or a list, got {images!r:.100}")
+    listed = [_image(image) for image in images]
     if not listed or len({image.shape[0] for image in listed}) > 1:
         raise ValueError("images of the same number of channels are needed, one or more")
-    for image in listed:
-        refuse_gradient(image, "image", "which fitting does not have")
-    side = about.side if side is None or about.fixed_side else side
-    numbers = {
-        "side": side,
-        "stride": stride,
-        "components": components,
-        "arrays": arrays,
-        "em_steps": em_steps,
-    }
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name}: at least 1 is needed, got {value}")
+    side = about.side if side is None or about.fixed_side else whole(side, "side", 1, about.largest)
+    stride = whole(stride, "stride", 1)
     if stride > side and not about.fixed_side:
         raise ValueError(f"stride: from 1 to the side of the arrays, {side}, got {stride}")
-    if rank < 0:
-        raise ValueError(f"rank: at least 0 is needed, got {rank}")
+    arrays = whole(arrays, "arrays", 1)
+    options = FitOptions(
+        whole(components, "components", 1),
+        whole(rank, "rank", 0),
+        whole(em_steps, "em_steps", 1),
+        whole(seed, "seed", 0, 2**32 - 1),
+    )
     if _are_arrays(listed, side):
         drawn = torch.stack(listed)
     else:
-        generator = torch.Generator(device="cpu").manual_seed(seed)
+        generator = torch.Generator(device="cpu").manual_seed(options.seed)
         enough = number_of_arrays(listed, side, arrays)
         drawn = crops.draw(listed, (side, side), enough, generator)
-    model: Model = about.load().fit(drawn, FitOptions(components, rank, em_steps, seed))
+    # The squares of its squares are then finite.
+    largest, limit = float(drawn.abs().max()), torch.finfo(drawn.dtype).max ** 0.25
+    if largest > limit:
+        raise ValueError(
+            f"images: values of up to {largest:.2g}, at most {limit:.2g} can be fitted in "
+            f"{drawn.dtype}; scale them, such as to [0, 1]"
+        )
+    model: Model = about.load().fit(drawn, options)
     return Density(kind, model, min(stride, side))
 
 
@@ -176,12 +197,25 @@ def _are_arrays(images: Sequence[Tensor], side: int) -> bool:
     return all(tuple(image.shape[1:]) == (side, side) for image in images)
 
 
-def _levels(sigma: float | Tensor, n: int) -> list[float]:
-    """One noise level for each of n images."""
+def _image(image: ArrayLike) -> Tensor:
+    """An image (c, h, w) to fit to, as a tensor."""
+    refuse_gradient(image, "image", "which fitting does not have")
+    tensor = to_tensor(image, ndim=3, name="image")
+    if tensor.numel() == 0:
+        raise ValueError(f"an image must not be empty, got shape {tuple(tensor.shape)}")
+    return tensor
+
+
+def _levels(sigma: float | Tensor, images: Tensor) -> list[float]:
+    """One noise level for each of the images (n, c, h, w)."""
+    n, largest = len(images), torch.finfo(images.dtype).max ** 0.5  # its square is finite
     refuse_gradient(sigma, "sigma", "which densities do not have")
-    levels = np.asarray(sigma.tolist() if isinstance(sigma, Tensor) else sigma, dtype=np.float64)
-    if levels.shape not in ((), (n,)) or not (np.isfinite(levels) & (levels >= 0)).all():
-        raise ValueError(f"sigma: one finite number >= 0, or {n} of them, got {sigma}")
+    levels = real_array(sigma, "sigma")
+    allowed = levels.dtype != bool and ((levels >= 0) & (levels < largest)).all()
+    if levels.shape not in ((), (n,)) or not allowed:
+        raise ValueError(
+            f"sigma: one finite number >= 0, or {n} of them, below {largest:.2g}, got {sigma}"
+        )
     return [float(s) for s in np.broadcast_to(levels, n)]
 
 

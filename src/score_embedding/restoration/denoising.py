@@ -24,7 +24,7 @@ from torch import Tensor
 
 from score_embedding import progress
 from score_embedding._deprecated import positional_options
-from score_embedding.arrays import refuse_gradient, torch_defaults, with_float64
+from score_embedding.arrays import real_array, refuse_gradient, torch_defaults, with_float64
 from score_embedding.restoration import models, noise
 from score_embedding.restoration.adaptive import Estimate
 from score_embedding.restoration.models import Model, bundled, denoiser
@@ -86,7 +86,7 @@ def denoise(
 
     Raises
     ------
-    ValueError : an image, sigma or mode that is not valid; masked pixels.
+    ValueError : an image, sigma, model, mode or device that is not valid; masked pixels.
     DataError : an image too small to estimate sigma from, a model of other channels, or of its own
         images only.
     RunFolderError, CheckpointError : a run folder that is missing or damaged.
@@ -98,7 +98,9 @@ def denoise(
     image = _native(image, "image")
     x = _on(device, image)
     level = noise.noise_level(sigma, x)
-    estimate = _resolved(model or models.FIT, x).estimate(x, level, mode == "mean")
+    estimate = _resolved(models.FIT if model is None else model, x).estimate(
+        x, level, mode == "mean"
+    )
     return to_array(clean(x, level, estimate, mode), image.ndim)
 
 
@@ -123,14 +125,16 @@ def inpaint(
             'model: "fit" would be fitted to the missing pixels as well; "bundled" is not'
         )
     image, mask = _native(image, "image"), _native(mask, "mask")
-    hole = (mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask) != 0
+    hole = np.asarray((mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask) != 0)
     where = hole[..., None] if image.ndim == 3 else hole
     if hole.shape == image.shape[:2]:  # `filled` refuses others
         known = np.where(where, np.zeros((), image.dtype), image)
     else:
         known = image
     x = _on(device, known)
-    estimate = _resolved(model or models.BUNDLED, x).estimate(x, MIN_SIGMA, False)
+    estimate = _resolved(models.BUNDLED if model is None else model, x).estimate(
+        x, MIN_SIGMA, False
+    )
     answer = to_array(filled(x, torch.from_numpy(hole).to(x.device), estimate), image.ndim)
     return answer if image.dtype.kind != "f" else np.where(where, answer, image)
 
@@ -206,17 +210,20 @@ def to_array(x: Tensor, ndim: int) -> NDArray[np.float32]:
 
 
 def _native(values: Any, name: str) -> NDArray[Any]:
-    """An array in the byte order of this machine. ValueError where entries are masked, or require a
-    gradient."""
+    """An array in the byte order of this machine. ValueError where entries are masked, no real
+    numbers, or require a gradient."""
     refuse_gradient(values, name, "which denoising and inpainting do not have")
-    if np.ma.is_masked(values):
-        raise ValueError(f"{name} has masked values; fill them first, with {name}.filled(value)")
-    array = np.asarray(values)
+    array = real_array(values, name)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _on(device: torch.device | str, image: NDArray[Any]) -> Tensor:
-    return to_tensor(image).to(with_float64(torch.device(device)))
+    x = to_tensor(image)
+    try:
+        return x.to(with_float64(torch.device(device)))
+    except (RuntimeError, AssertionError, TypeError) as error:  # by the build of torch
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device: {device!r} cannot be used here ({reason})") from None
 
 
 def _resolved(model: Model, x: Tensor) -> models.Denoiser:

@@ -68,7 +68,10 @@ def resolve(model: Model, device: torch.device) -> Denoiser:
     ------
     DataError : a run folder whose model denoises only the images that it was trained on.
     RunFolderError : not a run folder, or a damaged one.
+    ValueError : neither a name, a path nor a density.
     """
+    if not isinstance(model, Density | str | Path):
+        raise ValueError(f"model must be {FIT}, {BUNDLED}, a folder or a Density, got {model!r}")
     if isinstance(model, Density):
         return Denoiser("density", model.channels, lambda *_: _of_density(model))
     if model == FIT:

@@ -54,6 +54,8 @@ def checked_sigma(sigma: Any) -> float:
     ValueError : not a number, numbers that differ, or one that is not in 0 to MAX_SIGMA.
     """
     try:
+        if np.asarray(sigma).dtype == bool:
+            raise TypeError
         levels = np.unique(np.asarray(sigma, dtype=np.float64))
     except (TypeError, ValueError):
         raise ValueError(f'sigma: a number or "auto" is needed, got {sigma!r}') from None
