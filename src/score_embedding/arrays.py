@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from numbers import Integral, Real
 from typing import Any
@@ -53,7 +53,7 @@ def finite(result: Tensor, name: str, remedy: str) -> Tensor:
 
 def _all_finite(x: Tensor) -> bool:
     # One sum finds most bad values; it may also overflow, and then every value is looked at.
-    return bool(torch.isfinite(x.detach().sum()) or torch.isfinite(x).all())
+    return math.isfinite(x.detach().sum()) or bool(torch.isfinite(x).all())
 
 
 def result_dtype(x: ArrayLike) -> torch.dtype:
@@ -141,6 +141,20 @@ def _refuse_sparse(x: Tensor, name: str) -> None:
     if x.layout != torch.strided or x.is_quantized:
         dense = "dequantize" if x.is_quantized else "to_dense"
         raise ValueError(f"{name} must be a dense tensor, use {name}.{dense}()")
+
+
+def normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Numbers from N(0, 1), float32 on the device of the generator, whatever torch's defaults."""
+    return torch.randn(
+        tuple(shape), generator=generator, dtype=torch.float32, device=generator.device
+    )
+
+
+def uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """The same from the uniform distribution on [0, 1)."""
+    return torch.rand(
+        tuple(shape), generator=generator, dtype=torch.float32, device=generator.device
+    )
 
 
 @contextmanager

@@ -94,16 +94,16 @@ class VarianceExploding:
 
         Written with expm1, so that neither sigma near 1 nor b near a loses digits.
         """
-        a, b = _tensor(a), _tensor(b)
-        k = 2 * math.log(self.sigma)
-        span = b - a
-        integral = torch.exp(k * a) * torch.expm1(k * span) / k if k else span
-        return _finite(integral, "the integral of g^2", _IN_RANGE)
+        return _finite(self._integral_g2(_tensor(a), _tensor(b)), "the integral of g^2", _IN_RANGE)
+
+    def _integral_g2(self, a: Tensor, b: Tensor) -> Tensor:
+        k, span = 2 * math.log(self.sigma), b - a
+        return torch.exp(k * a) * torch.expm1(k * span) / k if k else span
 
     def std(self, t: Time) -> Tensor:
         """Standard deviation of x(t) given x(0): sqrt((sigma^(2t) - 1) / (2 ln sigma))."""
         t = _tensor(t)
-        return _finite(self.integral_g2(torch.zeros_like(t), t).sqrt(), "std(t)", _IN_RANGE)
+        return _finite(self._integral_g2(torch.zeros_like(t), t).sqrt(), "std(t)", _IN_RANGE)
 
     def time_of(self, std: Time) -> Tensor:
         """The time at which the marginal standard deviation is `std`: the inverse of `std(t)`."""
@@ -159,12 +159,13 @@ class VariancePreserving:
 
     def integral_g2(self, a: Time, b: Time) -> Tensor:
         """Integral of beta from a to b, exact by the trapezium rule."""
-        a, b = _tensor(a), _tensor(b)
-        integral = (b - a) * (self.beta(a) + self.beta(b)) / 2
-        return _finite(integral, "the integral of g^2", _IN_RANGE)
+        return _finite(self._integral_g2(_tensor(a), _tensor(b)), "the integral of g^2", _IN_RANGE)
+
+    def _integral_g2(self, a: Tensor, b: Tensor) -> Tensor:
+        return (b - a) * (self.beta(a) + self.beta(b)) / 2
 
     def std(self, t: Time) -> Tensor:
         """Standard deviation of x(t) given x(0): sqrt(1 - exp(-integral of beta))."""
         t = _tensor(t)
-        variance = -torch.expm1(-self.integral_g2(torch.zeros_like(t), t))
+        variance = -torch.expm1(-self._integral_g2(torch.zeros_like(t), t))
         return _finite(variance.sqrt(), "std(t)", _IN_RANGE)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_embedding.arrays import normal
 from score_embedding.errors import DivergenceError
 from score_embedding.evaluation import metrics
 
@@ -56,7 +57,7 @@ def with_noise(photograph: Tensor, level: float, number: int) -> Tensor:
     """The photograph (c, h, w) with Gaussian noise of this level; `number` is its seed."""
     seed = int(np.random.SeedSequence([number, round(1e6 * level)]).generate_state(1)[0])
     generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(photograph.shape, generator=generator).to(photograph)
+    z = normal(photograph.shape, generator).to(photograph)
     return photograph + level * z
 
 
@@ -74,7 +75,7 @@ def measure(
         denoised.append([])
         for y, level in zip(noisy[-1], levels, strict=True):
             started = time.perf_counter()
-            answer = denoise(y[None], torch.full((1,), level).to(y))[0]
+            answer = denoise(y[None], y.new_full((1,), level))[0]
             finite = bool(torch.isfinite(answer).all())  # when a device has done it
             seconds += time.perf_counter() - started
             if not finite:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from score_embedding import progress
+from score_embedding.arrays import normal
 from score_embedding.config.schema import BaselineConfig
 from score_embedding.config.sections import NoiseSchedule
 from score_embedding.errors import DivergenceError
@@ -49,7 +50,7 @@ class NoisePrediction:
         """A batch of images drawn with replacement, whichever image's turn it is."""
         index_of = torch.randint(len(self.images), (self.batch_size,), generator=generator)
         t = torch.randint(len(self.scheduler.betas), (self.batch_size,), generator=generator)
-        z = torch.randn((self.batch_size, *self.images.shape[1:]), generator=generator)
+        z = normal((self.batch_size, *self.images.shape[1:]), generator)
         index_of, t, z = index_of.to(self.device), t.to(self.device), z.to(self.device)
         x_t = self.scheduler.add_noise(self.images[index_of], z, t)
         return Batch(x_t, t, index_of, z)
@@ -95,7 +96,8 @@ def sample(
             x = step.prev_sample if k < steps else step.pred_original_sample
             snapshots.add(k, x)
             stage.update()
-    times = torch.tensor([*(scheduler.timesteps + 1).tolist(), 0]) / config.diffusion.num_timesteps
+    ahead = [*(scheduler.timesteps + 1).tolist(), 0]
+    times = torch.tensor(ahead, dtype=torch.float32, device="cpu") / config.diffusion.num_timesteps
     path = from_symmetric(snapshots.path())
     return Samples(path[-1], path, times[snapshots.numbers].double(), steps)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from score_embedding import kinds
-from score_embedding.arrays import with_float64
+from score_embedding.arrays import normal, uniform, with_float64
 from score_embedding.config.schema import Config
 from score_embedding.errors import ConfigError, DataError
 from score_embedding.methods import exact, precomputation
@@ -50,7 +50,7 @@ class ScoreMatching:
         """A batch from the N states of image `index`, each at a time drawn near its own."""
         states = self.embedded[index]
         k, t = draw_times(len(states), self.batch_size, self.eps, generator)
-        z = torch.randn((self.batch_size, *states.shape[1:]), generator=generator)
+        z = normal((self.batch_size, *states.shape[1:]), generator)
         k, t, z = k.to(self.device), t.to(self.device), z.to(self.device)
         std = self.sde.std(t)
         x = states[k] + std[:, None, None, None] * z
@@ -111,8 +111,9 @@ def draw_times(
     """
     dt = 1 / N
     sets = -(-batch_size // N)
-    grid = eps + (1 - dt / 2 - eps) / N * torch.arange(N)
-    U = torch.rand(sets, N, generator=generator)
+    k = torch.arange(N, dtype=torch.float32, device=generator.device)
+    grid = eps + (1 - dt / 2 - eps) / N * k
+    U = uniform((sets, N), generator)
     t = (grid + (U - eps) * dt / 2).reshape(-1)
     kept = torch.randperm(sets * N, generator=generator)[:batch_size].sort().values
     return kept % N, t[kept]

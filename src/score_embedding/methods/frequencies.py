@@ -30,7 +30,7 @@ def power(x: Tensor, rings: int) -> Tensor:
     h, w = x.shape[-2:]
     of_frequency = dct(x).square().mean(dim=(0, 1)).flatten()
     ring = _place(h, w, rings).long().flatten().to(x.device)
-    total = torch.zeros(rings).to(x).index_add_(0, ring, of_frequency)
+    total = x.new_zeros(rings).index_add_(0, ring, of_frequency)
     return total / ring.bincount(minlength=rings)
 
 

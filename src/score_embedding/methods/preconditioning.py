@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from score_embedding import atomic_files, densities, kinds
+from score_embedding.arrays import normal
 from score_embedding.config.schema import Config
 from score_embedding.config.sections import ImageDensity
 from score_embedding.data import crops
@@ -119,7 +120,8 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
     clock.append(time.perf_counter())
     sde = VarianceExploding(config.diffusion.sigma)
     ends = sde.std(torch.tensor([config.misc.eps, 1.0], dtype=torch.float64)).log()
-    levels = torch.linspace(float(ends[0]), float(ends[1]), _LEVELS).exp()
+    first, last = (float(end) for end in ends)
+    levels = torch.linspace(first, last, _LEVELS, dtype=torch.float32, device="cpu").exp()
     size = config.data_loader.image_size
     rings = 1 if kinds.DENSITIES[options.kind].pointwise else frequencies.count(*size)
     residual_std = measure_residual(density, photographs, levels, size, rings, seed)
@@ -144,7 +146,7 @@ def measure_residual(
     x_0 = crops.draw(photographs, size, _MEASURED, generator)
     measured = []
     for s in levels.tolist():
-        z = torch.randn(x_0.shape, generator=generator).to(x_0)
+        z = normal(x_0.shape, generator).to(x_0)
         residual = frequencies.power(density.denoise(x_0 + s * z, s) - x_0, rings).sqrt()
         measured.append(residual.clamp_min(_LEAST_STD * s))
     return torch.stack(measured).cpu()

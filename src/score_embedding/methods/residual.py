@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from score_embedding import kinds
+from score_embedding.arrays import normal, uniform
 from score_embedding.config.schema import Config
 from score_embedding.config.sections import Model
 from score_embedding.data import crops
@@ -61,7 +62,7 @@ class ResidualMatching:
         flip = self.config.data_loader.crops
         x_0 = crops.draw(self.photographs, self.size, count, generator, flip)
         s = draw_levels(self.precomputed, self.config.training.noise_levels, count, generator)
-        z = torch.randn(x_0.shape, generator=generator)
+        z = normal(x_0.shape, generator)
         s, z = s.to(self.device), z.to(self.device)
         x = x_0 + s[:, None, None, None] * z
         return Batch(x, s, torch.zeros(count, dtype=torch.long, device=self.device), x_0)
@@ -88,9 +89,9 @@ def draw_levels(
     """Noise levels (count,) between those of the diffusion's ends."""
     low, high = precomputed.levels[0].log(), precomputed.levels[-1].log()
     if how == "log_uniform":
-        return (low + (high - low) * torch.rand(count, generator=generator)).exp()
+        return (low + (high - low) * uniform((count,), generator)).exp()
     mean, width = _LOG_NORMAL
-    return (mean + width * torch.randn(count, generator=generator)).clamp(low, high).exp()
+    return (mean + width * normal((count,), generator)).clamp(low, high).exp()
 
 
 def score_of(network: Network | None, known: Precomputed, sde: VarianceExploding) -> Score:

@@ -53,6 +53,6 @@ def _tiles(length: int, side: int, overlap: int) -> tuple[list[int], int]:
 
 def _ramp(length: int, overlap: int, rises: bool, falls: bool) -> Tensor:
     """Weights (length,) of a tile along an axis: 1, but rising and falling at inner edges."""
-    up = ((torch.arange(length) + 0.5) / overlap).clamp(max=1)
-    weight = up if rises else torch.ones(length)
+    up = ((torch.arange(length, dtype=torch.float32, device="cpu") + 0.5) / overlap).clamp(max=1)
+    weight = up if rises else torch.ones(length, dtype=torch.float32, device="cpu")
     return torch.minimum(weight, up.flip(0)) if falls else weight

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_embedding.arrays import normal
 from score_embedding.config.sections import Start
 from score_embedding.sde import VarianceExploding
 
@@ -31,10 +32,7 @@ def start(
     Image i draws from (seed, first + i), so that the size of a batch never changes a picture.
     """
     generators = [generator_of(seed, first + i) for i in range(len(images))]
-    noise = [
-        torch.randn(images.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
-        for generator in generators
-    ]
+    noise = [normal(images.shape[1:], generator) for generator in generators]
     x = std * torch.stack(noise).to(images)
     if conditional_weight is not None:
         x = conditional_weight * images + (1 - conditional_weight) * x
