@@ -115,7 +115,11 @@ def draw_times(
     grid = eps + (1 - dt / 2 - eps) / N * k
     U = uniform((sets, N), generator)
     t = (grid + (U - eps) * dt / 2).reshape(-1)
-    kept = torch.randperm(sets * N, generator=generator)[:batch_size].sort().values
+    kept = (
+        torch.randperm(sets * N, generator=generator, device=generator.device)[:batch_size]
+        .sort()
+        .values
+    )
     return kept % N, t[kept]
 
 
