@@ -14,7 +14,7 @@ import score_embedding as se  # noqa: E402 - what is made at import must not dep
 from score_embedding import densities  # noqa: E402
 from score_embedding.config.sections import DataLoader, HeldOut  # noqa: E402
 from score_embedding.data.datasets import load_dataset, load_held_out  # noqa: E402
-from score_embedding.kinds import DENSITIES, SCHEMES  # noqa: E402
+from score_embedding.kinds import DENSITIES, PIXEL_DENSITIES, SCHEMES  # noqa: E402
 from score_embedding.methods.samplers import start  # noqa: E402
 
 found = {}
@@ -40,7 +40,7 @@ SDE = se.VarianceExploding(3.0)
 keep("time of std", SDE.time_of(0.7))
 
 images = random(3, 3, 8, 9, dtype=torch.float32)
-for method in ("exact", "binned"):
+for method in PIXEL_DENSITIES:
     keep(f"log_density {method}", se.log_density(images, method=method))
 m0, times = se.log_density(images), random(4).cumsum(0)
 settings = [

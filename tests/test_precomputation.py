@@ -37,11 +37,11 @@ def test_the_time_grid_is_even_from_eps_to_one(N):
     "diffusion",
     [
         Diffusion(num_timesteps=4),
-        Diffusion(num_timesteps=4, sigma=2.0, dh=2.0, boundary="zero", density="binned"),
+        Diffusion(num_timesteps=4, sigma=2.0, dh=2.0, boundary="zero", density="histogram"),
         Diffusion(num_timesteps=30, sigma=2.0, scheme="implicit", solve_tolerance=1e-6),
         Diffusion(num_timesteps=4, sigma=2.0, drift=0.1),
     ],
-    ids=["default", "binned", "implicit", "drift"],
+    ids=["default", "histogram", "implicit", "drift"],
 )
 def test_precompute_is_the_chain_of_its_stages(diffusion, photographs):
     images = photographs(8, 10, n=2).to(torch.float32)
@@ -104,7 +104,7 @@ def bytes_of(count, images, diffusion):
 
 
 @pytest.mark.parametrize("embedding", ["input", "none", "shuffled"])
-@pytest.mark.parametrize("density", ["exact", "binned"])
+@pytest.mark.parametrize("density", ["exact", "histogram"])
 def test_few_and_many_images_are_embedded_and_stored_the_same(
     embedding, density, photographs, tmp_path
 ):

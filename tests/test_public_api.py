@@ -515,7 +515,7 @@ def test_a_log_density_and_an_embedding_are_differentiable():
     slope = float(ends[0] - ends[1]) / (2 * h)
     assert float((x.grad * direction).sum()) == pytest.approx(slope, rel=1e-5)
     with pytest.raises(ValueError, match=r"images requires a gradient.*\"exact\" does"):
-        se.log_density(x, method="binned")
+        se.log_density(x, method="histogram")
     tracked = scores.clone().requires_grad_()
     se.embed(images, tracked, SDE, TIMES)[:, -1].sum().backward()
     steps = -(SDE.g(TIMES) ** 2) / 2 * torch.cat([torch.zeros(1).double(), TIMES.diff()])

@@ -323,7 +323,7 @@ def test_the_fast_transform_is_taken_where_it_pays_and_is_accurate(m0, arguments
 
 
 def test_a_large_photograph_is_transformed_as_the_matrices_do(photographs):
-    m0, sde = log_density(photographs(256, 200, n=1), method="binned"), VarianceExploding(5.0)
+    m0, sde = log_density(photographs(256, 200, n=1)), VarianceExploding(5.0)
     assert spectral.uses_transform(Problem(m0, sde, TIMES))
     by_default = solve(m0, sde, TIMES).log_density
     by_products = spectral_solution(m0, sde, TIMES, fft_from=257)

@@ -37,7 +37,7 @@ OTHER = {
     "diffusion.num_timesteps": 5,
     "diffusion.solve_tolerance": 1e-1,
     "diffusion.scheme": "implicit",
-    "diffusion.density": "binned",
+    "diffusion.density": "histogram",
     "diffusion.boundary": "zero",
     "diffusion.drift": 0.1,
     "image_density.kind": "stationary",

@@ -40,6 +40,15 @@ class SchemeKind(Kind):
 
 
 @dataclass(frozen=True)
+class PixelDensityKind(Kind):
+    """An estimate of the density of an image's pixel pairs. `differentiable`: in the image;
+    `kde_method`: its name in official configs."""
+
+    differentiable: bool = False
+    kde_method: str | None = None
+
+
+@dataclass(frozen=True)
 class DensityKind(Kind):
     """A density of images. `side`: pixels along a side of the square arrays that it is fitted to,
     where the config gives none, or always with `fixed_side`; `largest`: the largest such side;
@@ -80,6 +89,7 @@ DENSITY = "density.safetensors"
 PRECONDITIONING = "preconditioning.json"
 
 _SCHEMES = "score_embedding.fokker_planck.schemes"
+_PIXEL_DENSITIES = "score_embedding.fokker_planck.pixel_densities"
 _DENSITIES = "score_embedding.densities"
 _DATA = "score_embedding.data"
 _METHODS = "score_embedding.methods"
@@ -128,6 +138,25 @@ SCHEMES = {
         "the official discretisation, for reproduction",
         boundaries=("reflect",),
         drift_boundaries=(),
+    ),
+}
+
+# diffusion.density: how the pixel log-density is estimated at the start.
+_EXACT = PixelDensityKind(
+    f"{_PIXEL_DENSITIES}.gaussian_kernel", "scipy.stats.gaussian_kde, fast", True, "scipy"
+)
+PIXEL_DENSITIES = {
+    "exact": _EXACT,
+    "binned": _EXACT,  # its name in old configs, where it was an approximation
+    "histogram": PixelDensityKind(
+        f"{_PIXEL_DENSITIES}.histogram",
+        "the official smoothed histogram of 2026, for reproduction",
+        kde_method="histogram",
+    ),
+    "sklearn": PixelDensityKind(
+        f"{_PIXEL_DENSITIES}.linear_kernel",
+        "the manuscript's linear kernel, for reproduction",
+        kde_method="sklearn",
     ),
 }
 

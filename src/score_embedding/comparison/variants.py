@@ -83,11 +83,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "input": Variant(
         "the paper's embedding, of crops (held_out)",
-        (
-            "diffusion.embedding=input",
-            "diffusion.density=binned",
-            "training.timestep_multiplier=1000",
-        ),
+        ("diffusion.embedding=input", "training.timestep_multiplier=1000"),
     ),
     **{
         f"{kind}_residual": Variant(f"the residual of density {kind} (held_out)", _of_density(kind))

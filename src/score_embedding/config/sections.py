@@ -18,10 +18,12 @@ from pydantic import (
 
 from score_embedding import kinds
 from score_embedding.config.values import (
+    OFFICIAL_DENSITIES,
     Count,
     CountOrOff,
     DecayOrOff,
     Int,
+    KdeMethod,
     Positive,
     PositiveOrOff,
     Prior,
@@ -90,13 +92,31 @@ class Diffusion(Section):
     solve_tolerance: Positive = 2e-8
     # additions
     scheme: Annotated[str, one_of(kinds.SCHEMES)] = "spectral"
-    density: Literal["exact", "binned"] = "exact"
+    density: Annotated[str, one_of(kinds.PIXEL_DENSITIES)] = "exact"
+    kde_method: KdeMethod = None  # the official name of the density: read into `density`
     boundary: Literal["reflect", "zero"] = "reflect"  # of the solve and of the score
     # f = -drift x on the grid, x in units of dh from its middle
     drift: Annotated[Rate, Field(le=1e3)] = 0.0
     # input: the paper's. Controls, all else equal: none embeds nothing, shuffled another's score.
     # residual: the denoiser of image_density is the network's skip path.
     embedding: Literal["input", "none", "shuffled", "residual"] = "input"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _official_density(cls, values: Any) -> Any:
+        """kde_method of an official file is the density. Both may be given if they agree."""
+        method = values.get("kde_method") if isinstance(values, dict) else None
+        if not (isinstance(method, str) and method in OFFICIAL_DENSITIES):
+            return values
+        same = OFFICIAL_DENSITIES[method]
+        density = values.get("density", same)
+        other = kinds.PIXEL_DENSITIES.get(density) if isinstance(density, str) else None
+        if other and other != kinds.PIXEL_DENSITIES[same]:
+            raise ValueError(
+                f"density: {density} contradicts kde_method: {method}, which is density: {same}; "
+                "remove one of the two keys"
+            )
+        return {**values, "density": density}
 
     @model_validator(mode="after")
     def _scheme_knows_it(self) -> Diffusion:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from score_embedding.kinds import Kind
+from score_embedding import kinds
 
 Prior = Literal["unit", "matched"]  # N(0, I), the paper's, or N(0, std^2 I) of the SDE's end
 
@@ -31,7 +31,7 @@ def height_width(value: Any) -> Any:
     return (value, value) if isinstance(value, int | str) else value
 
 
-def one_of(table: Mapping[str, Kind]) -> BeforeValidator:
+def one_of(table: Mapping[str, Any]) -> BeforeValidator:
     """A name of the table; the error is the one that pydantic has for a Literal."""
     *others, last = (repr(name) for name in table)
     expected = f"{', '.join(others)} or {last}" if others else last
@@ -62,3 +62,13 @@ DecayOrOff = Annotated[Decay | None, BeforeValidator(_off)]
 CountOrOff = Annotated[Count | None, BeforeValidator(_off)]
 Strings = Annotated[list[str], BeforeValidator(_list), Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+# Values of the official key diffusion.kde_method, and those of diffusion.density that they stand
+# for. The key is checked and not kept: a config is written with `density`.
+OFFICIAL_DENSITIES = {
+    kind.kde_method: name
+    for name, kind in reversed(kinds.PIXEL_DENSITIES.items())  # the first of two names is kept
+    if kind.kde_method
+}
+KdeMethod = Annotated[
+    None, BeforeValidator(lambda _: None), one_of(OFFICIAL_DENSITIES), Field(exclude=True)
+]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from typing import get_args
 
 import numpy as np
 import torch
@@ -35,10 +34,9 @@ Seconds = dict[str, dict[int, float]]  # by estimate, then by side
 def estimates() -> dict[str, Callable[[Tensor], object]]:
     """scipy's own estimate, and each kind of the table under its first name."""
     found: dict[str, Callable[[Tensor], object]] = {SCIPY: of_scipy}
-    table = getattr(kinds, "PIXEL_DENSITIES", None) or dict.fromkeys(get_args(pixel_density.Method))
     seen: list[object] = []
-    for name, kind in table.items():
-        if kind is None or kind not in seen:
+    for name, kind in kinds.PIXEL_DENSITIES.items():
+        if kind not in seen:
             seen.append(kind)
             found[name] = partial(pixel_density.log_density, method=name)
     return found

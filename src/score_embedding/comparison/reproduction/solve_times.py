@@ -50,7 +50,7 @@ def seconds(scale: Scale, device: torch.device) -> dict[str, list[float]]:
     times = torch.linspace(config.misc.eps, 1, options.num_timesteps, dtype=torch.float64)
     run = partial(
         solve,
-        log_density(images, method="binned"),
+        log_density(images),
         VarianceExploding(sigma=options.sigma),
         times.to(device),
         dh=options.dh,
