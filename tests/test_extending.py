@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +41,7 @@ def example(heading: str) -> Example:
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)[1]
     (path,) = re.findall(r"^`(src/\S+\.py)`$", section, re.MULTILINE)
     code, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    (table,) = re.findall(r"^The line in `([A-Z]+)`", section, re.MULTILINE)
+    (table,) = re.findall(r"^The line in `([A-Z_]+)`", section, re.MULTILINE)
     return Example(Path(path), code, line, table)
 
 
@@ -94,6 +96,24 @@ def test_a_scheme(install, call, pictures, tmp_path):
     done = call("solve", pictures[0], "--scheme", name, "--size", 8, "-N", 3, "--out", "solved")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "solved" / "scores.npz").exists()
+
+
+def test_a_pixel_density(install, run):
+    name = install("A pixel density")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 2, 6, 7, generator=generator, dtype=torch.float64)
+    m0 = se.log_density(images, method=name)
+    pairs = [*zip(images[0, 1].T.flatten().tolist(), images[0, 1].flatten().tolist(), strict=True)]
+    radius = 42 ** (-1 / 6) * statistics.stdev(sum(pairs, ()))
+    near = [sum(math.dist(p, q) <= radius for q in pairs) for p in pairs]
+    expected = [math.log(n / (42 * math.pi * radius**2)) for n in near]
+    assert m0[0, 1].flatten().tolist() == pytest.approx(expected, abs=1e-12)
+    assert len(set(near)) > 5
+    folder = run("top_hat", diffusion__density=name)
+    with np.load(folder / "scores.npz") as scores:
+        image = torch.from_numpy(scores["images"])
+        expected = se.log_density(image, method=name)
+        np.testing.assert_allclose(scores["log_density"][:, 0], expected, atol=1e-5)
 
 
 def test_a_sampler(install, run):
