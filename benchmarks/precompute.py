@@ -1,14 +1,13 @@
-"""The pre-computation: pixel log-density and Fokker-Planck solve, in float64.
+"""The Fokker-Planck solve of the pre-computation, in float64.
 
 Targets, at N = 20 and sigma_base 5. The spectral solve is at least 500 times faster than the
 implicit one (sparse LU, iterated to its tolerance) on one 32x32x3 photograph. It takes at most 10 s
-and 4 times the memory of its output for 1,000 images. The binned pixel log-density is at least 10
-times faster than the exact one at 64x64x3, and differs from it by at most 0.02 on photographs.
+and 4 times the memory of its output for 1,000 images.
 
     python benchmarks/precompute.py
 
-Median, min and max are over rounds; for the difference they are over photographs at 32x32 and
-64x64. Times and ratios meet a target by their median, memory and difference by their worst value.
+Median, min and max are over rounds. Times and ratios meet a target by their median, memory by its
+worst value.
 
 The memory is the peak of a new process minus its memory just before the solve, read from
 /proc/self/status: ru_maxrss would start at the peak of the parent process, which hides it.
@@ -28,7 +27,6 @@ import torch
 from torch import Tensor
 
 from _common import crops, environment, in_turns, photographs, ratios, resident, spread, write
-from score_embedding.fokker_planck import pixel_density
 from score_embedding.fokker_planck.pixel_density import log_density
 from score_embedding.fokker_planck.solve import Solution, solve
 from score_embedding.sde import VarianceExploding
@@ -36,7 +34,6 @@ from score_embedding.sde import VarianceExploding
 SDE = VarianceExploding(sigma=5.0)
 TIMES = torch.linspace(1e-3, 1.0, 20, dtype=torch.float64)
 TOLERANCE = 2e-8
-CELLS = (0.15, 0.175, 0.2)
 
 Row = dict[str, Any]
 
@@ -83,7 +80,7 @@ def check_converged(solution: Solution) -> None:
 
 
 def thousand_images() -> list[Row]:
-    m0 = log_density(crops(1000, 32), method="binned")
+    m0 = log_density(crops(1000, 32))
     seconds = in_turns({"spectral": lambda: solve(m0, SDE, TIMES)}, rounds=5)["spectral"]
     rows = [row("spectral, 1,000 images, s", seconds, "<= 10", median(seconds) <= 10)]
     if Path("/proc/self/status").exists():
@@ -110,52 +107,12 @@ def memory_of_solve(path: str) -> float:
     return (resident("VmHWM") - before) / output.nbytes
 
 
-def densities() -> list[Row]:
-    image = photographs(64)[:1]
-    exact = [log_density(photographs(size)) for size in (32, 64)]
-    default, rows = pixel_density.CELL, []
-    try:
-        for cell in CELLS:
-            pixel_density.CELL = cell
-            rows += density_of_cell(image, exact, " (default)" if cell == default else "")
-    finally:
-        pixel_density.CELL = default
-    return rows
-
-
-def density_of_cell(image: Tensor, exact: list[Tensor], note: str) -> list[Row]:
-    seconds = in_turns(
-        {
-            "exact": lambda: log_density(image, method="exact"),
-            "binned": lambda: log_density(image, method="binned"),
-        },
-        rounds=7,
-        calls={"binned": 10},
-    )
-    gain = ratios(seconds["exact"], seconds["binned"])
-    error = largest_differences(exact)
-    label = f"cell {pixel_density.CELL}{note}"
-    return [
-        row(f"density, 64x64x3, exact / binned, {label}", gain, ">= 10", median(gain) >= 10),
-        row(f"difference of the logarithm, {label}", error, "<= 0.02", max(error) <= 0.02),
-    ]
-
-
-def largest_differences(exact: list[Tensor]) -> list[float]:
-    """The largest difference for each photograph, at each size."""
-    differences = []
-    for m0 in exact:
-        binned = log_density(photographs(m0.shape[-1]), method="binned")
-        differences += (m0 - binned).abs().amax(dim=(1, 2, 3)).tolist()
-    return differences
-
-
 def main() -> None:
     if sys.argv[1:2] == ["--memory-of"]:
         print(memory_of_solve(sys.argv[2]))
         return
     machine = environment()
-    write("precompute", one_image() + thousand_images() + densities(), machine)
+    write("precompute", one_image() + thousand_images(), machine)
 
 
 if __name__ == "__main__":

@@ -65,10 +65,8 @@ SOLVERS: dict[str, Solver] = {
 def densities(n: int, size: int) -> Tensor:
     """Log-densities of n crops of photographs, (n, 3, size, size)."""
     if size == 256:  # the photographs are too small for crops of that size
-        return log_density(
-            crops(n, 128).repeat_interleave(2, 2).repeat_interleave(2, 3), method="binned"
-        )
-    return log_density(crops(n, size), method="binned")
+        return log_density(crops(n, 128).repeat_interleave(2, 2).repeat_interleave(2, 3))
+    return log_density(crops(n, size))
 
 
 # Ratios
@@ -311,7 +309,7 @@ def cosine(size: int, tau: float) -> Tensor:
 
 
 def many() -> list[Row]:
-    diffusion, misc = Diffusion(density="binned"), Misc()
+    diffusion, misc = Diffusion(), Misc()
     images = crops(50_000, 32).to(torch.float32)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
