@@ -273,3 +273,33 @@ def test_another_number_of_dimensions_is_refused():
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="method must be"):
         log_density(torch.rand(1, 1, 4, 4), method="fast")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 1, 6, 9)])
+@pytest.mark.parametrize("scale", [1e-170, 1e-30, 1e100, 1e160, 1e300])
+def test_no_scale_changes_more_than_a_constant(scale, shape, generator):
+    images = torch.rand(shape, generator=generator, dtype=torch.float64)
+    found = log_density(images * scale) + 2 * math.log(scale)
+    torch.testing.assert_close(found, log_density(images), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (12, 20)])
+def test_contrast_of_one_on_an_offset_of_1e8_is_no_constant_channel(shape):
+    channel = 1e8 + np.random.default_rng(0).random(shape)
+    expected = sum_of_all_kernels(channel, np.arange(channel.size)).reshape(shape)
+    found = log_density(torch.from_numpy(channel)[None, None])[0, 0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e8 / 3, 1e-200, 1e250])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_constant_channel_of_any_value_has_a_log_density_of_zero(value, dtype):
+    value = value if dtype == torch.float64 else min(value, 1e30)
+    constant = torch.full((1, 1, 7, 5), value, dtype=dtype)
+    assert not log_density(constant).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 0, 8), (0, 3, 8, 0)])
+def test_images_without_pixels_are_refused(shape):
+    with pytest.raises(ValueError, match="images must have pixels"):
+        log_density(torch.zeros(shape))

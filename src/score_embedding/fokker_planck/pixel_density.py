@@ -18,8 +18,10 @@ from torch import Tensor
 from score_embedding import kinds, progress
 from score_embedding._deprecated import positional_options
 from score_embedding.arrays import ArrayLike, refuse_gradient, to_tensor
-from score_embedding.fokker_planck.pixel_densities import ROUNDOFF
 
+# Of the variance of a constant channel, relative to its largest square: float32 pixels, and pixels
+# that were computed in float64.
+ROUNDOFF = {torch.float32: 1e-13, torch.float64: 1e-27}
 CHUNK = 2**18  # pixels of the channels that are computed at once: bounds the memory
 
 
@@ -48,31 +50,33 @@ def log_density(images: ArrayLike, *, method: str = "exact") -> Tensor:
 
     Raises
     ------
-    ValueError : not four dimensions, a value that is NaN or infinite, an unknown method, or a
-        gradient wanted of a method that has none.
+    ValueError : not four dimensions, no pixels, a value that is NaN or infinite, an unknown method,
+        or a gradient wanted of a method that has none.
     """
     kind = kinds.named(kinds.PIXEL_DENSITIES, method, "method")
     if not kind.differentiable:
         refuse_gradient(images, "images", f'which method "{method}" does not have ("exact" does)')
     x = to_tensor(images, ndim=4, name="images")
     n, c, h, w = x.shape
+    if not h * w:
+        raise ValueError(f"images must have pixels, got shape {tuple(x.shape)}")
     channels, estimate = x.reshape(n * c, h, w), kind.load().estimate
     parts = [torch.zeros(0, h, w, dtype=torch.float64, device=x.device)]
     with progress.stage("log-density", total=n * c) as stage:
         for chunk in torch.split(channels, max(1, CHUNK // max(h * w, 1))):
-            parts.append(_of_varying(chunk.to(torch.float64), estimate))
+            parts.append(_of_varying(chunk.to(torch.float64), estimate, ROUNDOFF[x.dtype]))
             stage.update(len(chunk))
     return torch.cat(parts).reshape(n, c, h, w)
 
 
-def _of_varying(channels: Tensor, estimate: Callable[[Tensor], Tensor]) -> Tensor:
+def _of_varying(channels: Tensor, estimate: Callable[[Tensor], Tensor], roundoff: float) -> Tensor:
     """The estimate of channels (B, h, w), and 0 for those that are constant."""
     if not channels.numel():
         return channels
     values = channels.detach().flatten(1)
-    # Round-off of the mean leaves this much variance on a constant channel.
-    floor = ROUNDOFF * (values.square().mean(dim=1) + torch.finfo(values.dtype).tiny)
-    varies = values.var(dim=1, correction=0) > floor
+    largest = values.abs().amax(dim=1, keepdim=True)
+    scaled = values / torch.where(largest > 0, largest, 1.0)
+    varies = scaled.var(dim=1, correction=0) > roundoff
     if bool(varies.all()):
         return estimate(channels)
     m0 = torch.zeros_like(channels)

@@ -9,9 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Of a variance that is 0 but for the round-off of float32 pixels, relative to their mean square.
-ROUNDOFF = 1e-13
-
 
 def pairs_of(channels: Tensor) -> Tensor:
     """The pairs (u_k, v_k) of channels (B, h, w), as (B, h w, 2): the k-th pixel in column-major

@@ -8,20 +8,25 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, amax, amin
 
 from score_embedding.fokker_planck.gauss_transform import kernel_sums
-from score_embedding.fokker_planck.pixel_densities import ROUNDOFF, pairs_of
+from score_embedding.fokker_planck.pixel_densities import pairs_of
 
 LINE = 1e-12  # ratio of the variances along the principal axes below which pairs are on a line
 
 
 def estimate(channels: Tensor) -> Tensor:
     """The log-density at each pixel, (B, h, w). Pairs on a line get the density along it."""
-    return _of_squares(channels) if channels.shape[1] == channels.shape[2] else _of_any(channels)
+    # In units of the channel's own range, so that no scale or offset costs digits.
+    values = channels.detach()
+    lowest, highest = (extreme(values, dim=(1, 2), keepdim=True) for extreme in (amin, amax))
+    scale = highest / 2 - lowest / 2
+    x = (channels - (highest / 2 + lowest / 2)) / scale
+    return (_of_squares if x.shape[1] == x.shape[2] else _of_any)(x, scale[:, 0, 0])
 
 
-def _of_squares(channels: Tensor) -> Tensor:
+def _of_squares(channels: Tensor, scale: Tensor) -> Tensor:
     """The pairs of pixels (i, j) and (j, i) mirror each other, so the principal axes are (1, 1) and
     (1, -1), and half of the pairs stands for all."""
     _, h, _ = channels.shape
@@ -30,13 +35,13 @@ def _of_squares(channels: Tensor) -> Tensor:
     u, v = channels[:, i, j], channels[:, j, i]
     centre = 2 * channels.mean(dim=(1, 2))[:, None]
     coordinates = torch.stack([u + v - centre, u - v]) / math.sqrt(2)
-    half = _log_density(coordinates, weight, channels, mirrored=True)
+    half = _log_density(coordinates, weight, scale, mirrored=True)
     place = torch.empty(h, h, dtype=torch.int64, device=channels.device)
     place[i, j] = place[j, i] = torch.arange(len(i), device=channels.device)
     return half[:, place]
 
 
-def _of_any(channels: Tensor) -> Tensor:
+def _of_any(channels: Tensor, scale: Tensor) -> Tensor:
     pairs = pairs_of(channels)
     centred = pairs - pairs.mean(dim=1, keepdim=True)
     # A shear makes the coordinates along the axes uncorrelated. It is 0 but for its gradient: that
@@ -45,20 +50,18 @@ def _of_any(channels: Tensor) -> Tensor:
     minor, major = (centred @ axes).unbind(dim=-1)  # variances in ascending order
     minor = minor - major * ((minor * major).sum(dim=1) / major.square().sum(dim=1))[:, None]
     weight = torch.ones_like(channels[0]).flatten()
-    return _log_density(torch.stack([minor, major]), weight, channels).view_as(channels)
+    return _log_density(torch.stack([minor, major]), weight, scale).view_as(channels)
 
 
 def _log_density(
-    coordinates: Tensor, weight: Tensor, channels: Tensor, mirrored: bool = False
+    coordinates: Tensor, weight: Tensor, scale: Tensor, mirrored: bool = False
 ) -> Tensor:
-    """From centred, uncorrelated coordinates (2, B, K) of the pairs, (B, K)."""
-    D = channels[0].numel()
+    """(B, K), from centred, uncorrelated coordinates (2, B, K) in units of scale (B,)."""
+    D = float(weight.sum())
     variance = (weight * coordinates.square()).sum(dim=-1) / (D - 1)
-    tiny = torch.finfo(channels.dtype).tiny
-    floor = ROUNDOFF * (channels.square().mean(dim=(1, 2)) + tiny)
-    varies = variance > torch.maximum(LINE * variance.amax(dim=0), floor)
+    varies = variance > LINE * variance.amax(dim=0)
     width = torch.where(varies, variance, 1.0).sqrt() * D ** (-1 / 6)
     z = torch.where(varies[:, :, None], coordinates / width[:, :, None], 0.0)
-    log_norm = 0.5 * math.log(2 * math.pi) + width.log()
+    log_norm = 0.5 * math.log(2 * math.pi) + width.log() + scale.log()
     log_scale = torch.where(varies, log_norm, 0.0).sum(dim=0)
     return torch.log(kernel_sums(z[0], z[1], weight, mirrored) / D) - log_scale[:, None]
