@@ -151,7 +151,7 @@ def finished(once):
     made = once("finished", make)
     return SimpleNamespace(
         cwd=made / "user",
-        folder=made / "user" / "saves" / "quickstart_seed5_x",
+        folder=made / "user" / "saves" / "quickstart_x_seed5",
         stdout=(made / "stdout").read_text("utf-8"),
         stderr=(made / "stderr").read_text("utf-8"),
     )

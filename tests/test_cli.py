@@ -53,7 +53,7 @@ METRICS = [f"{name}_{how}" for how in ("minmax", "clipped") for name in ("ssim",
 
 def test_a_run_leaves_exactly_the_files_of_a_run_folder_and_nothing_else(finished):
     assert sorted(tree(finished.cwd)) == sorted(
-        f"saves/quickstart_seed5_x/{name}" for name in SHIPPED
+        f"saves/quickstart_x_seed5/{name}" for name in SHIPPED
     )
     of_others = {
         *(run_folder.DUMP, kinds.DENSITY, kinds.PRECONDITIONING),
@@ -64,7 +64,7 @@ def test_a_run_leaves_exactly_the_files_of_a_run_folder_and_nothing_else(finishe
 
 def test_a_run_says_where_its_report_is(finished):
     assert finished.stdout == (
-        "report: saves/quickstart_seed5_x/report.html and report.pdf beside it\n"
+        "report: saves/quickstart_x_seed5/report.html and report.pdf beside it\n"
     )
 
 

@@ -165,17 +165,24 @@ def test_a_damaged_table_is_named(tmp_path, content):
         (False, None, "quickstart"),
         (True, None, "quickstart_seed0"),
         (False, "a.b-c_d", "quickstart_a.b-c_d"),
-        (True, "x", "quickstart_seed0_x"),
+        (True, "x", "quickstart_x_seed0"),
     ],
 )
-def test_the_name_tells_config_seed_and_extension(config, seed_given, extension, name):
-    assert run_folder.name_of(config, seed_given, extension) == name
+def test_the_name_tells_config_seed_and_extension(config, seed_given, extension, name, tmp_path):
+    assert run_folder.path_of(tmp_path, config, seed_given, extension) == tmp_path / name
+
+
+def test_a_folder_that_an_earlier_version_named_is_found(config, tmp_path):
+    (old := tmp_path / "quickstart_seed0_x").mkdir()
+    assert run_folder.path_of(tmp_path, config, True, "x") == old
+    (new := tmp_path / "quickstart_x_seed0").mkdir()
+    assert run_folder.path_of(tmp_path, config, True, "x") == new
 
 
 @pytest.mark.parametrize("extension", ["a/b", "..\\x", "a b", "/", "é", "x\n"])
-def test_an_extension_that_is_no_plain_name_is_refused(config, extension):
+def test_an_extension_that_is_no_plain_name_is_refused(config, extension, tmp_path):
     with pytest.raises(ConfigError, match="--folder-ext"):
-        run_folder.name_of(config, False, extension)
+        run_folder.path_of(tmp_path, config, False, extension)
 
 
 def test_a_new_folder_holds_its_config_and_an_overwritten_one_keeps_only_foreign_files(

@@ -44,7 +44,7 @@ def run(
     if seed is not None:
         changes.append(f"training.seed={seed}")
     settings = loading.load(config, changes)
-    path = out / run_folder.name_of(settings, seed is not None, folder_ext)
+    path = run_folder.path_of(out, settings, seed is not None, folder_ext)
     if no_train + overwrite + resume > 1:
         raise ConfigError("--no-train, --overwrite and --resume: only one of them can be given")
     if no_train:  # all three before the heavy imports

@@ -65,14 +65,17 @@ BESIDE = {
 }
 
 
-def name_of(config: AnyConfig, seed_given: bool, extension: str | None) -> str:
-    """`<name>[_seedS][_extension]`."""
+def path_of(out: Path, config: AnyConfig, seed_given: bool, extension: str | None) -> Path:
+    """The run folder in `out`: `<name>[_extension][_seedS]`, as the official program has it, or
+    where that is not there `<name>_seedS_extension`, which version 0.1.0 made."""
     if extension and not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", extension):
         raise ConfigError(
             f"--folder-ext {extension!r}: up to 100 letters, digits, '_', '-' and '.' are allowed"
         )
     seed = f"_seed{config.training.seed}" if seed_given else ""
-    return config.name + seed + (f"_{extension}" if extension else "")
+    extended = f"_{extension}" if extension else ""
+    path, old = out / (config.name + extended + seed), out / (config.name + seed + extended)
+    return old if old.is_dir() and not path.exists() else path
 
 
 def check_free(path: Path, config: AnyConfig, overwrite: bool) -> None:
