@@ -1004,3 +1004,20 @@ def test_a_path_in_the_log_is_not_broken_over_lines(call, tmp_path):
     out = tmp_path / ("a-long-name-" * 8)
     done = call("run", "--config", "quickstart", "--out", out, *sets(training__lr=1e30))
     assert str(out / "quickstart" / "divergence.npz") in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("diffusion.solve_tolerance=1e-4", "scheme spectral does not read it"),
+        ("image_density.kind=white", "score_embedding does not read it"),
+        ("diffusion.dh=2", ""),
+    ],
+)
+def test_an_option_without_effect_is_told(call, tmp_path, option, told):
+    missing = ("--set", f"data_loader.image={tmp_path.name}")  # ends before any work
+    done = call("run", "--config", "quickstart", "--set", option, *missing)
+    assert done.returncode == 2
+    warned = [line for line in done.stderr.splitlines() if "has no effect" in line]
+    assert len(warned) == bool(told)
+    assert told in "".join(warned)

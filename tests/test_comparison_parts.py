@@ -320,3 +320,8 @@ def test_what_latex_would_obey_is_escaped():
         r"\end{table}",
         "",
     ]
+
+
+def test_a_comparison_is_not_made_from_a_baseline():
+    with pytest.raises(ConfigError, match=r"cifar1_ddpm: a config of DDPM; .*--methods beside it"):
+        spec.build("cifar1_ddpm", ["score_embedding"], [0], None, [])

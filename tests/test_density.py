@@ -303,3 +303,31 @@ def test_a_constant_channel_of_any_value_has_a_log_density_of_zero(value, dtype)
 def test_images_without_pixels_are_refused(shape):
     with pytest.raises(ValueError, match="images must have pixels"):
         log_density(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_pixel_a_level_of_16_bit_below_white_is_no_constant_channel(dtype):
+    pixels = np.full((64, 64), 65535, np.uint16)
+    pixels[3, 5] = 65534
+    channel = (pixels / 65535).astype(dtype)
+    at = np.array([0, 3 * 64 + 5, 5 * 64 + 3, 4095])
+    expected = sum_of_all_kernels(channel.astype(float), at)
+    found = log_density(channel[None, None]).flatten()[at]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("noise", [5e-5, 1e-5, 3e-6])
+@pytest.mark.parametrize("outer", [np.add.outer, np.subtract.outer])
+def test_pairs_that_are_nearly_on_a_line_have_a_density_in_the_plane(noise, outer):
+    rng = np.random.default_rng(0)
+    channel = outer(np.arange(32.0), np.arange(32.0)) + noise * rng.random((32, 32))
+    at = np.arange(0, 1024, 37)
+    expected = sum_of_all_kernels(channel, at)
+    found = log_density(channel[None, None]).flatten()[at]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+
+
+def test_the_gradient_of_a_constant_channel_is_zero():
+    x = torch.full((1, 2, 4, 4), 0.5, dtype=torch.float64, requires_grad=True)
+    log_density(x).sum().backward()
+    assert torch.equal(x.grad, torch.zeros_like(x))

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.ndimage import gaussian_filter
 
 from score_embedding import kinds
 from score_embedding.config import loading
 from score_embedding.errors import ConfigError
+from score_embedding.fokker_planck.pixel_densities import histogram
 from score_embedding.fokker_planck.pixel_density import log_density
 
 OFFICIAL = {"scipy": "exact", "histogram": "histogram", "sklearn": "sklearn"}
@@ -130,3 +132,23 @@ def test_binned_agrees_with_the_kde_method_of_exact():
 def test_a_density_that_cannot_be_is_refused_with_what_can(values, message):
     with pytest.raises(ConfigError, match=message):
         diffusion(**values)
+
+
+@pytest.mark.parametrize("bandwidth", [0.5, 3.0, 80.0, 700.0, 2500.0])
+def test_smoothing_is_scipys_filter(bandwidth):
+    counts = np.random.default_rng(0).random((histogram.BINS, histogram.BINS))
+    matrix = histogram.smoothing(bandwidth)
+    expected = gaussian_filter(counts, bandwidth)
+    np.testing.assert_allclose(matrix @ counts @ matrix, expected, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("span", [1e-3, 1e-9, 1e-13])
+def test_a_histogram_of_a_narrow_range_is_as_fast_and_nearly_constant(span, generator):
+    """The bandwidth is in pixel values: here it is thousands of bins, or 1e13 of them."""
+    x = 0.5 + span * torch.rand(1, 1, 16, 16, generator=generator, dtype=torch.float64)
+    m0 = log_density(x, method="histogram")
+    assert torch.isfinite(m0).all()
+    assert float(m0.max() - m0.min()) < 1e-5
+    values = x.flatten()
+    area = float(values.max() - values.min()) ** 2
+    assert float(m0.mean()) == pytest.approx(-np.log(area), rel=1e-3)  # uniform on the square

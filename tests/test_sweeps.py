@@ -366,6 +366,7 @@ MISTAKES = {
     "training.seed=1,2": ["training.seed", "--seeds gives the seeds"],
     "sample.prior=unit,matched": ["sample.prior", "both priors"],
     "training.target_ssim=0.5": ["training.target_ssim", "cannot be swept"],
+    "diffusion.kde_method=scipy,histogram": ["cannot be swept", "diffusion.density"],
     "name=a,b": ["--sweep name", "cannot be swept"],
     "sample_method=ddpm": ["--methods compares methods"],
     "diffusion.dh=1,2 --methods none": ["--methods: not of a sweep"],

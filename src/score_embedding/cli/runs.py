@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from score_embedding import kinds
 from score_embedding.cli.options import Device, Overrides, Overwrite, Seed
 from score_embedding.errors import ConfigError
+
+if TYPE_CHECKING:
+    from score_embedding.config.schema import AnyConfig
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -44,6 +50,7 @@ def run(
     if seed is not None:
         changes.append(f"training.seed={seed}")
     settings = loading.load(config, changes)
+    _warn_of_unread(settings, overrides or [])
     path = run_folder.path_of(out, settings, seed is not None, folder_ext)
     if no_train + overwrite + resume > 1:
         raise ConfigError("--no-train, --overwrite and --resume: only one of them can be given")
@@ -65,6 +72,15 @@ def run(
     else:
         pipeline.run(settings, path, selected, profile, overwrite, resume)
     typer.echo(f"report: {path / run_folder.HTML} and {run_folder.PDF} beside it")
+
+
+def _warn_of_unread(settings: AnyConfig, overrides: list[str]) -> None:
+    """A line for each key of --set that has no effect in this config."""
+    from score_embedding.config import unread
+
+    for key in dict.fromkeys(override.partition("=")[0].strip() for override in overrides):
+        if reason := unread.why_unread(settings, key):
+            log.warning("warning: --set %s has no effect: %s", key, reason)
 
 
 def solve(
@@ -168,6 +184,7 @@ def sample(
         what, beside = run_folder.DENOISED, run_folder.DENOISED_PICTURE
         if number is not None:
             raise ConfigError("--number: this run denoises photographs and draws no samples")
+    _warn_of_unread(settings, overrides or [])
     target = run_folder.RunFolder(out or folder)
     run_folder.check_not_there(target, what, overwrite)
 

@@ -20,6 +20,7 @@ from score_embedding.config import loading
 from score_embedding.config.schema import AnyConfig
 from score_embedding.config.sections import DataLoader, HeldOut, Section
 from score_embedding.errors import ConfigError, RunFolderError
+from score_embedding.methods.base import method_of
 
 SPEC = "comparison.yml"
 RUNS = "runs"
@@ -148,6 +149,12 @@ def build(
         if own[override] is None:
             loading.change(base, override)
     images = loading.validate(base, source=config)
+    if method_of(images).baseline and set(methods) & set(VARIANTS):
+        raise ConfigError(
+            f"--config {config}: a config of {method_of(images).label}; the methods of a "
+            f"comparison are made from one of score embedding, and this one can be named in "
+            f"--methods beside it"
+        )
     if task == "denoising" and images.held_out is None:
         raise ConfigError(
             f"{config}: --task denoising needs a section held_out, photographs that are not "

@@ -44,14 +44,14 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> AnyConfig:
 
 
 def read(path: Path) -> dict[Any, Any]:
-    """The mapping in a YAML file, not validated. The resolved config of an earlier version, such as
+    """The mapping in a YAML file, not validated. The resolved config of version 0.1.0, such as
     config.yml of a run folder, gets the keys that it lacks. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable: {error}") from error
     values = mapping(text, source=str(path))
-    return old_runs.completed(values) if text.endswith(_END) else values
+    return old_runs.completed(values) if old_runs.is_resolved(values) else values
 
 
 def mapping(text: str, source: str) -> dict[Any, Any]:

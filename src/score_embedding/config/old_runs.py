@@ -17,6 +17,16 @@ MEANING_IN_0_1_0: dict[str, Any] = {
 }
 
 
+# Not in the official layout, and in every resolved config of 0.1.0; the first has another name now.
+_RESOLVED = ("model.image_index", "misc.checkpoint_freq", "training.on_divergence")
+
+
+def is_resolved(values: dict[Any, Any]) -> bool:
+    """Whether a config's values, not validated, are a resolved config of 0.1.0."""
+    sections = ((key.split("."), values.get(key.split(".")[0])) for key in _RESOLVED)
+    return all(isinstance(section, dict) and key in section for (_, key), section in sections)
+
+
 def completed(values: dict[Any, Any]) -> dict[Any, Any]:
     """The values of a resolved config, not validated, with the keys of MEANING_IN_0_1_0 that it
     lacks and its kind of config has."""

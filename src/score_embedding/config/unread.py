@@ -30,11 +30,12 @@ _SEED = "data_loader.seed"
 
 
 def keys(kind: type[AnyConfig]) -> list[str]:
-    """All keys of the sections of a config, as `section.key`."""
+    """All keys of the sections of a config, as `section.key`, that a resolved config has."""
     return [
         f"{name}.{key}"
         for name, field in kind.model_fields.items()
-        for key in getattr(field.annotation, "model_fields", ())
+        for key, value in getattr(field.annotation, "model_fields", {}).items()
+        if not value.exclude
     ]
 
 

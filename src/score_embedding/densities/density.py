@@ -211,7 +211,8 @@ def _levels(sigma: float | Tensor, images: Tensor) -> list[float]:
     n, largest = len(images), torch.finfo(images.dtype).max ** 0.5  # its square is finite
     refuse_gradient(sigma, "sigma", "which densities do not have")
     levels = real_array(sigma, "sigma")
-    allowed = levels.dtype != bool and ((levels >= 0) & (levels < largest)).all()
+    is_bool, levels = levels.dtype == bool, levels.astype(np.float64)
+    allowed = not is_bool and ((levels >= 0) & (levels < largest)).all()
     if levels.shape not in ((), (n,)) or not allowed:
         raise ValueError(
             f"sigma: one finite number >= 0, or {n} of them, below {largest:.2g}, got {sigma}"

@@ -19,9 +19,8 @@ from score_embedding import kinds, progress
 from score_embedding._deprecated import positional_options
 from score_embedding.arrays import ArrayLike, refuse_gradient, to_tensor
 
-# Of the variance of a constant channel, relative to its largest square: float32 pixels, and pixels
-# that were computed in float64.
-ROUNDOFF = {torch.float32: 1e-13, torch.float64: 1e-27}
+# Of the range of a constant channel, relative to its largest pixel: a few units in the last place.
+ROUNDOFF = {torch.float32: 5e-7, torch.float64: 1e-15}
 CHUNK = 2**18  # pixels of the channels that are computed at once: bounds the memory
 
 
@@ -73,11 +72,9 @@ def _of_varying(channels: Tensor, estimate: Callable[[Tensor], Tensor], roundoff
     """The estimate of channels (B, h, w), and 0 for those that are constant."""
     if not channels.numel():
         return channels
-    values = channels.detach().flatten(1)
-    largest = values.abs().amax(dim=1, keepdim=True)
-    scaled = values / torch.where(largest > 0, largest, 1.0)
-    varies = scaled.var(dim=1, correction=0) > roundoff
+    lowest, highest = torch.aminmax(channels.detach().flatten(1), dim=1)
+    varies = highest / 2 - lowest / 2 > roundoff / 2 * torch.maximum(highest.abs(), lowest.abs())
     if bool(varies.all()):
         return estimate(channels)
-    m0 = torch.zeros_like(channels)
+    m0 = channels * 0.0  # with a gradient, which is 0
     return m0.index_put((varies,), estimate(channels[varies])) if bool(varies.any()) else m0

@@ -45,6 +45,7 @@ _ELSEWHERE = {
     "name": "it names the run folder",
     "sample_method": "--methods compares methods",
     "training.seed": "--seeds gives the seeds",
+    "diffusion.kde_method": "its name here is diffusion.density: exact, histogram, sklearn",
     "sample.prior": "a comparison evaluates both priors",
     "training.target_ssim": "runs of a comparison do not end at a target",
     "misc.profile_priors": "a comparison evaluates both priors",

@@ -13,7 +13,9 @@ from torch import Tensor, amax, amin
 from score_embedding.fokker_planck.gauss_transform import kernel_sums
 from score_embedding.fokker_planck.pixel_densities import pairs_of
 
-LINE = 1e-12  # ratio of the variances along the principal axes below which pairs are on a line
+# Ratio of the variances along the principal axes below which pairs are on a line: at 1e-15 the
+# round-off of the pixels is an error of 1e-8 in the logarithm.
+LINE = 1e-15
 
 
 def estimate(channels: Tensor) -> Tensor:
