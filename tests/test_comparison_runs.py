@@ -72,6 +72,7 @@ def test_a_comparison_killed_in_the_middle_goes_on_where_it_was(compared, call, 
     assert parts[0] == parts[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_has_finished_since_is_kept(folder):
     comparison = spec.read(folder)
     job = spec.jobs(comparison, folder)[0]

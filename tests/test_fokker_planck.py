@@ -351,6 +351,7 @@ def test_diagnostics_of_spectral_hold_no_iteration(m0):
     assert "exact in time" in diagnostics.summary()
 
 
+@pytest.mark.slow
 def test_an_implicit_step_too_long_for_its_density_raises_with_its_residuals(m0):
     with pytest.raises(
         ConvergenceError, match=r"channel \d, step 1.*take more time steps"

@@ -91,6 +91,7 @@ def test_a_run_leaves_its_files_and_a_report_of_denoising(ran):
     assert rows[-1]["psnr_0.5"] == pytest.approx(np.mean([p[1] for p in description["psnr"]]))
 
 
+@pytest.mark.slow
 def test_the_photographs_can_be_denoised_again(mine, call_and_draw):
     before, (expected, arrays) = tree(mine), results(mine)
     for again in ([*asked(), "--no-train"], ["sample", "--overwrite", mine]):
@@ -175,6 +176,7 @@ def test_other_methods_denoise_the_same(method, kind, ran, call, tmp_path):
     assert np.isfinite(description["psnr"]).all()
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_gone_on_with_ends_as_if_it_had_not_been(call, tmp_path):
     run = asked("training.epochs=8", "misc.checkpoint_freq=1e-6", "training.ema=0.9")
     assert call(*run, "--folder-ext", "whole").returncode == 0

@@ -79,9 +79,8 @@ MOUNT = pytest.mark.skipif(not can_mount(), reason="no file system can be mounte
 PYTHON = (sys.executable, "-m", "score_embedding")
 
 
-@pytest.mark.parametrize(
-    "how", ["long files", pytest.param("full disk", marks=[MOUNT, pytest.mark.slow])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["long files", pytest.param("full disk", marks=MOUNT)])
 def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call, tmp_path):
     changes = sets(training__epochs=80, misc__checkpoint_freq=1e-6)
     asked = ("run", "--config", "quickstart", *changes)
@@ -234,6 +233,7 @@ def test_a_run_is_not_resumed_with_other_images(call, tmp_path):
     assert tree(folder) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_elsewhere_says_so(call, tmp_path):
     asked = ("--config", "quickstart", *sets(training__epochs=60, misc__checkpoint_freq=1e-6))
     folder = tmp_path / "saves" / "quickstart"

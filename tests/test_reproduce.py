@@ -364,6 +364,7 @@ def test_densities_are_timed_for_scipy_and_each_kind_of_estimate():
 # Expected times
 
 
+@pytest.mark.slow
 def test_expected_seconds_follow_from_those_of_a_step_and_of_an_evaluation(monkeypatch):
     monkeypatch.setattr(plan, "network_seconds", lambda *_: (0.5, 0.01))
     cpu = torch.device("cpu")
@@ -516,6 +517,7 @@ def test_a_case_that_does_not_fit_into_memory_is_not_run(call, tmp_path, monkeyp
     assert re.search(r"celeb3: not run here: celeb3: needs about .* of memory", below[0])
 
 
+@pytest.mark.slow
 def test_without_the_data_sets_it_runs_on_other_pictures_and_says_so(call, tmp_path):
     done = call(*command("celeb3,krylov,densities", "--data", "sample"))
     assert "Traceback" not in done.stderr
@@ -550,6 +552,7 @@ def test_a_dry_run_lists_the_runs_with_their_time_and_writes_nothing(call, tmp_p
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_the_ablations_are_made_where_they_are_asked_for(call, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "ABLATIONS", ("cifar1_sweep_num_timesteps",))
     options = command("cifar1", "--ablations", "--data", "sample", training__epochs=2)

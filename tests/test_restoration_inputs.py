@@ -220,6 +220,7 @@ def options(model="bundled"):
     return files.Options(0.1, model, "mean", torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_any_names_of_files_and_any_backend_of_matplotlib(tmp_path, monkeypatch):
     """As a process, since standard output has to have the exact bytes of the names."""
     monkeypatch.chdir(tmp_path)

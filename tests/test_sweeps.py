@@ -179,6 +179,7 @@ def test_fid_is_refused_with_the_reason_however_many_seeds_are_pooled(swept):
     assert str(frechet.MINIMUM) in frechet.refusal(frechet.MINIMUM - 1)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_runs_nothing_and_a_value_more_keeps_the_rest(swept, call, tmp_path):
     folder = Path(shutil.copytree(swept.folder, tmp_path / "c"))
     before = stamps(folder / "runs")
@@ -200,6 +201,7 @@ def test_the_same_command_again_runs_nothing_and_a_value_more_keeps_the_rest(swe
     assert rows[0]["final loss"].endswith("± -")  # one seed has no standard deviation
 
 
+@pytest.mark.slow
 def test_runs_that_fail_are_named_and_counted_out(call, tmp_path):
     done = call(*command("training.lr=1e-3,1e30", seeds=[2]))
     assert done.returncode == 1

@@ -151,6 +151,7 @@ def test_every_entry_is_a_key_or_a_section_of_some_config():
     assert entries <= known | sections
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_what_a_method_does_not_read_changes_nothing(method):
     base = config_of(METHODS[method])
@@ -182,6 +183,7 @@ READ = [
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "key"), READ)
 def test_what_a_method_reads_changes_its_result(method, key):
     base = config_of(METHODS[method])
@@ -191,6 +193,7 @@ def test_what_a_method_reads_changes_its_result(method, key):
     assert other.shape != before.shape or not np.array_equal(other, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", kinds.DENSITIES)
 def test_what_a_density_does_not_read_changes_nothing_and_the_rest_does(kind):
     chosen = METHODS["density"] | {"image_density.kind": kind}
@@ -207,6 +210,7 @@ def test_what_a_density_does_not_read_changes_nothing_and_the_rest_does(kind):
         assert not np.array_equal(other, before), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("choice", "key"),
     [

@@ -63,6 +63,7 @@ def configs():
         yield loading.load("quickstart", [*NARROW, f"diffusion.scheme={scheme}"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cold")
 def test_every_kind_of_config_can_be_warmed_up_and_no_generator_is_advanced(monkeypatch):
     """Without the errors that a run would repeat: there are none."""
