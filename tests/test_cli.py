@@ -295,6 +295,7 @@ def change_config(folder, **data_loader):
     loading.write_document(folder / "config.yml", yaml.safe_dump(values))
 
 
+@pytest.mark.slow
 def test_markup_in_the_names_of_images_is_shown_not_obeyed(copied, call_and_draw):
     name = "<script>alert(1)</script>&amp; [red]x[/red] **b**.png"
     change_config(copied, dataset="files", path=[name])
@@ -304,6 +305,7 @@ def test_markup_in_the_names_of_images_is_shown_not_obeyed(copied, call_and_draw
     assert name in page.text
 
 
+@pytest.mark.slow
 def test_a_run_on_many_files_gets_its_report(copied, call_and_draw):
     change_config(copied, dataset="files", path=[f"photographs/IMG_{i:05}.png" for i in range(400)])
     done = call_and_draw("report", copied)
@@ -352,6 +354,7 @@ def test_a_solve_says_and_writes_what_it_did(options, said, pictures, call, tmp_
         assert diagnostics["largest_relative_change_of_mass"] < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -584,6 +587,7 @@ def test_a_seed_repeats_the_samples_of_a_baseline_and_another_changes_them(basel
     assert "seed 6" in Page(baseline / "report.html").text
 
 
+@pytest.mark.slow
 def test_the_report_of_a_baseline_is_made_anew(baseline, call_and_draw):
     html = (baseline / "report.html").read_text(encoding="utf-8")
     for name in ("report.html", "report.pdf"):

@@ -111,6 +111,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("report",), ("sample", "--overwrite")])
 def test_a_report_that_cannot_be_written_leaves_all_as_it_was(command, copied):
     before = tree(copied)
@@ -246,6 +247,7 @@ def test_a_run_that_is_resumed_elsewhere_says_so(call, tmp_path):
     assert "changed since the run began: threads" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_is_equal_bit_for_bit(tmp_path):
     asked = ("run", "--config", "quickstart", *sets(model__dropout=0.2, training__ema=0.9))
     for name in ("one", "two"):

@@ -246,6 +246,7 @@ def test_rows_that_the_last_checkpoint_has_lost_are_those_of_the_one_before(sett
     assert_same(trained(config, objective, tmp_path), trained(config, objective))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rest", [b'{"step": 11, "loss"', b'{"step": 11, "loss": 0.5}\n', b"\0"])
 def test_rows_without_their_checkpoint_are_written_again(setting, tmp_path, rest):
     config, objective = setting()
