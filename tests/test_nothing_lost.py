@@ -147,14 +147,20 @@ def test_a_signal_before_training_says_how_to_resume_and_leaves_no_trace(number,
     assert sorted(os.listdir(folder)) == ["config.yml", "environment.json"]
 
 
-@pytest.mark.slow
-def test_a_signal_to_a_comparison_stops_its_runs_too(tmp_path):
+def comparison_under_way(tmp_path):
+    """A comparison whose two runs have written checkpoints: its process, the processes below it,
+    and the folder of its runs."""
     asked = ("compare", "--config", "quickstart", "--methods", "none,score_embedding")
     asked += ("--seeds", 0, "--processes", 2, "--out", "c", *sets(**LONG))
     run = start(tmp_path, *asked)
     runs = tmp_path / "c" / "runs"
     wait_for(run, lambda: len({p.parent for p in runs.glob("*/checkpoint_*.safetensors")}) == 2)
-    workers = psutil.Process(run.pid).children(recursive=True)
+    return run, psutil.Process(run.pid).children(recursive=True), runs
+
+
+@pytest.mark.slow
+def test_a_signal_to_a_comparison_stops_its_runs_too(tmp_path):
+    run, workers, runs = comparison_under_way(tmp_path)
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 143
@@ -169,12 +175,7 @@ def test_a_signal_to_a_comparison_stops_its_runs_too(tmp_path):
 
 @pytest.mark.slow
 def test_the_runs_of_a_comparison_that_is_killed_end_too_and_keep_their_steps(tmp_path):
-    asked = ("compare", "--config", "quickstart", "--methods", "none,score_embedding")
-    asked += ("--seeds", 0, "--processes", 2, "--out", "c", *sets(**LONG))
-    run = start(tmp_path, *asked)
-    runs = tmp_path / "c" / "runs"
-    wait_for(run, lambda: len({p.parent for p in runs.glob("*/checkpoint_*.safetensors")}) == 2)
-    workers = psutil.Process(run.pid).children(recursive=True)
+    run, workers, runs = comparison_under_way(tmp_path)
     run.kill()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive

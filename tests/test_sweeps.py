@@ -483,3 +483,9 @@ def test_a_mistake_in_a_file_of_a_sweep_is_named(tmp_path, text, parts):
         settings.read(str(path))
     for part in (*parts, "sweep.yml" if "quikstart" not in text else "quikstart"):
         assert part in str(caught.value)
+
+
+def test_an_empty_list_can_be_a_value():
+    key = "model.attention_resolutions"
+    configs = built(f"{key}=[],[8]").configs.values()
+    assert [settings.value_text(settings.value_at(c, key)) for c in configs] == ["[]", "[8]"]

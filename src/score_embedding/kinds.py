@@ -61,6 +61,10 @@ class DensityKind(Kind):
     mixture: bool = False
     pointwise: bool = False
 
+    def side_of(self, side: int | None) -> int:
+        """The side of the arrays where `side` is asked for."""
+        return self.side if side is None or self.fixed_side else side
+
 
 @dataclass(frozen=True)
 class DatasetKind(Kind):
@@ -101,20 +105,11 @@ _SOLVE = tuple(
     for key in ("dh", "num_timesteps", "solve_tolerance", "scheme", "density", "boundary", "drift")
 )
 _NETWORK = ("model", "misc.profile_freq", "misc.checkpoint_freq", "data_loader.batch_size")
-_TRAINING = tuple(  # all but the seed, which is also that of samples
-    f"training.{key}"
-    for key in (
-        *("epochs", "lr", "grad_clip", "timestep_multiplier", "ema", "warmup", "target", "seconds"),
-        *(
-            "target_ssim",
-            "noise_levels",
-            "precision",
-            "compile",
-            "on_divergence",
-            "steps_per_epoch",
-        ),
-    )
-)
+_LOOP = ("epochs", "steps_per_epoch", "seconds", "target_ssim", "on_divergence")
+_OPTIMISER = ("lr", "grad_clip", "ema", "warmup", "precision", "compile")
+_LOSS = ("target", "noise_levels", "timestep_multiplier")
+# All but the seed, which is also that of samples.
+_TRAINING = tuple(f"training.{key}" for key in (*_LOOP, *_OPTIMISER, *_LOSS))
 _OF_DENSITY = (*_SOLVE, "training.target", "model.num_images", "model.image_conditioning")
 _OF_STEPS = ("misc.eps", "training.noise_levels")
 _MIXTURE = ("image_density.components", "image_density.em_steps")

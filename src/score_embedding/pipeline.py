@@ -189,8 +189,8 @@ def sample_again(
     needed = dict.fromkeys((*needed_to_sample(method), *content.needs(config)))
     run_folder.check_has(path, tuple(needed))
     content.read_course(folder)  # found damaged before the samples are replaced
-    elsewhere = out is not None and out.resolve() != path.resolve()
-    target = RunFolder(out if out and elsewhere else path)
+    target = RunFolder(out or path)
+    elsewhere = target.path.resolve() != path.resolve()
     result = run_folder.DENOISED if config.held_out else run_folder.SAMPLES
     run_folder.check_place(target.path)
     if elsewhere:

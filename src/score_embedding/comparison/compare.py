@@ -107,15 +107,14 @@ def compare(
 def _checked(pending: list[Job]) -> list[resources.Need]:
     """What each run needs. Raises ConfigError or DataError where one cannot be run on its images;
     those of equal options, the usual case, are loaded once."""
-    loaded: dict[str, torch.Tensor] = {}
+    loaded, images = None, torch.empty(0)
     needs = []
     for job in pending:
-        options = job.config.data_loader
-        key = options.model_dump_json(exclude={"batch_size"})
-        if key not in loaded:
-            loaded = {key: load_dataset(options)}
-        pipeline.check(loaded[key], method_of(job.config))
-        needs.append(resources.need(job.config, len(loaded[key])))
+        wanted = spec.pictures_of(job.config.data_loader)
+        if wanted != loaded:
+            loaded, images = wanted, load_dataset(job.config.data_loader)
+        pipeline.check(images, method_of(job.config))
+        needs.append(resources.need(job.config, len(images)))
     return needs
 
 

@@ -71,9 +71,7 @@ def sample_sheet(jobs: list[Job], comparison: Comparison, caption: str) -> Figur
     samples = {}
     for job in jobs:
         if job.method not in samples:
-            samples[job.method] = atomic_files.read_arrays(
-                job.path / run_folder.SAMPLES, "samples", "images", "description"
-            )
+            samples[job.method] = samples_of(job)
     images = next(iter(samples.values()))["images"]
     keys = {method: starts_of(arrays) for method, arrays in samples.items()}
     starts = list(dict.fromkeys(start for of in keys.values() for start in of))
@@ -189,6 +187,13 @@ def add_caption(figure: Figure, text: str) -> None:
     """The text above the figure, in lines that fit its width."""
     characters = int(14 * figure.get_figwidth())
     figure.suptitle(textwrap.fill(text, characters), fontsize=8)
+
+
+def samples_of(job: Job) -> dict[str, Any]:
+    """The arrays of a finished run's samples. Raises RunFolderError where they are damaged."""
+    return atomic_files.read_arrays(
+        job.path / run_folder.SAMPLES, "samples", "images", "description"
+    )
 
 
 def starts_of(arrays: dict[str, Any]) -> dict[str, str]:

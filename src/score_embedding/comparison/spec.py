@@ -104,7 +104,7 @@ def jobs(comparison: Comparison, folder: Path) -> list[Job]:
     listed = []
     for seed in comparison.seeds:
         for method, config in comparison.configs.items():
-            name = f"{method}_seed{seed}"
+            name = run_name(method, seed)
             values = config.model_dump()
             values["name"] = name
             values["training"] |= {"seed": seed, "target_ssim": None}
@@ -112,6 +112,11 @@ def jobs(comparison: Comparison, folder: Path) -> list[Job]:
             with_seed = loading.validate(values, source=f"method {method}")
             listed.append(Job(method, with_seed, folder / RUNS / name))
     return listed
+
+
+def run_name(method: str, seed: int) -> str:
+    """The name of a run, and of its folder."""
+    return f"{method}_seed{seed}"
 
 
 def build(
@@ -170,7 +175,7 @@ def build(
             if own[override] == method:
                 loading.change(values, override.removeprefix(f"{label}."))
         configs[label] = loading.validate(values, source=f"method {method}")
-        if _pictures(configs[label].data_loader) != _pictures(images.data_loader):
+        if pictures_of(configs[label].data_loader) != pictures_of(images.data_loader):
             raise ConfigError(f"method {method}: its images are not those of {config}")
     sought = TARGETS if targets is None else tuple(sorted(targets))
     return Comparison(images.name, configs, tuple(seeds), sought)
@@ -244,5 +249,6 @@ def _label(method: str) -> str:
     return method if method in VARIANTS else Path(method).stem
 
 
-def _pictures(options: DataLoader) -> dict[str, Any]:
+def pictures_of(options: DataLoader) -> dict[str, Any]:
+    """All that decides which images a config has: equal for the same images."""
     return options.model_dump(exclude={"batch_size"})

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from score_embedding.comparison.spec import PRIORS, Comparison, Job
+from score_embedding.config.schema import AnyConfig
 from score_embedding.errors import RunFolderError
 from score_embedding.evaluation import metrics
 from score_embedding.methods.base import method_of
@@ -69,7 +70,7 @@ def outcomes(job: Job, targets: tuple[float, ...]) -> list[Outcome]:
     conditional = config.sample.type == "conditional"
     found = []
     for prior in (config.sample.prior,) if conditional else PRIORS:
-        prefix = "" if prior == config.sample.prior else f"{prior}_"
+        prefix = prefix_of(config, prior)
         column = f"{prefix}ssim_minmax"
         last = last_row(folder, rows, [prefix + name for name in FINAL])
         found.append(
@@ -85,6 +86,12 @@ def outcomes(job: Job, targets: tuple[float, ...]) -> list[Outcome]:
             )
         )
     return found
+
+
+def prefix_of(config: AnyConfig, prior: str) -> str:
+    """What the columns of metrics under a prior begin with; a conditional start has no prior."""
+    own = config.sample.type == "conditional" or prior == config.sample.prior
+    return "" if own else f"{prior}_"
 
 
 def first_reaching(

@@ -147,7 +147,7 @@ def _baseline(kind: str, base: dict[Any, Any], own_training: bool) -> dict[Any, 
             **_part(own, _OWN_TRAINING),
             "steps_per_epoch": training.get("steps_per_epoch", "images"),
         },
-        "model": {**_told(base.get("model", {})), "embedding_method": "fourier"},
+        "model": {**_conditioned(base.get("model", {})), "embedding_method": "fourier"},
         "sample": {
             **_part(base.get("sample", {}), ("type", "conditional_weight", "prior")),
             "steps": _CHAIN_STEPS,
@@ -158,8 +158,8 @@ def _baseline(kind: str, base: dict[Any, Any], own_training: bool) -> dict[Any, 
     }
 
 
-def _told(model: dict[Any, Any]) -> dict[Any, Any]:
-    """The model section of a baseline that is told which image is meant if the others are."""
+def _conditioned(model: dict[Any, Any]) -> dict[Any, Any]:
+    """The model section of a baseline, conditioned on the image's index unless nothing is."""
     if "image_index" in model or model.get("image_conditioning") == "none":
         return model
     return {**model, "image_conditioning": "index"}

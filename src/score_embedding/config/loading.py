@@ -130,18 +130,20 @@ def find(name_or_path: str, sweeps_too: bool = False) -> Path:
     with contextlib.suppress(OSError):  # for example, a name too long for the file system
         if path.is_file():
             return path
-    names, sweeps = bundled(), bundled_sweeps() if sweeps_too else {}
+    names, sweeps = bundled(), bundled_sweeps()
     stem = name_or_path.removesuffix(".yml").removesuffix(".yaml")
-    if stem in names | sweeps:
-        return (names | sweeps)[stem]
-    if stem in bundled_sweeps():
+    if sweeps_too:
+        names |= sweeps
+    if stem in names:
+        return names[stem]
+    if stem in sweeps:
         raise ConfigError(
             f"config {name_or_path!r}: a sweep of many runs; score-embedding compare --config "
             f"{stem} makes them"
         )
     raise ConfigError(
         f"config {name_or_path!r}: no such file and no bundled config of that name; "
-        f"bundled: {', '.join(names | sweeps)}{nearest(Path(stem).name, names | sweeps)}"
+        f"bundled: {', '.join(names)}{nearest(Path(stem).name, names)}"
     )
 
 

@@ -15,16 +15,18 @@ MEANING_IN_0_1_0: dict[str, Any] = {
     "sample.chain": "clipped",
     "training.steps_per_epoch": "images",
 }
-
-
 # Not in the official layout, and in every resolved config of 0.1.0; the first has another name now.
 _RESOLVED = ("model.image_index", "misc.checkpoint_freq", "training.on_divergence")
 
 
 def is_resolved(values: dict[Any, Any]) -> bool:
     """Whether a config's values, not validated, are a resolved config of 0.1.0."""
-    sections = ((key.split("."), values.get(key.split(".")[0])) for key in _RESOLVED)
-    return all(isinstance(section, dict) and key in section for (_, key), section in sections)
+    return all(_has(values, *path.split(".")) for path in _RESOLVED)
+
+
+def _has(values: dict[Any, Any], name: str, key: str) -> bool:
+    section = values.get(name)
+    return isinstance(section, dict) and key in section
 
 
 def completed(values: dict[Any, Any]) -> dict[Any, Any]:

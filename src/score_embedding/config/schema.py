@@ -112,8 +112,8 @@ class BaselineConfig(Run):
     @model_validator(mode="before")
     @classmethod
     def _as_published(cls, values: Any) -> Any:
-        """The published baselines: an epoch is one batch, and the network is not told which image
-        is meant."""
+        """The published baselines: an epoch is one batch, and the network is not conditioned on the
+        image's index."""
         if not isinstance(values, dict):
             return values
         training, model = values.get("training", {}), values.get("model", {})

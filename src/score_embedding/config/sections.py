@@ -24,6 +24,7 @@ from score_embedding.config.values import (
     DecayOrOff,
     Int,
     KdeMethod,
+    NoiseLevel,
     Positive,
     PositiveOrOff,
     Prior,
@@ -158,9 +159,6 @@ class ImageDensity(Section):
         return self
 
 
-NoiseLevel = Annotated[Positive, Field(ge=1e-6, le=1e6)]
-
-
 class HeldOut(Section):
     """Photographs that training never sees: the run then measures how well it denoises them."""
 
@@ -215,6 +213,10 @@ class Training(Section):
     # At a divergence: stop, or go back to the last good checkpoint with half the lr.
     on_divergence: Literal["stop", "restart"] = "stop"
 
+    def steps(self, num_images: int) -> int:
+        """Steps of all epochs with N training images."""
+        return self.epochs * (num_images if self.steps_per_epoch == "images" else 1)
+
 
 class Model(Section):
     """The network: a U-Net."""
@@ -231,8 +233,8 @@ class Model(Section):
     resample_with_conv: bool = True
     embedding_method: Literal["linear", "fourier"] = "linear"
     # additions
-    # How the network is told which of several images is meant: by an embedding of the index, by a
-    # time interval of its own for each image (the program of 2024), or not at all.
+    # What the network is conditioned on to distinguish several images: an embedding of the index,
+    # a time interval of its own for each image (the program of 2024), or nothing.
     image_conditioning: Literal["index", "time_interval", "none"] = "index"
     network: Annotated[str, one_of(kinds.NETWORKS)] = "published"
 
@@ -245,14 +247,14 @@ class Model(Section):
         if "image_conditioning" in values:
             raise ValueError("image_index is the old name of image_conditioning; give only one")
         rest = {key: value for key, value in values.items() if key != "image_index"}
-        told = values["image_index"]
-        if told not in (True, False):
-            raise ValueError(f"image_index: {told!r:.100}: True or False is needed")
-        return {**rest, "image_conditioning": "index" if told else "none"}
+        given = values["image_index"]
+        if given not in (True, False):
+            raise ValueError(f"image_index: {given!r:.100}: True or False is needed")
+        return {**rest, "image_conditioning": "index" if given else "none"}
 
     @property
-    def tells_images_apart(self) -> bool:
-        """Whether the network is told which of several images is meant."""
+    def conditioned_on_image(self) -> bool:
+        """Whether the network is conditioned on which of several images is meant."""
         return self.image_conditioning != "none"
 
     @property
@@ -304,8 +306,7 @@ class DiscreteSample(Start):
     """Where the reverse chain of DDPM or DDIM starts, and in how many steps it ends."""
 
     # additions
-    # published: the predicted image is not clipped, DDPM's variance is beta. clipped: to [-1, 1],
-    # and the variance is the posterior's.
+    # published: no clipping, variance beta; clipped: to [-1, 1], the posterior's variance
     chain: Literal["published", "clipped"] = "published"
     steps: Count | None = None  # a divisor of diffusion.num_timesteps; None: all of them
 

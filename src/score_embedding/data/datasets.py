@@ -37,11 +37,17 @@ def load_dataset(options: DataLoader) -> Tensor:
     else:
         images = load(_sources(options), options.image_size, options.channels)
     if options.rotate_augment:
-        h, w = options.image_size
-        quarter_turns = (0, 1, 2, 3) if h == w else (0, 2)
-        turned = [torch.rot90(images, k, dims=(2, 3)) for k in quarter_turns]
+        turned = [torch.rot90(images, k, dims=(2, 3)) for k in quarter_turns(options)]
         images = torch.stack(turned, dim=1).flatten(0, 1)
     return images
+
+
+def quarter_turns(options: DataLoader) -> tuple[int, ...]:
+    """The rotations in which each image is in the data set, by 90 degrees each."""
+    h, w = options.image_size
+    if not options.rotate_augment:
+        return (0,)
+    return (0, 1, 2, 3) if h == w else (0, 2)
 
 
 def load_photographs(options: DataLoader) -> list[Tensor]:

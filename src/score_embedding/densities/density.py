@@ -157,7 +157,7 @@ def fit(
     listed = [_image(image) for image in images]
     if not listed or len({image.shape[0] for image in listed}) > 1:
         raise ValueError("images of the same number of channels are needed, one or more")
-    side = about.side if side is None or about.fixed_side else whole(side, "side", 1, about.largest)
+    side = whole(about.side_of(side), "side", 1, about.largest)
     stride = whole(stride, "stride", 1)
     if stride > side and not about.fixed_side:
         raise ValueError(f"stride: from 1 to the side of the arrays, {side}, got {stride}")
@@ -210,9 +210,9 @@ def _levels(sigma: float | Tensor, images: Tensor) -> list[float]:
     """One noise level for each of the images (n, c, h, w)."""
     n, largest = len(images), torch.finfo(images.dtype).max ** 0.5  # its square is finite
     refuse_gradient(sigma, "sigma", "which densities do not have")
-    levels = real_array(sigma, "sigma")
-    is_bool, levels = levels.dtype == bool, levels.astype(np.float64)
-    allowed = not is_bool and ((levels >= 0) & (levels < largest)).all()
+    given = real_array(sigma, "sigma")
+    levels = given.astype(np.float64)
+    allowed = given.dtype != bool and ((levels >= 0) & (levels < largest)).all()
     if levels.shape not in ((), (n,)) or not allowed:
         raise ValueError(
             f"sigma: one finite number >= 0, or {n} of them, below {largest:.2g}, got {sigma}"

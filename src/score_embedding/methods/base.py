@@ -99,7 +99,7 @@ class Method:
     @property
     def uses_index(self) -> bool:
         """Whether the model is conditioned on which of the images a sample is meant to be."""
-        return False
+        return self.trained and self.model().conditioned_on_image
 
     @property
     def denoises_others(self) -> bool:

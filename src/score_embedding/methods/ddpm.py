@@ -168,10 +168,6 @@ class Baseline(Method):
     def start_std(self) -> float:
         return start_std(self.config)
 
-    @property
-    def uses_index(self) -> bool:
-        return self.config.model.tells_images_apart and self.config.held_out is None
-
     def objective(self, images: Tensor, known: Known) -> NoisePrediction:
         del known
         return objective(images, self.config)

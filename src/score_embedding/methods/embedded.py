@@ -77,7 +77,7 @@ def check(images: Tensor, config: Config) -> None:
     """Raise DataError or ConfigError where the images cannot be trained on as asked."""
     precomputation.check(images, config.diffusion)
     if config.training.target == "exact":
-        if config.model.tells_images_apart and len(images) > 1:
+        if config.model.conditioned_on_image and len(images) > 1:
             raise ConfigError(
                 "training.target exact is the score of all images together, which does not depend "
                 "on which one is meant: set model.image_conditioning: none too"
@@ -144,10 +144,6 @@ class ScoreEmbedding(ContinuousMethod):
     @property
     def label(self) -> str:
         return "Score embedding"
-
-    @property
-    def uses_index(self) -> bool:
-        return self.config.model.tells_images_apart and self.config.held_out is None
 
     def check(self, images: Tensor) -> None:
         check(images, self.config)

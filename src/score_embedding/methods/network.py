@@ -28,8 +28,8 @@ class ScoreNetwork(nn.Module):
 
 
 class TimeIntervals(ScoreNetwork):
-    """A network that tells n images apart by the time that it is given: the diffusion of image i
-    takes place from t + i - n / 2, with t in [0, 1] (the official program of 2024)."""
+    """A network that distinguishes n images by the time alone: the diffusion of image i takes place
+    at the times t + i - n / 2, with t in [0, 1] (the official program of 2024)."""
 
     def __init__(self, network: ScoreNetwork, num_images: int):
         super().__init__()
@@ -59,9 +59,9 @@ def create(
 
 
 def num_indices(model: Model, num_images: int) -> int:
-    """How many images the network tells apart: at least `num_images`, or 1 where it is not
-    told which image is meant."""
-    return max(num_images, model.num_images or 1) if model.tells_images_apart else 1
+    """How many images the network distinguishes: at least `num_images`, or 1 where it is not
+    conditioned on the image."""
+    return max(num_images, model.num_images or 1) if model.conditioned_on_image else 1
 
 
 def build(

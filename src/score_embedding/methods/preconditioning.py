@@ -96,7 +96,7 @@ class Precomputed:
 def check(images: Tensor, options: ImageDensity) -> None:
     """Raise ConfigError where the density cannot be fitted to images (n, c, h, w)."""
     kind = kinds.DENSITIES[options.kind]
-    side = kind.side if options.side is None or kind.fixed_side else options.side
+    side = kind.side_of(options.side)
     count = number_of_arrays(list(images), side, options.arrays)
     if kind.mixture and count < max(2, options.components):
         raise ConfigError(

@@ -69,8 +69,7 @@ def train(
     CheckpointError : none of the checkpoints can be read.
     """
     options, device = config.training, objective.device
-    steps_per_epoch = len(objective) if options.steps_per_epoch == "images" else 1
-    steps, seconds = options.epochs * steps_per_epoch, options.seconds or math.inf
+    steps, seconds = options.steps(len(objective)), options.seconds or math.inf
     forward = _forward(network, config, device)
     before, first = precompute_seconds or {}, 0 if config.held_out else config.misc.profile_freq
     state = training_state.start(network, options, device, before, first)

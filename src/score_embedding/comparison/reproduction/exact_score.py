@@ -20,11 +20,11 @@ def described(comparison: Comparison, device: torch.device) -> str:
     """SSIM and MSE of the samples of score embedding's own sampler with the exact score in place of
     the network, the median over the seeds."""
     values = comparison.configs[OWN].model_dump() | {"sample_method": "closed_form"}
+    images = load_dataset(comparison.configs[OWN].data_loader).to(device)
     measured = []
     for seed in comparison.seeds:
         values["training"]["seed"] = seed
         method = method_of(loading.validate(values, source="closed_form"))
-        images = load_dataset(method.config.data_loader).to(device)
         model = TrainedModel(method, None, method.precompute(images, device))
         measured.append(samples.evaluate(model, images, {}))
     ssim = median(row["ssim_minmax"] for row in measured)

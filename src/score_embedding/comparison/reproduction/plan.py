@@ -23,7 +23,7 @@ from score_embedding.comparison import spec
 from score_embedding.comparison.spec import Comparison
 from score_embedding.config.schema import AnyConfig
 from score_embedding.config.sections import DataLoader, Model
-from score_embedding.data.datasets import load_dataset
+from score_embedding.data.datasets import load_dataset, quarter_turns
 from score_embedding.errors import DataError, LimitError
 from score_embedding.methods.base import method_of
 from score_embedding.methods.network import ScoreNetwork, build
@@ -54,25 +54,32 @@ class Planned:
 @torch_defaults()
 def plan(comparison: Comparison, methods: list[str], device: torch.device) -> list[Planned]:
     """The runs of a comparison of samples with these of its methods, in their order."""
-    return [
-        expected(f"{comparison.name}/{job.path.name}", job.config, device)
-        for job in spec.jobs(comparison, Path())
-        if job.method in methods
-    ]
+    planned, checked, problem = [], None, ""
+    for job in spec.jobs(comparison, Path()):
+        if job.method not in methods:
+            continue
+        wanted = spec.pictures_of(job.config.data_loader)
+        if wanted != checked:  # those of one case have the same images
+            checked, problem = wanted, _problem(job.config.data_loader)
+        name = f"{comparison.name}/{job.path.name}"
+        planned.append(
+            Planned(name, math.nan, math.nan, problem)
+            if problem
+            else expected(name, job.config, device)
+        )
+    return planned
 
 
 def expected(name: str, config: AnyConfig, device: torch.device) -> Planned:
-    """Of one run."""
-    n = _number_of_images(config)
+    """Of one run, whose images are on disk."""
+    n = (config.data_loader.num_images or 1) * len(quarter_turns(config.data_loader))
     try:
-        _check_data(config.data_loader)
         resources.check_fits(name, resources.need(config, n), device, Path())
-    except (DataError, LimitError) as error:
+    except LimitError as error:
         return Planned(name, math.nan, math.nan, str(error))
     step, evaluation = network_seconds(config, n, device)
     options = config.training
-    steps = options.epochs * (n if options.steps_per_epoch == "images" else 1)
-    training = min(steps * step, options.seconds or math.inf)
+    training = min(options.steps(n) * step, options.seconds or math.inf)
     # Not more often than a step is made; and once more for the samples of the run folder.
     count = training / max(config.misc.profile_freq, step) + 1
     priors = 1 if config.sample.type == "conditional" else len(spec.PRIORS)
@@ -111,22 +118,21 @@ def together(seconds: list[float], processes: int) -> float:
     return max(ends)
 
 
-def _number_of_images(config: AnyConfig) -> int:
-    data = config.data_loader
-    h, w = data.image_size
-    return (data.num_images or 1) * ((4 if h == w else 2) if data.rotate_augment else 1)
-
-
-def _check_data(options: DataLoader) -> None:
-    """Raise DataError where the images are not on disk, but for CIFAR-10, which a run downloads."""
-    if options.dataset != "cifar":
-        load_dataset(options)
+def _problem(options: DataLoader) -> str:
+    """Why the images cannot be loaded; "" where they can, and for CIFAR-10, which a run
+    downloads."""
+    try:
+        if options.dataset != "cifar":
+            load_dataset(options)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _nfe(config: AnyConfig) -> int:
     """Evaluations of the network for a sample."""
     if method_of(config).kind.diffusion == "steps":
-        return config.sample.steps or int(config.diffusion.model_dump()["num_timesteps"])
+        return config.sample.steps or config.diffusion.num_timesteps
     options = config.sample.model_dump()
     return ADAPTIVE_NFE if options["solver"] == "rk45" else 2 * int(options["steps"])
 

@@ -23,6 +23,7 @@ RESOLUTION = 0.1
 PICTURES = ("astronaut", "chelsea", "coffee")  # of --data sample
 PUBLISHED, SAMPLE = "published", "sample"
 DATA = (PUBLISHED, SAMPLE)
+_METHODS = {method for case in CASES.values() for method in case.configs}
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,9 @@ def claims_of(case: str, scale: str) -> list[Claim]:
 def check_overrides(overrides: list[str], cases: list[str]) -> None:
     """Raise ConfigError where an override is of a method that no case has."""
     methods = {OWN, *(m for case in cases if case in CASES for m in CASES[case].configs)}
-    known = {method for case in CASES.values() for method in case.configs}
     for override in overrides:
         method = override.split(".")[0]
-        if method in known - methods:
+        if method in _METHODS - methods:
             raise ConfigError(f"--set {override}: no case that is run has the method {method}")
 
 
@@ -178,9 +178,8 @@ def _sample_pictures(published: AnyConfig) -> list[str]:
 
 def _of_method(method: str, overrides: list[str]) -> list[str]:
     """The overrides of all methods, and those of this one without its name."""
-    known = {name for case in CASES.values() for name in case.configs}
     return [
         override.removeprefix(f"{method}.")
         for override in overrides
-        if override.split(".")[0] == method or override.split(".")[0] not in known
+        if override.split(".")[0] == method or override.split(".")[0] not in _METHODS
     ]

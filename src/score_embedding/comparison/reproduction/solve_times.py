@@ -34,8 +34,9 @@ BRIEF = f"{KRYLOV_SAVES[0]} to {KRYLOV_SAVES[1]} % less"
 
 
 def seconds(scale: Scale, device: torch.device) -> dict[str, list[float]]:
-    """Of each way to solve, in turns so that all are disturbed alike: ROUNDS times, on crops of
-    pictures that installed packages ship, with the parameters of cifar1."""
+    """Of each way to solve, one after another in each of ROUNDS rounds, so that other work on the
+    machine affects all of them. On crops of pictures that installed packages ship, with the
+    parameters of cifar1."""
     loaded = loading.load(
         "cifar1",
         [

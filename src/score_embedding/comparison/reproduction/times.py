@@ -16,6 +16,7 @@ from score_embedding.comparison.reproduction import findings
 from score_embedding.comparison.reproduction.findings import Finding, seconds_text
 from score_embedding.comparison.reproduction.published import CASES, OWN, Claim
 from score_embedding.comparison.spec import Job
+from score_embedding.comparison.summary import prefix_of
 from score_embedding.config import loading
 from score_embedding.runs import artifacts
 from score_embedding.runs import folder as run_folder
@@ -35,8 +36,7 @@ def reached(job: Job, target: float) -> Reached:
     """In one finished run, sampled from the paper's own start. Raises RunFolderError where its
     files are damaged."""
     folder, config = run_folder.open_existing(job.path, (run_folder.METRICS,))
-    own = config.sample.type == "conditional" or config.sample.prior == "unit"
-    prefix = "" if own else "unit_"
+    prefix = prefix_of(config, "unit")
     after = 0.0
     for row in artifacts.read_metrics(folder):
         if f"{prefix}ssim_minmax" in row:
@@ -190,17 +190,15 @@ def _unresolved(claim: Claim, baseline: Reached, low: float, high: float, enough
     )
 
 
-def _alone(own: Reached) -> str:
-    if not math.isfinite(own.seconds):
-        return f"not reached in {seconds_text(own.after)}"
-    return f"{seconds_text(own.seconds)} (after {seconds_text(own.after)})"
+def _alone(run: Reached) -> str:
+    if not math.isfinite(run.seconds):
+        return f"not reached in {seconds_text(run.after)}"
+    return f"{seconds_text(run.seconds)} (after {seconds_text(run.after)})"
 
 
 def _beside(own: Reached, baseline: Reached, low: float, high: float) -> str:
     shown = [
-        seconds_text(run.seconds)
-        if math.isfinite(run.seconds)
-        else f"not reached in {seconds_text(run.after)}"
+        seconds_text(run.seconds) if math.isfinite(run.seconds) else _alone(run)
         for run in (baseline, own)
     ]
     ratio = _ratio(own, baseline, low, high)

@@ -16,13 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from score_embedding import atomic_files
-from score_embedding.comparison.pictures import add_caption, starts_of
-from score_embedding.comparison.spec import Comparison, Job
+from score_embedding.comparison.pictures import add_caption, samples_of, starts_of
+from score_embedding.comparison.spec import Comparison, Job, run_name
 from score_embedding.comparison.sweeps import results
 from score_embedding.comparison.sweeps.settings import BASE, short, value_at, value_text
 from score_embedding.report import figures
-from score_embedding.runs import folder as run_folder
 
 _MARKS = ("o", "s", "^", "D", "v", "P")
 _PRIOR_STYLES = {"unit": "-", "matched": "--"}
@@ -191,12 +189,12 @@ def _scale(axis: Axes, ticks: dict[float, str]) -> None:
 def samples(jobs: list[Job], comparison: Comparison, caption: str) -> Figure:
     """All samples, min-max scaled: a row for each setting and image, the ground truth first, and a
     column for each start and seed. A run that is missing is an empty frame."""
-    arrays = {job.path.name: _samples_of(job) for job in jobs}
+    arrays = {job.path.name: samples_of(job) for job in jobs}
     starts = list(dict.fromkeys(itertools.chain(*(starts_of(own) for own in arrays.values()))))
     columns = list(itertools.product(starts, comparison.seeds))
     rows: list[tuple[str, int, Arrays | None]] = []
     for setting in comparison.configs:
-        of_seeds = (arrays.get(f"{setting}_seed{seed}") for seed in comparison.seeds)
+        of_seeds = (arrays.get(run_name(setting, seed)) for seed in comparison.seeds)
         known = next(filter(None, of_seeds), None)
         shown = min(len(known["images"]), figures.IMAGES_SHOWN) if known else 1
         rows += [(setting, i, known) for i in range(shown)]
@@ -207,7 +205,7 @@ def samples(jobs: list[Job], comparison: Comparison, caption: str) -> Figure:
         _image(row[0], known["images"][i] if known else None)
         _name_row(row[0], _described(comparison, setting) if i == 0 else "")
         for axis, (start, seed) in zip(row[1:], columns, strict=True):
-            own = arrays.get(f"{setting}_seed{seed}")
+            own = arrays.get(run_name(setting, seed))
             key = starts_of(own).get(start) if own else None
             _image(axis, figures.minmax(own[key][i]) if own and key else None)
     titles = ["ground truth", *(f"{start},\nseed {seed}" for start, seed in columns)]
@@ -244,9 +242,3 @@ def _image(axis: Axes, x: NDArray[Any] | None) -> None:
     axis.set(xticks=[], yticks=[])
     axis.set_box_aspect(1)
     axis.text(0.5, 0.5, "missing", ha="center", va="center", fontsize=8, transform=axis.transAxes)
-
-
-def _samples_of(job: Job) -> Arrays:
-    return atomic_files.read_arrays(
-        job.path / run_folder.SAMPLES, "samples", "images", "description"
-    )

@@ -16,7 +16,7 @@ import pandas as pd
 
 from score_embedding import atomic_files
 from score_embedding.comparison import summary
-from score_embedding.comparison.spec import Comparison, Job
+from score_embedding.comparison.spec import Comparison, Job, run_name
 from score_embedding.comparison.summary import Outcome
 from score_embedding.comparison.sweeps.settings import value_at
 from score_embedding.config.schema import AnyConfig
@@ -112,10 +112,13 @@ def frame(found: list[Run], comparison: Comparison, missing: dict[str, str]) -> 
                     **{str(key): value for key, value in record.items()},
                 }
             )
+    of_name = {
+        run_name(s, seed): (s, seed) for s in comparison.configs for seed in comparison.seeds
+    }
     for name, reason in missing.items():
-        setting, _, seed = name.rpartition("_seed")
+        setting, seed = of_name[name]
         values = _values(comparison, setting)
-        rows.append({"setting": setting, **values, "seed": int(seed), "status": reason})
+        rows.append({"setting": setting, **values, "seed": seed, "status": reason})
     made = pd.DataFrame(rows) if found else pd.DataFrame(rows, columns=[*rows[0], "prior"])
     steps = made.filter(regex="^steps").columns
     return made.astype(dict.fromkeys(steps, "Int64"))

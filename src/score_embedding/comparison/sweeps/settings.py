@@ -176,7 +176,8 @@ def value_text(value: Any) -> str:
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, list):
         texts = [value_text(each) for each in value]
-        return texts[0] if value[0:] == texts[:1] else f"[{', '.join(texts)}]"
+        is_one_text = len(value) == 1 and isinstance(value[0], str)
+        return texts[0] if is_one_text else f"[{', '.join(texts)}]"
     return "off" if value is None else str(value)
 
 
@@ -238,7 +239,7 @@ def _label(base: AnyConfig, config: AnyConfig, changed: list[str]) -> str:
 
 
 def _slug(value: Any) -> str:
-    """A value as a part of a file name; what this loses is told apart by a digest."""
+    """A value as a part of a file name, with a digest where the name loses something of it."""
     of_integers = isinstance(value, list) and all(isinstance(part, int) for part in value)
     text = "-".join(map(str, value)) if of_integers else value_text(value)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:30].strip("-.") or "value"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from score_embedding.comparison.spec import NOT_RUN, Comparison
+from score_embedding.comparison.spec import NOT_RUN, Comparison, run_name
 from score_embedding.comparison.summary import Quartiles
 from score_embedding.comparison.sweeps import results
 from score_embedding.comparison.sweeps.settings import short, value_at, value_text
@@ -109,7 +109,7 @@ def _table(
 
 def runs_text(setting: str, comparison: Comparison, missing: dict[str, str]) -> str:
     """How many runs of a setting are in its statistics, and what became of the others."""
-    reasons = [missing.get(f"{setting}_seed{seed}") for seed in comparison.seeds]
+    reasons = [missing.get(run_name(setting, seed)) for seed in comparison.seeds]
     total, done = len(reasons), reasons.count(None)
     not_run = reasons.count(NOT_RUN)
     failed = total - done - not_run

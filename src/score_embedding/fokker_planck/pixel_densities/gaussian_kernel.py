@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, amax, amin
+from torch import Tensor
 
 from score_embedding.fokker_planck.gauss_transform import kernel_sums
 from score_embedding.fokker_planck.pixel_densities import pairs_of
@@ -22,7 +22,8 @@ def estimate(channels: Tensor) -> Tensor:
     """The log-density at each pixel, (B, h, w). Pairs on a line get the density along it."""
     # In units of the channel's own range, so that no scale or offset costs digits.
     values = channels.detach()
-    lowest, highest = (extreme(values, dim=(1, 2), keepdim=True) for extreme in (amin, amax))
+    lowest = values.amin(dim=(1, 2), keepdim=True)
+    highest = values.amax(dim=(1, 2), keepdim=True)
     scale = highest / 2 - lowest / 2
     x = (channels - (highest / 2 + lowest / 2)) / scale
     return (_of_squares if x.shape[1] == x.shape[2] else _of_any)(x, scale[:, 0, 0])

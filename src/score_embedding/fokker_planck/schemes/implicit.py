@@ -94,9 +94,13 @@ def evolve(problem: Problem, options: Options, *, limits: Limits = DEFAULT_LIMIT
     """
     steps = time_steps(problem)
     iteration = Iteration(options.tolerance, options.max_iterations, options.linear, limits=limits)
-    log_density, found = in_chunks(
-        problem.m0, lambda channels, names: march(channels, names, steps, iteration)
+    return evolution(
+        *in_chunks(problem.m0, lambda channels, names: march(channels, names, steps, iteration))
     )
+
+
+def evolution(log_density: Tensor, found: Histories) -> Evolution:
+    """Of fields that were found step by step, with their histories."""
     return Evolution(log_density, found.residuals, iteration="time step", clock=found.clock)
 
 

@@ -27,7 +27,7 @@ from score_embedding.fokker_planck.operators.linear import (
 )
 from score_embedding.fokker_planck.problem import Evolution, Options, Problem
 from score_embedding.fokker_planck.schemes import implicit
-from score_embedding.fokker_planck.solution import Histories, slowest
+from score_embedding.fokker_planck.solution import slowest
 
 SEEDS = 2  # images
 RANK = 8  # of each time step's basis
@@ -73,18 +73,15 @@ def evolve(
         channels_at_once=seeds * m0.shape[1],  # one chunk: one basis for each step
     )
     if seeds == len(m0):
-        return _evolution(*first)
+        return implicit.evolution(*first)
     rest = implicit.in_chunks(
         m0[seeds:],
         lambda m, names: implicit.march(m, names, steps, projecting),
         channels_at_once=max(1, values_at_once // m0[0, 0].numel()),
         first_image=seeds,
     )
-    return _evolution(torch.cat([first[0], rest[0]]), slowest([first[1], rest[1]]))
-
-
-def _evolution(log_density: Tensor, found: Histories) -> Evolution:
-    return Evolution(log_density, found.residuals, iteration="time step", clock=found.clock)
+    log_density = torch.cat([first[0], rest[0]])
+    return implicit.evolution(log_density, slowest([first[1], rest[1]]))
 
 
 def _orthonormal(directions: list[Tensor], like: Tensor, most: int) -> Tensor:

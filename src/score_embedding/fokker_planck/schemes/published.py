@@ -26,6 +26,7 @@ from score_embedding import progress
 from score_embedding.fokker_planck.operators import flattened
 from score_embedding.fokker_planck.problem import Evolution, Options, Problem
 from score_embedding.fokker_planck.schemes.implicit import not_converged
+from score_embedding.fokker_planck.solution import Histories, slowest
 
 log = logging.getLogger(__name__)
 Field = NDArray[np.float64]  # (N, D)
@@ -57,29 +58,28 @@ def evolve(problem: Problem, options: Options) -> Evolution:
     half_g2 = problem.sde.g(times).square().cpu().numpy() / 2
     channels = m0.detach().cpu().to(torch.float64).reshape(n * c, h * w).numpy()
     fields = np.empty((2, n * c, len(times), h * w))  # log-density, score
-    slowest: list[float] = []
-    clock: list[float] = []
+    histories = []
     warnings = []
     with progress.stage("published solve", total=n * c) as stage:
         for k, m_initial in enumerate(channels):
             where = f"image {k // c}, channel {k % c}"
-            m, s, residuals, known = _channel(m_initial, half_g2, h, dh, options, where)
+            m, s, history = _channel(m_initial, half_g2, h, dh, options, where)
             fields[:, k] = m, s
-            if len(residuals) > len(slowest):
-                slowest, clock = residuals, known
+            histories.append(history)
             warnings += _instability(s, half_g2, dh, where)
             stage.update()
     for warning in warnings:
         log.warning("published solve, %s", warning)
     m, s = torch.from_numpy(fields).reshape(2, n, c, len(times), h, w).transpose(2, 3).to(m0)
+    found = slowest(histories)
     return Evolution(
         m.contiguous(),
-        [slowest],
+        found.residuals,
         iteration="sweep",
         warnings=warnings,
         score=s.contiguous(),
         boundary="wrapping",
-        clock=[clock],
+        clock=found.clock,
         dt=1 / len(times),  # the official code's, though its times are 1/(N - 1) apart
     )
 
@@ -91,8 +91,8 @@ def _channel(
     dh: float,
     options: Options,
     where: str,
-) -> tuple[Field, Field, list[float], list[float]]:
-    """Log-density, score, residuals, and the time at which each residual was known."""
+) -> tuple[Field, Field, Histories]:
+    """Log-density, score, and the history of the sweeps."""
     N, dt = len(half_g2), 1 / len(half_g2)
     m = np.ones((N, len(m_initial)))
     s = np.ones_like(m)
@@ -119,7 +119,7 @@ def _channel(
         if not np.isfinite(residuals[-1]):
             break
         if residuals[-1] <= options.tolerance:
-            return m, s, residuals, clock
+            return m, s, Histories([residuals], [clock])
     raise not_converged(
         "published", f"{where}, sweep {len(residuals)}", residuals, options.tolerance
     )
