@@ -96,6 +96,19 @@ def test_again_makes_the_tables_again_and_runs_nothing(folder, call):
     assert {name for name in before if before[name] != after[name]} <= {f"{n}" for n in PICTURES}
 
 
+def test_missing_samples_cost_their_picture_and_no_table(folder, call):
+    before = tree(folder)
+    for samples in (folder / "runs").glob("*/samples.npz"):
+        samples.unlink()
+    done = call("compare", "--again", "c")
+    assert done.returncode == 0, done.stderr
+    assert "samples.png could not be drawn" in done.stderr
+    after = tree(folder)
+    assert not (folder / "samples.png").exists()
+    tables = ("table.md", "table.tex", "runs.csv", "comparison.json")
+    assert {name: after[name] for name in tables} == {name: before[name] for name in tables}
+
+
 def test_a_method_or_a_seed_more_keeps_the_runs_that_are_there(folder, call):
     for name in names():  # a comparison of one method and seed
         if name != "closed_form_seed2":

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from score_embedding import atomic_files, pipeline
 from score_embedding.comparison import execution, outputs, spec, tables
@@ -22,6 +23,7 @@ from score_embedding.comparison.outputs import Made
 from score_embedding.comparison.spec import Comparison, Job
 from score_embedding.comparison.summary import Summary
 from score_embedding.data.datasets import load_dataset
+from score_embedding.errors import ScoreEmbeddingError
 from score_embedding.methods.base import method_of
 from score_embedding.report import figures
 from score_embedding.report.content import Table
@@ -159,8 +161,18 @@ def _write(comparison: Comparison, folder: Path, made: Made, result: Result) -> 
         for name in set(outputs.OF_SWEEP) - set(made.pictures):
             (folder / name).unlink(missing_ok=True)
     for name, draw in made.pictures.items():
-        with atomic_files.replacing(folder / name) as partial:
+        _draw(folder / name, draw)
+
+
+def _draw(place: Path, draw: Callable[[], Figure]) -> None:
+    """A picture of tables that are written already: where the samples of a run are missing or
+    damaged, the tables stand without it, and without one of earlier runs in its place."""
+    try:
+        with atomic_files.replacing(place) as partial:
             figures.save(draw(), partial)
+    except ScoreEmbeddingError as error:
+        place.unlink(missing_ok=True)
+        log.warning("warning: %s could not be drawn (%s)", place, error)
 
 
 def finite(values: Any) -> Any:

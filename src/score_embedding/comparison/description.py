@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 from score_embedding import atomic_files
 from score_embedding.comparison.spec import Comparison, Job
 from score_embedding.config.sections import HeldOut
+from score_embedding.errors import RunFolderError
 from score_embedding.methods.base import method_of
 from score_embedding.runs import folder as run_folder
 
@@ -35,10 +37,13 @@ def describe(comparison: Comparison, done: list[Job]) -> str:
 
 
 def _number_of_images(done: list[Job]) -> int:
-    """How many images the first finished run was trained on; 0 where none is finished."""
-    if not done:
-        return 0
-    return len(atomic_files.read_arrays(done[0].path / run_folder.SAMPLES, "images")["images"])
+    """How many images the first finished run with undamaged samples was trained on; 0 where there
+    is none."""
+    for job in done:
+        with contextlib.suppress(RunFolderError):
+            arrays = atomic_files.read_arrays(job.path / run_folder.SAMPLES, "images")
+            return len(arrays["images"])
+    return 0
 
 
 def _held_out(options: HeldOut, done: list[Job]) -> list[str]:
