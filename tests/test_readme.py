@@ -124,6 +124,7 @@ def test_a_table_of_a_comparison_is_that_of_its_results(name):
     [
         ("reliability", "limits"),
         ("reliability", "reliability"),
+        ("reproduction", "networks"),
         ("theory", "density"),
         ("theory", "density_sizes"),
         ("closed-form-scores", "photographs"),
