@@ -100,8 +100,8 @@ MUTATIONS = (
     Mutation(
         "score: components subtracted, not added",
         DIFFERENCES,
-        "return sum(others, start=first).to",
-        "return sum(others, start=-first).to",
+        "total = sum(others, start=first).to",
+        "total = sum(others, start=-first).to",
         ("gradient",),
     ),
     Mutation(
@@ -264,8 +264,8 @@ MUTATIONS = (
     Mutation(
         "variance exploding: integral of g, not of g^2",
         "sde.py",
-        "k = 2 * math.log(self.sigma)\n        span",
-        "k = math.log(self.sigma)\n        span",
+        "k, span = 2 * math.log(self.sigma), b",
+        "k, span = math.log(self.sigma), b",
         ("sde",),
     ),
     Mutation(
