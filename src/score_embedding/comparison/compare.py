@@ -23,7 +23,7 @@ from score_embedding.comparison.outputs import Made
 from score_embedding.comparison.spec import Comparison, Job
 from score_embedding.comparison.summary import Summary
 from score_embedding.data.datasets import load_dataset
-from score_embedding.errors import ScoreEmbeddingError
+from score_embedding.errors import RunFolderError
 from score_embedding.methods.base import method_of
 from score_embedding.report import figures
 from score_embedding.report.content import Table
@@ -166,13 +166,16 @@ def _write(comparison: Comparison, folder: Path, made: Made, result: Result) -> 
 
 def _draw(place: Path, draw: Callable[[], Figure]) -> None:
     """A picture of tables that are written already: where the samples of a run are missing or
-    damaged, the tables stand without it, and without one of earlier runs in its place."""
+    damaged, the tables stand without it, and without one of earlier runs in its place. Raises
+    RunFolderError where it cannot be written, with one of earlier runs unchanged."""
     try:
-        with atomic_files.replacing(place) as partial:
-            figures.save(draw(), partial)
-    except ScoreEmbeddingError as error:
+        figure = draw()
+    except RunFolderError as error:
         place.unlink(missing_ok=True)
         log.warning("warning: %s could not be drawn (%s)", place, error)
+        return
+    with atomic_files.replacing(place) as partial:
+        figures.save(figure, partial)
 
 
 def finite(values: Any) -> Any:
