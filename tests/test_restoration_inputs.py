@@ -195,7 +195,7 @@ def test_a_model_of_one_image_warns(run_of, tmp_path, monkeypatch, caplog, state
         assert caught[0].filename == __file__
     monkeypatch.chdir(tmp_path)
     paths = [photograph(name) for name in ("a.png", "b.png")]
-    assert len(files.denoise(paths, options(str(run)))) == 2
+    assert len(list(files.denoise(paths, options(str(run))))) == 2
     assert caplog.text.count(f"warning: {run}: trained on one image") == 1
 
 
@@ -251,7 +251,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     paths = [photograph(name) for name in ("a.png", "b.png")]
     Path("a_denoised_before_after.png").mkdir()
-    written = files.denoise(paths, options(), overwrite=True)
+    written = list(files.denoise(paths, options(), overwrite=True))
     assert written == [Path("a_denoised.png"), Path("b_denoised.png")]
     assert all(path.is_file() for path in written)
     assert "warning: a_denoised_before_after.png: the before/after picture" in caplog.text

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from score_embedding import progress
 from score_embedding.cli.options import Device, Overwrite
 from score_embedding.errors import DataError
 
@@ -18,15 +19,20 @@ Out = Annotated[
     ),
 ]
 
+Page = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="One page or frame of a file that has several, from 1."),
+]
+
 
 def denoise(
-    photographs: Annotated[list[Path], typer.Argument(metavar="PHOTO")],
+    photographs: Annotated[list[Path], typer.Argument(metavar="PHOTO|FOLDER")],
     sigma: Annotated[
         str,
         typer.Option(
             metavar="auto|VALUE",
-            help="Standard deviation of the noise, white being 1 (25 of 255: 0.098); auto: "
-            "estimated.",
+            help="Standard deviation of the noise, white being 1 (25 of 255: 0.098); in "
+            "floating-point files the unit of their values; auto: estimated.",
         ),
     ] = "auto",
     model: Annotated[
@@ -40,13 +46,16 @@ def denoise(
     mode: Annotated[
         str, typer.Option(help="mean (least error) or sample (keeps texture).")
     ] = "mean",
+    page: Page = None,
     out: Out = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Denoise photographs: PHOTO_denoised beside each, with a before/after picture.
+    """Denoise photographs, or all in a folder: PHOTO_denoised beside each, with a before/after
+    picture.
 
-    Any size, colour or grey, 8 or 16 bit; EXIF, colour profile and alpha are kept. The noise is
+    Any size, colour or grey; EXIF, colour profile and alpha are kept, and in TIFF depth, range and
+    pages, too. Photographs in a folder that cannot be read are skipped. The noise is
     assumed Gaussian, of one strength everywhere and independent between pixels; noise that a camera
     or JPEG has processed is partly kept as detail.
     """
@@ -61,7 +70,8 @@ def denoise(
     chosen = environment.select_device(device)
     if model != "bundled":  # the others need float64 at low noise levels
         chosen = arrays.with_float64(chosen)
-    options = restoration.Options(level, model, "mean" if mode == "mean" else "sample", chosen)
+    how: Literal["mean", "sample"] = "mean" if mode == "mean" else "sample"
+    options = restoration.Options(level, model, how, chosen, page)
     for written in restoration.denoise(photographs, options, out, overwrite):
         _report("denoised", written)
 
@@ -75,14 +85,15 @@ def inpaint(
             metavar="bundled|RUN_FOLDER", help="The bundled patch mixture, or a trained model."
         ),
     ] = "bundled",
+    page: Page = None,
     out: Out = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Fill in what is light in MASK, a picture of the same size: PHOTO_inpainted beside PHOTO.
 
-    All other pixels are kept bit for bit (floating point: to 16 bits); the result is in a lossless
-    format, with a before/after picture beside it.
+    All other pixels are kept bit for bit; the result is in a lossless format, with a before/after
+    picture beside it. MASK is for all pages of PHOTO, or has as many.
     """
     if model == "fit":
         raise DataError("--model fit: would be fitted to the missing pixels, too; bundled is not")
@@ -91,14 +102,15 @@ def inpaint(
     from score_embedding.runs import environment
 
     written = restoration.inpaint(
-        photo, mask, model, environment.select_device(device), out, overwrite
+        photo, mask, model, environment.select_device(device), out, overwrite, page
     )
     _report("inpainted", written)
 
 
 def _report(what: str, path: Path) -> None:
     """A line on standard output with the exact bytes of the file name, whatever they are."""
-    typer.echo(f"{what}: ".encode() + os.fsencode(path))
+    with progress.bars_cleared():
+        typer.echo(f"{what}: ".encode() + os.fsencode(path))
 
 
 def _level(text: str) -> float | None:

@@ -8,6 +8,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,22 @@ Named = tuple[str, Path | NDArray[Any]]  # the name that errors give, and the im
 
 log = logging.getLogger(__name__)
 
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
 # Weights of red, green and blue in luminance: ITU-R 601, as in Pillow.
 LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float32, device="cpu")
 
 
-def read(path: Path, log_conversion: bool = True) -> NDArray[Any]:
+def read(path: Path, log_conversion: bool = True, page: int = 0) -> NDArray[Any]:
     """Pixels of an image file, (h, w), (h, w, 3) or (h, w, 4), upright, at their own depth; with
-    `log_conversion` a change of the colour mode is logged.
+    `log_conversion` a change of the colour mode is logged. `page`: of several images in it, from 0.
 
     Raises
     ------
     DataError : a file that is missing, empty, truncated, or not an image.
     """
-    with _opened(path) as opened:
-        picture = ImageOps.exif_transpose(opened)
+    with opened(path, page) as source:
+        picture = ImageOps.exif_transpose(source)
         transparent = _transparent_grey(picture)
         if transparent is not None:
             return transparent
@@ -47,17 +50,17 @@ def read(path: Path, log_conversion: bool = True) -> NDArray[Any]:
             picture = picture.convert("L")
         elif not (picture.mode in ("L", "F", "RGB", "RGBA") or picture.mode.startswith("I")):
             picture = picture.convert("RGB")  # CMYK, YCbCr, LAB, HSV
-        if log_conversion and opened.mode != "RGB":
-            log.info("%s: %s converted", path, opened.mode)
+        if log_conversion and source.mode != "RGB":
+            log.info("%s: %s converted", path, source.mode)
         return np.asarray(picture)
 
 
-def shape_of(path: Path) -> tuple[int, int, int]:
+def shape_of(path: Path, page: int = 0) -> tuple[int, int, int]:
     """Channels without alpha (1 or 3), height and width of an image file, before its orientation is
     applied; only its header is read. Errors as `read`."""
-    with _opened(path) as opened:
-        grey = opened.mode in ("1", "L", "LA", "F") or opened.mode.startswith("I")
-        return 1 if grey else 3, opened.height, opened.width
+    with opened(path, page) as source:
+        grey = source.mode in ("1", "L", "LA", "F") or source.mode.startswith("I")
+        return 1 if grey else 3, source.height, source.width
 
 
 @contextmanager
@@ -84,16 +87,31 @@ def check_file(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ImageFile]:
-    """An image file, its pixels not read yet; all errors of reading it become DataError."""
+def opened(path: Path, page: int = 0) -> Iterator[ImageFile]:
+    """An image file, its pixels not read yet, at one of its images; all errors of reading it, also
+    those inside this context, become DataError."""
     check_file(path)
-    try:
+    _support_heif(path)
+    with damage_named(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, and allowed
-            opened = Image.open(path)
-        with opened:
-            yield opened
+            source = Image.open(path)
+        with source:
+            if page:
+                source.seek(page)
+            yield source
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Errors of reading an image file inside this context become DataError, which names it."""
+    try:
+        yield
     except UnidentifiedImageError:
+        if _is_heif(path) and not find_spec("pillow_heif"):
+            raise DataError(
+                f"{path}: HEIC, which needs the extra heic: pip install 'score-embedding[heic]'"
+            ) from None
         raise DataError(f"{path}: not an image that Pillow can read") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}") from None
@@ -101,9 +119,27 @@ def _opened(path: Path) -> Iterator[ImageFile]:
         raise DataError(f"{path}: not readable ({error.strerror})") from None
     except (
         *(OSError, SyntaxError, ValueError, EOFError),
-        *(AttributeError, TypeError, struct.error),  # a damaged EXIF, where it must be turned
+        *(AttributeError, LookupError, TypeError, struct.error),  # such as a damaged orientation
     ) as error:
         raise DataError(f"{path}: truncated or damaged ({error})") from None
+
+
+def _support_heif(path: Path) -> None:
+    """Make Pillow read a HEIC file, where the package for it is installed."""
+    if _is_heif(path) and find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def _is_heif(path: Path) -> bool:
+    """Whether the file says that it is one of those that pillow-heif reads."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:  # the caller finds out why
+        return False
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 
 
 def _transparent_grey(picture: Image.Image) -> NDArray[Any] | None:

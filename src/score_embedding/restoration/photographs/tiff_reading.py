@@ -1,0 +1,220 @@
+"""Photographs in TIFF files, read by tifffile at their full depth.
+
+tifffile by itself decodes files without compression and with deflate, PackBits, LZMA or Zstandard;
+where the package imagecodecs is installed, all others, too. Other files are left to Pillow.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ExifTags import IFD, Base
+from skimage.color import lab2rgb
+from tifffile import EXTRASAMPLE, PHOTOMETRIC, RESUNIT
+
+from score_embedding.restoration.photographs import exif, tiff_tags
+from score_embedding.restoration.photographs.photograph import Photograph
+from score_embedding.restoration.photographs.scale import converted, opaque
+
+log = logging.getLogger(__name__)
+
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+_ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
+_GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
+_LAB = (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB)
+_REDUCED_OR_MASK = 1 | 4  # of the tag NewSubfileType
+_UPRIGHT = {  # by the tag Orientation, for (h, w, c)
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.transpose(1, 0, 2),
+    6: lambda x: x.transpose(1, 0, 2)[:, ::-1],
+    7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda x: x.transpose(1, 0, 2)[::-1],
+}
+
+
+class TiffPages:
+    """The pages of an open TIFF file, without those that are previews or masks of others."""
+
+    def __init__(self, path: Path, file: tifffile.TiffFile):
+        self._path, self._file = path, file
+        pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
+        whole = [i for i, page in enumerate(pages) if not page.subfiletype & _REDUCED_OR_MASK]
+        self._places = whole or [0]
+        if (left_out := len(pages) - len(self._places)) > 0:
+            log.info("%s: %d previews or masks in it are left out", path, left_out)
+        self._stack = _stack_of_one_page(path, file) if len(pages) == 1 else None
+
+    def __len__(self) -> int:
+        return len(self._places) if self._stack is None else len(self._stack)
+
+    def place(self, index: int) -> int:
+        """The position of a page among all directories of the file."""
+        return self._places[index if self._stack is None else 0]
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Channels without alpha, height and width before the orientation is applied."""
+        page = self._page(index)
+        return _colours(page), page.imagelength, page.imagewidth
+
+    def fits_only_tiff(self, index: int) -> bool:
+        """Whether a page holds what other formats cannot: floating point, signs, bands."""
+        page = self._page(index)
+        bands = page.samplesperpixel - _colours(page) - any(e in _ALPHA for e in page.extrasamples)
+        return self.readable(index) and (page.dtype not in (np.uint8, np.uint16) or bands > 0)
+
+    def readable(self, index: int) -> bool:
+        """Whether `read` can read the page: whole numbers or floating point, grey, RGB or LAB."""
+        page = self._page(index)
+        if page.dtype is None or page.dtype.kind not in "uif" or page.imagedepth != 1:
+            return False
+        if page.photometric in _LAB:
+            return page.dtype.itemsize == 2 and page.samplesperpixel == 3
+        whole = page.bitspersample == 8 * page.dtype.itemsize
+        return whole and page.photometric in (*_GREY, PHOTOMETRIC.RGB)
+
+    def read(self, index: int) -> Photograph:
+        page = self._page(index)
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and page.imagelength * page.imagewidth > 2 * limit:
+            raise ValueError("more pixels than allowed")
+        pixels = page.asarray(maxworkers=1) if self._stack is None else self._stack[index]
+        colour, alpha = _colour_and_alpha(page, _native(np.asarray(pixels)))
+        resolution = page.tags.valueof(282), page.tags.valueof(283)
+        return Photograph(
+            colour,
+            alpha,
+            min(_colours(page), colour.shape[2]),
+            exif.kept_of(self._path, self._tags(page)),
+            b"" if page.photometric in _LAB else bytes(page.iccprofile or b""),
+            _dots_per_inch(page) if all(resolution) else None,
+            tiff=tiff_tags.of_page(self._file, page),
+        )
+
+    def _page(self, index: int) -> tifffile.TiffPage:
+        page = self._file.pages[self.place(index)]
+        assert isinstance(page, tifffile.TiffPage)
+        return page
+
+    def _tags(self, page: tifffile.TiffPage) -> Image.Exif:
+        tags = Image.Exif()
+        tags.endian, tags.bigtiff = self._file.byteorder, self._file.is_bigtiff
+        try:
+            with self._path.open("rb") as stream:
+                tags.load_from_fp(stream, page.offset)
+                for tag in (IFD.Exif, IFD.GPSInfo, IFD.Interop):
+                    tags.get_ifd(tag)  # now, while the file is open
+        except Exception as error:  # damaged EXIF can raise nearly anything
+            log.warning("%s: its EXIF is damaged and not kept (%s)", self._path, error)
+            return Image.Exif()
+        return tags
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[TiffPages | None]:
+    """The pages of a TIFF file; None of another file, or a damaged one, of which Pillow says what
+    is wrong. Meanwhile tifffile logs nothing of what is damaged."""
+    with path.open("rb") as stream:
+        if stream.read(4) not in _MAGIC:
+            yield None
+            return
+    logger = logging.getLogger("tifffile")
+    before, logger.disabled = logger.disabled, True
+    file = None
+    try:
+        try:
+            file = tifffile.TiffFile(path)
+            pages = TiffPages(path, file)
+        except MemoryError:
+            raise
+        except Exception:  # a damaged file can raise nearly anything
+            pages = None
+        yield pages
+    finally:
+        if file is not None:
+            file.close()
+        logger.disabled = before
+
+
+def _stack_of_one_page(path: Path, file: tifffile.TiffFile) -> NDArray[Any] | None:
+    """The pages (n, h, w) or (n, h, w, c) of a stack of which only the first has a directory, as
+    ImageJ and MetaMorph write large ones, mapped into memory; None of other files."""
+    page = file.pages.first
+    assert isinstance(page, tifffile.TiffPage)
+    if not (file.is_imagej or file.is_stk or file.is_shaped):
+        return None
+    series = file.series[0]
+    start, one = series.dataoffset, math.prod(page.shape)
+    if start is None or page.compression != 1 or page.dtype is None or series.size <= one:
+        return None
+    count = min(series.size // one, (path.stat().st_size - start) // (one * page.dtype.itemsize))
+    if count < 2:
+        return None
+    dtype = page.dtype.newbyteorder(file.byteorder)
+    return np.memmap(path, dtype, "r", start, (count, *page.shape))
+
+
+def _native(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _colours(page: tifffile.TiffPage) -> int:
+    return 3 if page.photometric in (PHOTOMETRIC.RGB, *_LAB) else 1
+
+
+def _dots_per_inch(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    unit = {int(RESUNIT.INCH): 1.0, int(RESUNIT.CENTIMETER): 2.54}.get(page.resolutionunit, 0.0)
+    across, down = page.resolution
+    return (across * unit, down * unit) if unit else None
+
+
+def _colour_and_alpha(
+    page: tifffile.TiffPage, pixels: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Colour and bands (h, w, n), upright and not multiplied by alpha, and alpha (h, w)."""
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    elif page.axes.startswith("S"):  # channels in separate planes
+        pixels = pixels.transpose(1, 2, 0)
+    pixels = _UPRIGHT.get(page.tags.valueof(Base.Orientation), lambda x: x)(pixels)
+    if page.photometric in _LAB:
+        return _rgb_of_lab(pixels, page.photometric == PHOTOMETRIC.ICCLAB), None
+    if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    c, extras = _colours(page), tuple(page.extrasamples)
+    kind = next((e for e in extras if e in _ALPHA), None)
+    if kind is None:
+        return pixels, None
+    place = c + extras.index(kind)
+    share, colour = pixels[:, :, place], np.delete(pixels, place, axis=2)
+    if kind == EXTRASAMPLE.ASSOCALPHA:
+        colour[:, :, :c] = _without_alpha(colour[:, :, :c], share)
+    if share.dtype.kind == "f":
+        share = share.clip(0, 1)
+    return colour, converted(share, np.dtype(np.uint8 if share.dtype == np.uint8 else np.uint16))
+
+
+def _rgb_of_lab(pixels: NDArray[Any], offset: bool) -> NDArray[Any]:
+    """16-bit LAB (h, w, 3) as sRGB, uint16; `offset`: with a and b as unsigned, 0 in the middle."""
+    lab = pixels.astype(np.uint16).astype(np.float64)
+    signed = lab[:, :, 1:] - 32768 if offset else pixels.astype(np.uint16).view(np.int16)[:, :, 1:]
+    rgb = np.asarray(lab2rgb(np.dstack([lab[:, :, :1] / 655.35, signed / 256])))
+    return (rgb.clip(0, 1) * 65535).round().astype(np.uint16)
+
+
+def _without_alpha(colour: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """Colour (h, w, c) that was multiplied by alpha (h, w); 0 where alpha is."""
+    white = opaque(alpha.dtype)
+    share = np.maximum(alpha, 1e-12)[:, :, None] / white
+    found = np.where(alpha[:, :, None] > 0, colour / share, 0)
+    return found if alpha.dtype.kind == "f" else found.clip(0, white).round()
