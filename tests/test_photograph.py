@@ -184,7 +184,6 @@ def test_32_bit_integers_and_floats(tmp_path):
     path = tmp_path / "picture.tif"
     Image.fromarray(DEEP.astype(np.int32)).save(path)
     check(check_round_trip(path, "tif"), DEEP, None, 32)
-    np.testing.assert_array_equal(reading.read(path).pixels[0], DEEP / np.float32(65535))
     real = np.random.default_rng(0).random((H, W)).astype(np.float32)
     Image.fromarray(real).save(path)
     found = check_round_trip(path, "tif")

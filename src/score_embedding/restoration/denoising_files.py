@@ -214,7 +214,9 @@ class _Pages:
         """Log the noise of several pages, where it differs."""
         least, most = min(self.levels), max(self.levels)
         if least < most:
-            log.info("%s: noise of its pages %.4g to %.4g", self._source.path, least, most)
+            log.info(
+                "%s: noise of all pages and bands %.4g to %.4g", self._source.path, least, most
+            )
 
     def _named(self, found: Photograph, units: list[Tensor | None]) -> Photograph:
         try:
@@ -225,17 +227,17 @@ class _Pages:
     def _log_first(self, found: Photograph, scale: Scale) -> None:
         path, level = self._source.path, self.levels[0]
         count = f"{len(self._pages)} pages, the first " if len(self._pages) > 1 else ""
-        own_unit = scale.dtype.kind == "f" and scale.high > scale.white
         log.info(
             "%s%s: %s%s; noise %s, %s, taken as Gaussian; model %s",
             path,
             self._position,
             count,
             file_pages.size(found),
-            f"{level:.4g}" if own_unit else f"{level:.4f} ({255 * level:.1f} of 255)",
+            f"{level:.4g}" if scale.has_own_unit else f"{level:.4f} ({255 * level:.1f} of 255)",
             _how(self._options),
             self._options.model,
         )
+        file_pages.log_unread(self._source)
         if self._options.sigma is None and writing.FORMATS.get(path.suffix.lower()) == "JPEG":
             log.info("%s: JPEG lowers the estimate of the noise; --sigma sets it", path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from score_embedding.restoration.photographs import reading, writing
 from score_embedding.restoration.photographs.photograph import Photograph
 from score_embedding.restoration.photographs.reading import Source
 from score_embedding.runs import resources
+
+log = logging.getLogger(__name__)
 
 # Upper bounds of the memory that a photograph takes:
 _COPIES = 12  # of it in float32 at the same time
@@ -88,11 +91,23 @@ def make_folder(folder: Path) -> None:
         raise RunFolderError(f"{folder}: cannot be created ({error.strerror})") from None
 
 
+def log_unread(source: Source) -> None:
+    """Log which images of a file are not read."""
+    if source.further:
+        log.info(
+            "%s: the first of its %d pictures; --page N takes another",
+            source.path,
+            source.count + source.further,
+        )
+    if source.left_out:
+        log.info("%s: %d previews or masks in it are left out", source.path, source.left_out)
+
+
 def size(found: Photograph) -> str:
     """Size, channels and depth of a photograph, for messages."""
     h, w, c = found.colour.shape
     kind = "colour" if found.colours == 3 else "grey"
-    bands = f" and {c - found.colours} bands" if c > found.colours else ""
+    bands = f", {c - found.colours} further band(s)" if c > found.colours else ""
     alpha = ", with alpha" if found.alpha is not None else ""
     of = " floating point" if found.colour.dtype.kind == "f" else ""
     return f"{w} x {h} pixels, {kind}{bands}{alpha}, {found.depth} bit{of}"

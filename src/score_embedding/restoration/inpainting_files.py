@@ -74,6 +74,7 @@ def inpaint(
             100 * sum(shares) / len(shares),
             model,
         )
+        file_pages.log_unread(source)
         pages = _Pages(holes, chosen, known)
         if copied:
             log.info("%s: all dark, nothing is missing", mask)

@@ -26,6 +26,7 @@ class Source:
     kind : one photograph; several pages, as of a TIFF; or the frames of an animation.
     count : pages or frames.
     further : images that are read only when asked for by number, such as the preview of a JPEG.
+    left_out : previews and masks of the pages, which are not read.
     shape : channels without alpha (1 or 3), height and width of a page before its orientation is
         applied, by its header.
     read : a page, counted from 0. Raises DataError for pixels that are damaged.
@@ -43,6 +44,7 @@ class Source:
     ending: str
     plays: int = 0
     starts_with_still: bool = False
+    left_out: int = 0
 
 
 @contextmanager
@@ -110,7 +112,9 @@ def _tiff(path: Path, pages: tiff_reading.TiffPages) -> Source:
 
     count = len(pages)
     only_tiff = any(pages.fits_only_tiff(index) for index in range(count))
-    return _checked(path, "pages" if count > 1 else "single", count, shape, read, only_tiff)
+    kind: Kind = "pages" if count > 1 else "single"
+    found = _checked(path, kind, count, shape, read, only_tiff)
+    return replace(found, left_out=pages.left_out)
 
 
 def _by_pillow(path: Path) -> Source:

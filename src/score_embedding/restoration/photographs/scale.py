@@ -25,8 +25,8 @@ class Scale:
     ----------
     dtype : of the values.
     low, high : the values that become 0 and 1.
-    white : in which the level of noise is given: 1 for floating point, the largest value for
-        integers of 8 and 16 bits, and 65535 for longer ones.
+    white : in which the level of noise is given: the largest value of integers of 8 and 16 bits; of
+        other types 1, which is the unit of the values themselves.
     """
 
     dtype: np.dtype[Any]
@@ -39,13 +39,18 @@ class Scale:
         """From 0 to white where the values suit that; from the least to the largest value where
         some are beyond, or where more than 8 bits are hardly used."""
         dtype = values.dtype.newbyteorder("=")
-        white = 1.0 if dtype.kind == "f" else float(min(np.iinfo(dtype).max, 65535))
+        white = float(np.iinfo(dtype).max) if dtype.kind in "ui" and dtype.itemsize < 3 else 1.0
         low, high = float(values.min()), float(values.max())
         within = low >= 0 and high <= white
         used = dtype == np.uint8 or high - low >= LEAST_SHARE * white
         if low == high:
             return cls(dtype, 0.0, white, white) if within else cls(dtype, low, low + 1, white)
         return cls(dtype, 0.0, white, white) if within and used else cls(dtype, low, high, white)
+
+    @property
+    def has_own_unit(self) -> bool:
+        """Whether the level of noise is in the unit of the values, white being at any of them."""
+        return self.white == 1 and (self.low, self.high) != (0, 1)
 
     def unit(self, values: NDArray[Any]) -> Tensor:
         """Values (h, w, c) as float32 (c, h, w) in [0, 1]."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -21,6 +21,7 @@ from PIL.ExifTags import IFD, Base
 from skimage.color import lab2rgb
 from tifffile import EXTRASAMPLE, PHOTOMETRIC, RESUNIT
 
+from score_embedding.errors import DataError
 from score_embedding.restoration.photographs import exif, tiff_tags
 from score_embedding.restoration.photographs.photograph import Photograph
 from score_embedding.restoration.photographs.scale import converted, opaque
@@ -49,10 +50,12 @@ class TiffPages:
     def __init__(self, path: Path, file: tifffile.TiffFile):
         self._path, self._file = path, file
         pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
+        if _next_directory(file, pages[-1]) >= file.filehandle.size:
+            raise DataError(f"{path}: truncated after {len(pages)} page(s)")
         whole = [i for i, page in enumerate(pages) if not page.subfiletype & _REDUCED_OR_MASK]
         self._places = whole or [0]
-        if (left_out := len(pages) - len(self._places)) > 0:
-            log.info("%s: %d previews or masks in it are left out", path, left_out)
+        self.left_out = len(pages) - len(self._places)
+        self._damage_named = False
         self._stack = _stack_of_one_page(path, file) if len(pages) == 1 else None
 
     def __len__(self) -> int:
@@ -98,7 +101,8 @@ class TiffPages:
             exif.kept_of(self._path, self._tags(page)),
             b"" if page.photometric in _LAB else bytes(page.iccprofile or b""),
             _dots_per_inch(page) if all(resolution) else None,
-            tiff=tiff_tags.of_page(self._file, page),
+            # ImageJ describes a stack, and the pixels of each page, in the first
+            tiff=tiff_tags.of_page(self._file, self._page(0) if self._file.is_imagej else page),
         )
 
     def _page(self, index: int) -> tifffile.TiffPage:
@@ -109,13 +113,17 @@ class TiffPages:
     def _tags(self, page: tifffile.TiffPage) -> Image.Exif:
         tags = Image.Exif()
         tags.endian, tags.bigtiff = self._file.byteorder, self._file.is_bigtiff
+        if tags.bigtiff and tags.endian == ">":  # which Pillow does not read
+            return tags
         try:
             with self._path.open("rb") as stream:
                 tags.load_from_fp(stream, page.offset)
                 for tag in (IFD.Exif, IFD.GPSInfo, IFD.Interop):
                     tags.get_ifd(tag)  # now, while the file is open
         except Exception as error:  # damaged EXIF can raise nearly anything
-            log.warning("%s: its EXIF is damaged and not kept (%s)", self._path, error)
+            if not self._damage_named:
+                log.warning("%s: its EXIF is damaged and not kept (%s)", self._path, error)
+            self._damage_named = True
             return Image.Exif()
         return tags
 
@@ -135,7 +143,7 @@ def opened(path: Path) -> Iterator[TiffPages | None]:
         try:
             file = tifffile.TiffFile(path)
             pages = TiffPages(path, file)
-        except MemoryError:
+        except (MemoryError, DataError):
             raise
         except Exception:  # a damaged file can raise nearly anything
             pages = None
@@ -157,11 +165,21 @@ def _stack_of_one_page(path: Path, file: tifffile.TiffFile) -> NDArray[Any] | No
     start, one = series.dataoffset, math.prod(page.shape)
     if start is None or page.compression != 1 or page.dtype is None or series.size <= one:
         return None
-    count = min(series.size // one, (path.stat().st_size - start) // (one * page.dtype.itemsize))
-    if count < 2:
-        return None
+    count = series.size // one
+    if (whole := (path.stat().st_size - start) // (one * page.dtype.itemsize)) < count:
+        raise DataError(f"{path}: truncated after {whole} of {count} pages")
     dtype = page.dtype.newbyteorder(file.byteorder)
     return np.memmap(path, dtype, "r", start, (count, *page.shape))
+
+
+def _next_directory(file: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
+    """Where the file says that the directory after that of a page is, 0 for the last."""
+    layout, stream = file.tiff, file.filehandle
+    order: Literal["little", "big"] = "big" if file.byteorder == ">" else "little"
+    stream.seek(page.offset)
+    count = int.from_bytes(stream.read(layout.tagnosize), order)
+    stream.seek(page.offset + layout.tagnosize + count * layout.tagsize)
+    return int.from_bytes(stream.read(layout.offsetsize), order)
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:

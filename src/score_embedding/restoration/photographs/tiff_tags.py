@@ -71,7 +71,11 @@ def of_page(file: tifffile.TiffFile, page: tifffile.TiffPage) -> TiffOrigin:
             continue
         file.filehandle.seek(tag.valueoffset)
         content = file.filehandle.read(tag.valuebytecount)
-        if len(content) == tag.valuebytecount > 0:
+        if tag.code == Base.ImageDescription:
+            content = content.replace(b', "truncated": true', b"")  # all pages are written
+            if page.planarconfig == 2:  # its planes become channels of a pixel
+                content = _description_of_one(content)
+        if content:
             tags.append((tag.code, int(tag.dtype), content))
     across, down = (page.tags.valueof(code) for code in (282, 283))
     resolution = None

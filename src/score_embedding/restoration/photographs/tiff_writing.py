@@ -44,7 +44,9 @@ def write(
     if big is None:
         too_large = count * first.colour.nbytes > _MAX_BYTES
         big = too_large or (first.tiff is not None and first.tiff.big)
-    order: Order = "<" if big else first.tiff.order if first.tiff else _order_of(first.exif)
+    order = first.tiff.order if first.tiff else _order_of(first.exif)
+    if big and not (first.tiff is not None and first.tiff.big):
+        order = "<"  # as _HEADERS has it
     with tifffile.TiffWriter(path, bigtiff=big, byteorder=order) as writer:
         _write_page(writer, first, order, big)
         for page in pages:
@@ -99,12 +101,11 @@ def _samples(page: Photograph) -> tuple[NDArray[Any], list[Any]]:
 def _tags(
     writer: tifffile.TiffWriter, page: Photograph, order: Order, big: bool
 ) -> list[tuple[Any, ...]]:
-    """The tags of the origin, then those of EXIF that it lacks."""
+    """The tags of the origin, or those of EXIF, whose directories are written in any case."""
     origin: TiffOrigin | None = page.tiff if page.tiff and page.tiff.order == order else None
     found: list[tuple[Any, ...]] = [
         (code, kind, None, content, True) for code, kind, content in (origin.tags if origin else ())
     ]
-    written = {tag[0] for tag in found}
     exif = Image.Exif()
     exif.load(page.exif)
     for tag, value in exif.items():
@@ -116,7 +117,7 @@ def _tags(
             encoded = directory.tobytes(offset)
             writer.filehandle.write(encoded + bytes(len(encoded) % 2))  # offsets are even
             found.append((_LINKED[IFD(tag)], "I", 1, offset, True))
-        elif tag in written:
+        elif origin is not None:
             continue
         elif isinstance(value, str):
             found.append((tag, "s", 0, value.encode("latin-1", "replace") + b"\0", True))

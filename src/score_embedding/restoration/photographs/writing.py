@@ -24,7 +24,7 @@ Kind = Literal["single", "pages", "frames"]
 
 # By the ending of the file name; some hold less than a photograph may have.
 FORMATS = {".png": "PNG", ".apng": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"}
-FORMATS |= {".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP"}
+FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG") | {".bmp": "BMP"}
 _DEEP, _TRANSPARENT, _BARE = ("PNG", "TIFF"), ("PNG", "TIFF", "WEBP"), ("BMP",)
 _OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
