@@ -1,6 +1,7 @@
 """Files that need an extra: raw files of cameras, and HEIC."""
 
 import importlib.util
+import io
 import sys
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_a_damaged_raw_file_is_named(call):
 
 
 def test_a_linear_profile_is_valid():
-    profile = ImageCms.ImageCmsProfile(__import__("io").BytesIO(raw.linear_profile()))
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(raw.linear_profile()))
     srgb = ImageCms.createProfile("sRGB")
     picture = Image.new("RGB", (1, 1), (55, 55, 55))
     found = ImageCms.profileToProfile(picture, profile, srgb).getpixel((0, 0))

@@ -158,7 +158,7 @@ def test_an_interruption_keeps_what_is_finished(call, monkeypatch, number):
     ]
 
 
-def test_each_is_reported_when_it_is_written(call, monkeypatch, capfd):
+def test_each_is_reported_when_it_is_written(monkeypatch):
     """Of two, the first line is there before the second file is begun."""
     photographs("a.png", "b.png")
     whole, reported = denoising_files._denoise_file, []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import tifffile
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
@@ -16,6 +17,19 @@ _KEPT = {
     *(Base.Copyright, Base.Rating, Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords),
     *(IFD.Exif, IFD.GPSInfo),
 }
+
+
+def of_directory(path: Path, file: tifffile.TiffFile, page: tifffile.TiffPage) -> bytes:
+    """What is kept of the tags of a TIFF page. Damaged EXIF can raise nearly anything."""
+    tags = Image.Exif()
+    tags.endian, tags.bigtiff = file.byteorder, file.is_bigtiff
+    if tags.bigtiff and tags.endian == ">":  # which Pillow does not read
+        return b""
+    with path.open("rb") as stream:
+        tags.load_from_fp(stream, page.offset)
+        for tag in (IFD.Exif, IFD.GPSInfo, IFD.Interop):
+            tags.get_ifd(tag)  # now, while the file is open
+    return kept_of(path, tags)
 
 
 def kept_of(path: Path, source: Image.Image | Image.Exif) -> bytes:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms
+import tifffile
+from PIL import ImageCms
 
 from score_embedding.errors import DataError
 from score_embedding.restoration.photographs import exif
@@ -18,6 +19,7 @@ ENDINGS = {
     *(".k25", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2"),
     *(".rwl", ".sr2", ".srf", ".srw", ".x3f"),
 }
+_DATE = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)  # of a profile, in place of the present time
 _OTHERS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM")  # how no raw file begins
 _LINEAR = (1.0, 1.0, 0.0, 1.0, 0.0)  # of the curve (a x + b)^g: g, a, b; c, d for dark values
 
@@ -81,13 +83,16 @@ def linear_profile() -> bytes:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     place = profile.index(b"para\0\0\0\0\0\3\0\0") + 12  # a curve of five parameters, s15Fixed16
     linear = struct.pack(">5i", *(round(x * 65536) for x in _LINEAR))
-    return profile.replace(profile[place : place + 20], linear)
+    profile = profile.replace(profile[place : place + 20], linear)
+    return profile[:24] + _DATE + profile[36:]
 
 
 def _exif(path: Path) -> bytes:
-    """Of the raw files that are TIFF files."""
+    """Of the raw files that are TIFF files, as most are."""
     try:
-        with Image.open(path) as opened:
-            return exif.kept_of(path, opened)
-    except (OSError, SyntaxError, ValueError):
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            assert isinstance(page, tifffile.TiffPage)
+            return exif.of_directory(path, file, page)
+    except Exception:  # of another format, or damaged
         return b""

@@ -17,7 +17,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.ExifTags import IFD, Base
+from PIL.ExifTags import Base
 from skimage.color import lab2rgb
 from tifffile import EXTRASAMPLE, PHOTOMETRIC, RESUNIT
 
@@ -98,34 +98,26 @@ class TiffPages:
             colour,
             alpha,
             min(_colours(page), colour.shape[2]),
-            exif.kept_of(self._path, self._tags(page)),
+            self._exif(page),
             b"" if page.photometric in _LAB else bytes(page.iccprofile or b""),
             _dots_per_inch(page) if all(resolution) else None,
             # ImageJ describes a stack, and the pixels of each page, in the first
             tiff=tiff_tags.of_page(self._file, self._page(0) if self._file.is_imagej else page),
         )
 
-    def _page(self, index: int) -> tifffile.TiffPage:
-        page = self._file.pages[self.place(index)]
-        assert isinstance(page, tifffile.TiffPage)
-        return page
-
-    def _tags(self, page: tifffile.TiffPage) -> Image.Exif:
-        tags = Image.Exif()
-        tags.endian, tags.bigtiff = self._file.byteorder, self._file.is_bigtiff
-        if tags.bigtiff and tags.endian == ">":  # which Pillow does not read
-            return tags
+    def _exif(self, page: tifffile.TiffPage) -> bytes:
         try:
-            with self._path.open("rb") as stream:
-                tags.load_from_fp(stream, page.offset)
-                for tag in (IFD.Exif, IFD.GPSInfo, IFD.Interop):
-                    tags.get_ifd(tag)  # now, while the file is open
+            return exif.of_directory(self._path, self._file, page)
         except Exception as error:  # damaged EXIF can raise nearly anything
             if not self._damage_named:
                 log.warning("%s: its EXIF is damaged and not kept (%s)", self._path, error)
             self._damage_named = True
-            return Image.Exif()
-        return tags
+            return b""
+
+    def _page(self, index: int) -> tifffile.TiffPage:
+        page = self._file.pages[self.place(index)]
+        assert isinstance(page, tifffile.TiffPage)
+        return page
 
 
 @contextmanager
