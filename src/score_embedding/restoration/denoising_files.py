@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -23,12 +24,16 @@ from score_embedding.restoration import before_after, denoising, file_pages, mod
 from score_embedding.restoration.denoising import Mode
 from score_embedding.restoration.models import Denoiser
 from score_embedding.restoration.photographs import writing
-from score_embedding.restoration.photographs.photograph import Photograph
+from score_embedding.restoration.photographs.known import known_pixels
+from score_embedding.restoration.photographs.photograph import Mask, Photograph
 from score_embedding.restoration.photographs.reading import Source
 from score_embedding.restoration.photographs.scale import Scale
 from score_embedding.restoration.places import Given
 
 log = logging.getLogger(__name__)
+
+# The others are filled in without noise, and the noise is estimated by a median.
+_LEAST_KNOWN = 0.75
 
 
 @dataclass(frozen=True)
@@ -138,10 +143,10 @@ def _checked(given: Given, options: Options, model: Denoiser, out: Path | None) 
         for index in pages:
             found = file_pages.read(source, index, options.model, options.device)
             try:
-                found.check_finite()
+                known = _known(found, options)
                 for part in found.parts:
                     model.check_channels(part.stop - part.start)
-                    _level(found.unit(part), found.scale(part), options)
+                    _level(found.unit(part, known), found.scale(part, known), options)
             except DataError as error:
                 raise DataError(f"{path}: {error}") from None
     return job
@@ -197,18 +202,19 @@ class _Pages:
         for index in self._pages:
             found = file_pages.read(self._source, index, options.model, options.device)
             units: list[Tensor | None] = []
+            known = _known(found, options)
             for part in found.parts:
-                x, scale = found.unit(part).to(options.device), found.scale(part)
+                x, scale = found.unit(part, known).to(options.device), found.scale(part, known)
                 sigma = _level(x, scale, options)
                 self.levels.append(scale.file_sigma(sigma))
                 if len(self.levels) == 1:
-                    self._log_first(found, scale)
+                    self._log_first(found, scale, known)
                 units.append(_denoised(x, sigma, options, self._model) if sigma else None)
                 if len(self.levels) == 1:
                     before = x.cpu()
                     self.first = before, before if units[0] is None else units[0]
             self._stage.to(self._stage.done + 1, self._source.path.name)
-            yield self._named(found, units)
+            yield self._named(partial(found.with_units, units, known, known))
 
     def log_levels(self) -> None:
         """Log the noise of several pages, where it differs."""
@@ -218,13 +224,13 @@ class _Pages:
                 "%s: noise of all pages and bands %.4g to %.4g", self._source.path, least, most
             )
 
-    def _named(self, found: Photograph, units: list[Tensor | None]) -> Photograph:
+    def _named(self, changed: Callable[[], Photograph]) -> Photograph:
         try:
-            return found.with_units(units)
+            return changed()
         except DivergenceError as error:
             raise DivergenceError(f"{self._source.path}: {error}") from None
 
-    def _log_first(self, found: Photograph, scale: Scale) -> None:
+    def _log_first(self, found: Photograph, scale: Scale, known: Mask | None) -> None:
         path, level = self._source.path, self.levels[0]
         count = f"{len(self._pages)} pages, the first " if len(self._pages) > 1 else ""
         log.info(
@@ -238,8 +244,24 @@ class _Pages:
             self._options.model,
         )
         file_pages.log_unread(self._source)
+        if known is not None:
+            share = 100 * (1 - known.mean())
+            log.info("%s: %.2g %% of it hold no data, such as NaN, and are kept", path, share)
         if self._options.sigma is None and writing.FORMATS.get(path.suffix.lower()) == "JPEG":
             log.info("%s: JPEG lowers the estimate of the noise; --sigma sets it", path)
+
+
+def _known(found: Photograph, options: Options) -> Mask | None:
+    """The pixels that hold data; None: all. Raises DataError where they are too few."""
+    known = known_pixels(found)
+    if known is not None and not known.any():
+        raise DataError("holds no pixel that is finite")
+    if known is not None and options.sigma is None and known.mean() < _LEAST_KNOWN:
+        raise DataError(
+            f"{100 * (1 - known.mean()):.0f} % of its pixels hold no data, such as NaN: too many "
+            f"for its noise to be estimated (--sigma VALUE)"
+        )
+    return known
 
 
 # All that this module needs of the denoiser and of the model of the noise

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +16,12 @@ from score_embedding.errors import DataError, DivergenceError
 from score_embedding.restoration import before_after, denoising, file_pages, models, places
 from score_embedding.restoration.models import Denoiser
 from score_embedding.restoration.photographs import writing
-from score_embedding.restoration.photographs.photograph import Photograph
+from score_embedding.restoration.photographs.known import known_pixels
+from score_embedding.restoration.photographs.photograph import Mask, Photograph
 from score_embedding.restoration.photographs.reading import Source
 from score_embedding.restoration.places import Given
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 HOLE_COLOUR = [1.0, 0.0, 1.0]  # of missing pixels in the before/after picture
 
@@ -106,7 +104,8 @@ class _Holes:
         """Where a page is missing, (h, w)."""
         place = index if self._mask.count > 1 else 0
         drawn = file_pages.read(self._mask, place, self._model, self.device)
-        _named(self._mask, drawn.check_finite)
+        if not np.isfinite(drawn.colour).all():
+            raise DataError(f"{self._mask.path}: holds pixels that are NaN or infinite")
         missing = (drawn.pixels > drawn.pixels.max() / 2).any(dim=0)  # so that 0 and 1 are a mask
         if drawn.alpha is not None:
             missing &= torch.from_numpy(drawn.alpha > 0)
@@ -127,7 +126,8 @@ class _Holes:
                 f"{self._mask.path}: the mask covers the whole image: no pixel is left to fill in "
                 f"from"
             )
-        _named(self.source, lambda: found.check_finite(~missing.numpy()))
+        if not _known(found, missing).any():
+            raise DataError(f"{self.source.path}: no pixel that is not masked is finite")
         return float(missing.float().mean())
 
 
@@ -148,19 +148,24 @@ class _Pages:
         with progress.stage("inpainting", total=len(self._pages), least=2) as stage:
             for index in self._pages:
                 found, missing = self._holes.photograph(index), self._holes.missing(index)
+                known = _known(found, missing)
                 units: list[Tensor | None] = [None] * len(found.parts)
                 if missing.any():
                     for i, part in enumerate(found.parts):
-                        x = found.unit(part, ~missing.numpy()).to(self._holes.device)
+                        x = found.unit(part, known).to(self._holes.device)
                         units[i] = _filled(x, missing, self._model)
                 self._show(found, missing, units[0])
                 stage.update()
-                yield _named(self._holes.source, partial(found.with_units, units, missing.numpy()))
+                try:
+                    result = found.with_units(units, known, missing.numpy())
+                except DivergenceError as error:
+                    raise DivergenceError(f"{self._holes.source.path}: {error}") from None
+                yield result.made_opaque(missing.numpy())
 
     def _show(self, found: Photograph, missing: Tensor, filled: Tensor | None) -> None:
         if self._shows_a_hole or (filled is None and hasattr(self, "shown")):
             return
-        before = found.unit(found.parts[0], ~missing.numpy())
+        before = found.unit(found.parts[0], _known(found, missing))
         colour = HOLE_COLOUR if len(before) == 3 else [0.5]
         hole = torch.tensor(colour, dtype=torch.float32, device="cpu")[:, None, None]
         hidden = torch.where(missing, hole, before)
@@ -168,12 +173,11 @@ class _Pages:
         self._shows_a_hole = filled is not None
 
 
-def _named(source: Source, function: Callable[[], T]) -> T:
-    """What the function returns; its errors name the file."""
-    try:
-        return function()
-    except (DataError, DivergenceError) as error:
-        raise type(error)(f"{source.path}: {error}") from None
+def _known(found: Photograph, missing: Tensor) -> Mask:
+    """The pixels that are neither missing nor without data."""
+    present = ~missing.numpy()
+    known = known_pixels(found, present)
+    return present if known is None else known
 
 
 def _filled(x: Tensor, missing: Tensor, model: Denoiser) -> Tensor:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from score_embedding.errors import DataError
 from score_embedding.restoration.photographs.scale import Scale, opaque
 
 if TYPE_CHECKING:
     from score_embedding.restoration.photographs.tiff_tags import TiffOrigin
+
+Mask = NDArray[np.bool_]  # (h, w)
 
 
 @dataclass(frozen=True)
@@ -53,24 +55,17 @@ class Photograph:
         """Bits of a channel."""
         return 8 * self.colour.dtype.itemsize
 
-    def check_finite(self, where: NDArray[np.bool_] | None = None) -> None:
-        """Raise DataError where pixels, of those that `where` (h, w) selects, are NaN or
-        infinite."""
-        if not np.isfinite(self.colour if where is None else self.colour[where]).all():
-            raise DataError(
-                "holds pixels that are NaN or infinite; inpaint fills them in, with a mask of them"
-            )
-
-    def scale(self, part: slice, known: NDArray[np.bool_] | None = None) -> Scale:
+    def scale(self, part: slice, known: Mask | None = None) -> Scale:
         """Of a part, by all its pixels or those that are `known` (h, w)."""
         values = self.colour[:, :, part]
         return Scale.of(values if known is None else values[known])
 
-    def unit(self, part: slice, known: NDArray[np.bool_] | None = None) -> Tensor:
-        """A part as float32 (c, h, w) in [0, 1], by its scale; 0 where it is not `known`."""
+    def unit(self, part: slice, known: Mask | None = None) -> Tensor:
+        """A part as float32 (c, h, w) in [0, 1], by its scale; those that are not `known` (h, w)
+        get the value of the nearest one that is."""
         values = self.colour[:, :, part]
         if known is not None:
-            values = np.where(known[:, :, None], values, np.zeros((), values.dtype))
+            values = _filled_by_nearest(values, known)
         return self.scale(part, known).unit(values)
 
     @property
@@ -79,26 +74,40 @@ class Photograph:
         return self.unit(self.parts[0])
 
     def with_units(
-        self, results: list[Tensor | None], missing: NDArray[np.bool_] | None = None
+        self,
+        results: list[Tensor | None],
+        known: Mask | None = None,
+        changed: Mask | None = None,
     ) -> Photograph:
-        """With other pixels, (c, h, w) in [0, 1] for each part, by its scale; None keeps those of a
-        part. Only those that are `missing` (h, w) are changed, where it is given, and become
-        opaque; the scale is then that of the others.
+        """With other pixels, (c, h, w) in [0, 1] for each part, by its scale of those that are
+        `known`; None keeps those of a part. Only those that are `changed` (h, w) differ, where it
+        is given.
 
         Raises
         ------
         DivergenceError : pixels that are NaN.
         """
-        colour, alpha = self.colour.copy(), self.alpha
-        known = None if missing is None else ~missing
+        colour = self.colour.copy()
         for part, result in zip(self.parts, results, strict=True):
             if result is not None:
                 values = self.scale(part, known).values(result)
-                changed = slice(None) if missing is None else missing
-                colour[:, :, part][changed] = values[changed]
-        if alpha is not None and missing is not None:
-            alpha = np.where(missing, np.asarray(opaque(alpha.dtype), alpha.dtype), alpha)
-        return replace(self, colour=colour, alpha=alpha)
+                where = slice(None) if changed is None else changed
+                colour[:, :, part][where] = values[where]
+        return replace(self, colour=colour)
+
+    def made_opaque(self, where: Mask) -> Photograph:
+        """With alpha, if it has some, opaque where (h, w) is true."""
+        if self.alpha is None:
+            return self
+        full = np.asarray(opaque(self.alpha.dtype), self.alpha.dtype)
+        return replace(self, alpha=np.where(where, full, self.alpha))
 
     def with_origin(self, tiff: TiffOrigin | None) -> Photograph:
         return replace(self, tiff=tiff)
+
+
+def _filled_by_nearest(values: NDArray[Any], known: Mask) -> NDArray[Any]:
+    """Values (h, w, c) with the nearest that is known in place of all others."""
+    rows, columns = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    nearest: NDArray[Any] = values[rows, columns]
+    return nearest

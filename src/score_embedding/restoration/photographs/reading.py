@@ -104,7 +104,7 @@ def _tiff(path: Path, pages: tiff_reading.TiffPages) -> Source:
             except Exception as error:  # a damaged file can raise nearly anything
                 reason = str(error)
         try:
-            return pillow_reading.read(path, pages.place(index))
+            return pages.with_origin(pillow_reading.read(path, pages.place(index)), index)
         except DataError as error:
             if "imagecodecs" in reason:
                 raise DataError(f"{error}; or: {reason} (pip install imagecodecs)") from None

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,9 +102,20 @@ class TiffPages:
             self._exif(page),
             b"" if page.photometric in _LAB else bytes(page.iccprofile or b""),
             _dots_per_inch(page) if all(resolution) else None,
-            # ImageJ describes a stack, and the pixels of each page, in the first
-            tiff=tiff_tags.of_page(self._file, self._page(0) if self._file.is_imagej else page),
+            tiff=self._origin(page),
         )
+
+    def with_origin(self, found: Photograph, index: int) -> Photograph:
+        """A page that another library read, with its own tags and type, which Pillow widens."""
+        page, kind = self._page(index), found.colour.dtype.kind
+        colour = found.colour
+        if self.readable(index) and page.dtype is not None and kind in "if" and colour.itemsize > 2:
+            colour = colour.astype(page.dtype)
+        return replace(found, colour=colour, tiff=self._origin(page))
+
+    def _origin(self, page: tifffile.TiffPage) -> tiff_tags.TiffOrigin:
+        """ImageJ describes a stack, and the pixels of each page, in the first."""
+        return tiff_tags.of_page(self._file, self._page(0) if self._file.is_imagej else page)
 
     def _exif(self, page: tifffile.TiffPage) -> bytes:
         try:
