@@ -205,6 +205,17 @@ def test_a_stack_that_is_cut_off_is_refused(call):
             assert_mistake(call("denoise", name, *BUNDLED), f"{name}: truncated")
 
 
+def test_pages_in_a_circle_are_refused(call):
+    tifffile.imwrite("s.tif", stored(noisy(3), "u2"), photometric="minisblack", byteorder="<")
+    content = bytearray(Path("s.tif").read_bytes())
+    with tifffile.TiffFile("s.tif") as file:
+        first, last = file.pages[0], file.pages[2]
+        next_page = last.offset + 2 + 12 * len(last.tags)
+        content[next_page : next_page + 4] = first.offset.to_bytes(4, "little")
+    Path("s.tif").write_bytes(content)
+    assert_mistake(call("denoise", "s.tif"), "s.tif: damaged, its pages form a circle")
+
+
 def test_bands_besides_colour_are_denoised_too(call):
     tag = (33550, "d", 3, (1.0, 2.0, 0.0), True)  # of GeoTIFF
     for name, kind, extras, plane in [

@@ -50,7 +50,7 @@ class TiffPages:
 
     def __init__(self, path: Path, file: tifffile.TiffFile):
         self._path, self._file = path, file
-        pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
+        pages = _directories(path, file)
         if _next_directory(file, pages[-1]) >= file.filehandle.size:
             raise DataError(f"{path}: truncated after {len(pages)} page(s)")
         whole = [i for i, page in enumerate(pages) if not page.subfiletype & _REDUCED_OR_MASK]
@@ -174,6 +174,17 @@ def _stack_of_one_page(path: Path, file: tifffile.TiffFile) -> NDArray[Any] | No
         raise DataError(f"{path}: truncated after {whole} of {count} pages")
     dtype = page.dtype.newbyteorder(file.byteorder)
     return np.memmap(path, dtype, "r", start, (count, *page.shape))
+
+
+def _directories(path: Path, file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    """All pages of a file. Raises DataError where one names an earlier one as the next."""
+    pages: dict[int, tifffile.TiffPage] = {}
+    for page in file.pages:
+        assert isinstance(page, tifffile.TiffPage)
+        if page.offset in pages:
+            raise DataError(f"{path}: damaged, its pages form a circle")
+        pages[page.offset] = page
+    return list(pages.values())
 
 
 def _next_directory(file: tifffile.TiffFile, page: tifffile.TiffPage) -> int:

@@ -78,11 +78,11 @@ def of_page(file: tifffile.TiffFile, page: tifffile.TiffPage) -> TiffOrigin:
         if content:
             tags.append((tag.code, int(tag.dtype), content))
     across, down = (page.tags.valueof(code) for code in (282, 283))
-    resolution = None
+    unit, resolution = page.tags.valueof(296), None
     if _is_fraction(across) and _is_fraction(down):
         if orientation >= 5:
             across, down = down, across
-        resolution = tuple(across), tuple(down), int(page.tags.valueof(296) or 2)
+        resolution = tuple(across), tuple(down), unit if unit in (1, 2, 3) else 2
     return TiffOrigin(
         ">" if file.byteorder == ">" else "<",
         file.is_bigtiff,
