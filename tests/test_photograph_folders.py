@@ -76,7 +76,7 @@ def test_what_cannot_be_read_in_a_folder_is_skipped(call):
     bad = ["cut.png", "empty.png", "loop.png", "nowhere.tif", "text.jpg"]
     done = call("denoise", "in", *BUNDLED)
     assert (done.returncode, lines(done)) == (1, ["in/a_denoised.png", "in/z_denoised.png"])
-    assert "error: denoised 2 photographs and skipped 5:" in done.stderr
+    assert "error: denoised 2 photographs, skipped 5:" in done.stderr
     assert all(f"in/{name}: " in done.stderr for name in bad)
     assert "Traceback" not in done.stderr
     # One that is named is checked before anything is written.
@@ -150,8 +150,8 @@ def test_an_interruption_keeps_what_is_finished(call, monkeypatch, number):
 
     monkeypatch.setattr(before_after, "draw", stop_at_b)
     done = call("denoise", "a.png", "b.png", "c.png", *BUNDLED)
-    assert (done.returncode, lines(done)) == (128 + number, ["a_denoised.png"])
-    assert f"stopped by {number.name}: 1 of 3 photographs are denoised" in done.stderr
+    assert (done.returncode, lines(done)) == (128 + number, ["a_denoised.png", "b_denoised.png"])
+    assert f"stopped by {number.name}: 2 of 3 photographs are denoised" in done.stderr
     assert sorted(os.listdir()) == [
         *("a.png", "a_denoised.png", "a_denoised_before_after.png"),
         *("b.png", "b_denoised.png", "b_denoised_before_after.png", "c.png"),
@@ -165,7 +165,7 @@ def test_each_is_reported_when_it_is_written(monkeypatch):
 
     def denoise_file(job, *rest):
         reported.append(Path("a_denoised.png").exists())
-        whole(job, *rest)
+        return whole(job, *rest)
 
     monkeypatch.setattr(denoising_files, "_denoise_file", denoise_file)
     options = denoising_files.Options(0.1, "bundled", "mean", denoising_files.torch.device("cpu"))

@@ -91,22 +91,21 @@ def denoise(
         for number, job in enumerate(jobs, start=1):
             position = f" ({number} of {len(jobs)})" if len(jobs) > 1 else ""
             try:
-                _denoise_file(job, options, model, position, stage)
+                before, after, labels = _denoise_file(job, options, model, position, stage)
+                done += 1
+                yield job.target
+                before_after.draw(before, after, job.target, labels)
             except (DataError, LimitError, DivergenceError) as error:
                 if not job.given.of_folder:
                     raise
                 skipped.append(str(error))
-                continue
             except Interrupted as stop:
                 if len(jobs) > 1:
                     stop.add_note(f"{done} of {len(jobs)} photographs are denoised")
                 raise
-            done += 1
-            yield job.target
     if skipped:
-        raise IncompleteError(
-            "\n".join([f"denoised {done} photographs and skipped {len(skipped)}:", *skipped])
-        )
+        listed = "\n".join(skipped)
+        raise IncompleteError(f"denoised {done} photographs, skipped {len(skipped)}:\n{listed}")
 
 
 def _planned(
@@ -154,7 +153,8 @@ def _checked(given: Given, options: Options, model: Denoiser, out: Path | None) 
 
 def _denoise_file(
     job: _Job, options: Options, model: Denoiser, position: str, stage: progress.Stage
-) -> None:
+) -> tuple[Tensor, Tensor, tuple[str, str]]:
+    """Gives the first page before and after, (c, h, w), and what to write above them."""
     path, target = job.given.path, job.target
     with file_pages.opened(path) as source:
         pages = _Pages(source, job.pages, options, model, position, stage)
@@ -171,7 +171,7 @@ def _denoise_file(
     how = f"noise {pages.levels[0]:.3g} ({_how(options)})"
     name = f"{path.name}{file_pages.suffix(source, options.page).replace('_', ', ')}"
     labels = (f"{name}, {how}", f"model {options.model}, {options.mode}")
-    before_after.draw(*pages.first, target, labels)
+    return (*pages.first, labels)
 
 
 class _Pages:
@@ -277,8 +277,15 @@ def _level(x: Tensor, scale: Scale, options: Options) -> float:
     given = None if options.sigma is None else scale.unit_sigma(options.sigma)
     try:
         return noise.noise_level(given, x)
-    except (ValueError, DataError) as error:
+    except DataError as error:
         raise DataError(f"{error} (--sigma VALUE)") from None
+    except ValueError as error:
+        if scale.low == 0 and scale.high == scale.white:
+            raise DataError(str(error)) from None
+        raise DataError(
+            f"sigma: {options.sigma:g} is too much where white is {scale.white:g} and the values "
+            f"are from {scale.low:g} to {scale.high:g}"
+        ) from None
 
 
 def _check_sigma(sigma: float | None) -> None:

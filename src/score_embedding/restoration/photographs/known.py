@@ -23,7 +23,9 @@ def known_pixels(photograph: Photograph, among: Mask | None = None) -> Mask | No
     if among is not None:
         known &= among
     if (nothing := _no_data(photograph)) is not None:
-        known &= (colour != np.asarray(nothing).astype(colour.dtype)).all(axis=2)
+        with np.errstate(all="ignore"):  # one that the type does not reach
+            value = colour.dtype.type(nothing) if colour.dtype.kind == "f" else nothing
+        known &= (colour != value).all(axis=2)
     if colour.dtype.itemsize > 2:
         for band in np.moveaxis(colour, 2, 0):
             known &= _plausible(band, known)
@@ -45,14 +47,17 @@ def _plausible(band: NDArray[Any], known: Mask) -> Mask:
     values = band[known].astype(np.float64)
     if values.size == 0:
         return known
-    middle = np.median(values)
-    others = values[values != middle]  # more than half may be the sky, or without data
-    if others.size == 0:
-        return known
-    spread = np.median(np.abs(values - middle)) or np.median(np.abs(others - np.median(others)))
+    centre, spread = _centre_and_spread(values)
+    if spread == 0 and (values != centre).any():  # more than half may be without data
+        centre, spread = _centre_and_spread(values[values != centre])
     if spread == 0:
         return known
-    centre = middle if np.median(np.abs(values - middle)) else np.median(others)
     with np.errstate(all="ignore"):  # values that are not finite are unknown already
         found: Mask = np.abs(band - centre) <= _MOST_DEVIATIONS * spread
     return found
+
+
+def _centre_and_spread(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The median, and the median absolute deviation from it."""
+    centre = float(np.median(values))
+    return centre, float(np.median(np.abs(values - centre)))

@@ -136,6 +136,8 @@ def _colour_and_alpha(
     colour, alpha = values[:, :, :3], values[:, :, 3] if values.shape[2] == 4 else None
     if mode in ("1", "L", "LA") or raw.partition(";")[0] == "LA":
         colour = colour[:, :, :1]
+    if mode == "P" and (colour == colour[:, :, :1]).all():  # a palette of greys
+        colour = colour[:, :, :1]
     if mode == "P" and transparent is None:
         alpha = None
     elif values.dtype.itemsize > 1 and transparent is not None:

@@ -80,7 +80,7 @@ class TiffPages:
     def readable(self, index: int) -> bool:
         """Whether `read` can read the page: whole numbers or floating point, grey, RGB or LAB."""
         page = self._page(index)
-        if page.dtype is None or page.dtype.kind not in "uif" or page.imagedepth != 1:
+        if page.dtype is None or page.dtype.kind not in "uif":
             return False
         if page.photometric in _LAB:
             return page.dtype.itemsize == 2 and page.samplesperpixel == 3
@@ -111,7 +111,10 @@ class TiffPages:
         colour = found.colour
         if self.readable(index) and page.dtype is not None and kind in "if" and colour.itemsize > 2:
             colour = colour.astype(page.dtype)
-        return replace(found, colour=colour, tiff=self._origin(page))
+        origin = self._origin(page)
+        if not self.readable(index):  # it has other channels now than its description says
+            origin = origin.alone()
+        return replace(found, colour=colour, tiff=origin)
 
     def _origin(self, page: tifffile.TiffPage) -> tiff_tags.TiffOrigin:
         """ImageJ describes a stack, and the pixels of each page, in the first."""
@@ -160,9 +163,13 @@ def opened(path: Path) -> Iterator[TiffPages | None]:
 
 def _stack_of_one_page(path: Path, file: tifffile.TiffFile) -> NDArray[Any] | None:
     """The pages (n, h, w) or (n, h, w, c) of a stack of which only the first has a directory, as
-    ImageJ and MetaMorph write large ones, mapped into memory; None of other files."""
+    ImageJ and MetaMorph write large ones, mapped into memory, or of a volume; None of others."""
     page = file.pages.first
     assert isinstance(page, tifffile.TiffPage)
+    if page.imagedepth > 1:
+        if page.planarconfig == 2:
+            raise DataError(f"{path}: a volume of separate channels; save it as pages")
+        return np.asarray(page.asarray(maxworkers=1))
     if not (file.is_imagej or file.is_stk or file.is_shaped):
         return None
     series = file.series[0]

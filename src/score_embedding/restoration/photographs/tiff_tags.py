@@ -73,7 +73,7 @@ def of_page(file: tifffile.TiffFile, page: tifffile.TiffPage) -> TiffOrigin:
         content = file.filehandle.read(tag.valuebytecount)
         if tag.code == Base.ImageDescription:
             content = content.replace(b', "truncated": true', b"")  # all pages are written
-            if page.planarconfig == 2:  # its planes become channels of a pixel
+            if page.planarconfig == 2 or page.imagedepth > 1:  # planes are written otherwise
                 content = _description_of_one(content)
         if content:
             tags.append((tag.code, int(tag.dtype), content))
