@@ -1,5 +1,7 @@
 """What test modules share: photographs, finished runs, and ways to call the command line."""
 
+import functools
+import gc
 import logging
 import os
 import shutil
@@ -19,6 +21,7 @@ import pytest
 import skimage.data
 import torch
 import torch.nn.functional as F
+import typer.main
 from PIL import Image
 
 import command_line
@@ -29,6 +32,14 @@ from score_embedding import cli, progress
 torch.set_num_threads(1)
 # Ctrl-C stays what it is where the tests run in the background of a shell, which ignores it there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    """What is imported is never garbage: collections need not look through it in each test."""
+    gc.collect()
+    gc.freeze()
+
+
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 
 
@@ -73,6 +84,9 @@ def pictures(tmp_path, photographs):
 
 # The command line
 
+# Typer builds the commands anew for each call; in one process they stay the same.
+COMMAND = functools.cache(typer.main.get_command)
+
 
 @pytest.fixture
 def undrawn():
@@ -87,6 +101,7 @@ def call_and_draw(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setenv("MPLBACKEND", "agg")  # which main sets; taken back after the test
+    monkeypatch.setattr(typer.main, "get_command", COMMAND)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["score-embedding", *map(str, arguments)])
