@@ -1,8 +1,9 @@
 """Calling the command line in tests, by processes, and looking at what came of it.
 
-`process` and `start` fork from a server that has imported the heavy libraries once: real processes
-with an id, signals and an exit status of their own, without the seconds that importing torch takes.
-`fresh` is what a user types; the fixture `call` is the entry point in the process of the tests.
+`process`, `start` and `start_calling` fork from a server that has imported the heavy libraries
+once: real processes with an id, signals and an exit status of their own, without the seconds that
+importing torch takes. `fresh` is what a user types; the fixture `call` is the entry point in the
+process of the tests.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from score_embedding import atomic_files
-from score_embedding.report import figures, render
+from score_embedding.report import figures, pictures, render
 
 TINY = {
     "model.ch": 8,
@@ -77,13 +78,18 @@ def files_config(paths, **changes):
 # Processes
 
 FORKS = multiprocessing.get_context("forkserver")
-# Not the command line itself: it looks at the terminal when it is imported.
+# Not the command line itself: it looks at the terminal when it is imported. After these the
+# collector leaves them alone (`imported_once`), or it would copy their memory into each fork.
 FORKS.set_forkserver_preload(
     [
         *("score_embedding.pipeline", "score_embedding.comparison", "score_embedding.restoration"),
         *("score_embedding.comparison.execution", "score_embedding.comparison.reproduction.claims"),
         *("score_embedding.restoration.files", "score_embedding.restoration.rivals"),
+        *("score_embedding.densities.fitting", "score_embedding.methods.precomputation"),
         *("matplotlib.backends.backend_agg", "diffusers.models.unets.unet_2d", "skimage.data"),
+        *("skimage.restoration", "finufft", "fontTools.ttLib", "pywt", "torch.profiler"),
+        *("PIL.GifImagePlugin", "PIL.JpegImagePlugin", "rich.progress", "typer.main"),
+        "imported_once",
     ]
 )
 
@@ -141,11 +147,14 @@ class Started:
 def start(cwd, *arguments, env=ENV, drawn=False, longest_file=None):
     """A process of the command line, forked from the server; does not wait for it. Its reports are
     `undrawn` unless they are to be `drawn`; no file may be longer than `longest_file` bytes."""
+    return start_calling(_main, str(cwd), [*map(str, arguments)], dict(env), drawn, longest_file)
+
+
+def start_calling(function, *arguments):
+    """A process, forked from the server, that calls a function; does not wait for it."""
     output = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, output, ignore_errors=True)
-    arguments = [str(argument) for argument in arguments]
-    options = str(cwd), arguments, dict(env), str(output), drawn, longest_file
-    process = FORKS.Process(target=_main, args=options)
+    process = FORKS.Process(target=_call, args=(str(output), function, arguments))
     process.start()
     return Started(process, output)
 
@@ -157,12 +166,21 @@ def process(cwd, *arguments, **options):
     return SimpleNamespace(returncode=started.returncode, stdout=stdout, stderr=stderr)
 
 
-def _main(cwd, arguments, env, output, drawn, longest_file):
-    """In the forked process: what `python -m score_embedding` does."""
+def _call(output, function, arguments):
+    """In the forked process: the function, with what it writes in files of a folder."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(os.path.join(output, name), os.O_WRONLY | os.O_CREAT), number)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open until the end
     sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
+    try:
+        function(*arguments)
+    finally:
+        sys.stdout.flush()
+        atexit._run_exitfuncs()  # a forked process skips them
+
+
+def _main(cwd, arguments, env, drawn, longest_file):
+    """In the forked process: what `python -m score_embedding` does."""
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -173,12 +191,8 @@ def _main(cwd, arguments, env, output, drawn, longest_file):
     sys.argv = ["score-embedding", *arguments]
     from score_embedding.cli import main
 
-    try:
-        with contextlib.nullcontext() if drawn else undrawn():
-            main()
-    finally:
-        sys.stdout.flush()
-        atexit._run_exitfuncs()  # a forked process skips them
+    with contextlib.nullcontext() if drawn else undrawn():
+        main()
 
 
 # Most of a tiny run is drawing
@@ -229,6 +243,10 @@ def undrawn():
     with small_figures(), pytest.MonkeyPatch.context() as patched:
         for name in ("strip", "samples", "curves", "score_fields", "embedded", "denoised"):
             patched.setattr(figures, name, lambda _: Figure())
+        nothing = {
+            file: (name, lambda _: Figure()) for file, (name, _) in pictures.PICTURES.items()
+        }
+        patched.setattr(pictures, "PICTURES", nothing)
         patched.setattr(render, "FPDF", NoPages)
         yield
 

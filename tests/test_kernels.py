@@ -226,7 +226,9 @@ def test_a_rate_up_to_cubic_in_time_is_integrated_exactly_in_one_substep():
     )
 
 
-@pytest.mark.parametrize("size", [1, 2, 9, 64, pytest.param(128, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "size", [1, 2, 9, 24, *(pytest.param(n, marks=pytest.mark.slow) for n in (64, 128))]
+)
 @pytest.mark.parametrize("dh", [1.0, 0.1])
 @pytest.mark.parametrize(
     ("sde", "rate"),

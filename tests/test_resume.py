@@ -453,6 +453,7 @@ def test_an_interrupted_run_says_how_to_resume_it(call, tmp_path):
     folder = tmp_path / "saves" / "quickstart"
     while not list(folder.glob("checkpoint_*.safetensors")):
         assert run.poll() is None
+        time.sleep(0.01)
     assert_mistake(call(*asked, "--overwrite"), "another process is writing")
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=60)

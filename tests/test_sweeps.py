@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import conftest
+import shared_fixtures
 from command_line import assert_mistake, sets
 from comparison_helpers import csv_rows, json_of, metrics_of, stamps, tables_of
 from score_embedding.comparison import spec, tables
@@ -49,7 +49,7 @@ def command(*sweeps, options=(), seeds=SEEDS, out="c", **changes):
 def swept(once):
     """One sweep of two values with two seeds; to be read only."""
     asked = command("diffusion.dh=1,2", diffusion__scheme="published")
-    return conftest.compared_by(once, "swept", asked)
+    return shared_fixtures.compared_by(once, "swept", asked)
 
 
 def measured(folder, setting, seed, prefix):

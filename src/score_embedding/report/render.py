@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
 from fpdf import FPDF
 from fpdf.fonts import FontFace
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 
 from score_embedding import atomic_files
 from score_embedding.errors import RunFolderError
@@ -39,11 +40,16 @@ def write(folder: RunFolder) -> None:
         _write_pdf(content, partial)
 
 
-def _write_html(content: Content, path: Path) -> None:
+@cache
+def _template() -> Template:
+    """The page, compiled once for all reports of a process."""
     environment = Environment(loader=PackageLoader("score_embedding.report"), autoescape=True)
     environment.filters["base64"] = lambda png: base64.b64encode(png).decode("ascii")
-    page = environment.get_template("report.html").render(content=content)
-    path.write_text(page, encoding="utf-8")
+    return environment.get_template("report.html")
+
+
+def _write_html(content: Content, path: Path) -> None:
+    path.write_text(_template().render(content=content), encoding="utf-8")
 
 
 def _write_pdf(content: Content, path: Path) -> None:
