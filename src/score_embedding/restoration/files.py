@@ -13,7 +13,7 @@ import torch
 from score_embedding import atomic_files
 from score_embedding.data import image_files
 from score_embedding.errors import DataError, LimitError, RunFolderError
-from score_embedding.restoration import denoising, models, noise, photograph
+from score_embedding.restoration import denoising, inpainting, models, noise, photograph
 from score_embedding.restoration.denoising import Mode
 from score_embedding.restoration.models import Denoiser
 from score_embedding.runs import folder as run_folder
@@ -108,8 +108,7 @@ def inpaint(
     share = float(missing.float().mean())
     log.info("%s: %s, %.1f %% of it missing; model %s", path, _size(found), 100 * share, model)
     try:
-        estimate = known.estimate(x, denoising.MIN_SIGMA, False)
-        result = denoising.filled(x, missing.to(device), estimate)
+        result = inpainting.filled(x, missing.to(device), model, known)
     except ValueError as error:
         raise DataError(f"{mask}: {error}") from None
     _prepare([target], known)
