@@ -196,10 +196,10 @@ def test_values_that_cannot_be():
         for call in (by_white, lambda x: filled(x, [[1, 0]])):
             with pytest.raises(ValueError, match="NaN or infinite"):
                 call(np.array([[0.5, value]]))
-    message = r"from -50 to 0\.9; white must be at 1, or data_range=\(black, white\) be given"
+    message = r"from -50 to 0\.9; white must be at 1, or give data_range=\(black, white\)"
     with pytest.raises(ValueError, match=message):
         by_white(np.array([[-50, 0.9]]))
-    with pytest.raises(ValueError, match="another data_range"):
+    with pytest.raises(ValueError, match=r"too far beyond data_range=\(0, 1\)"):
         by_white(np.array([[-50, 0.9]]), data_range=(0, 1))
 
 

@@ -36,6 +36,7 @@ BATCH_ROWS = 8192  # windows at a time, so that memory does not grow with the im
 ADAPTED_SIGMA = 0.02  # noise level that stands for what windows of other images differ by
 EM_STEPS, PRIOR, WINDOWS = 3, 20.0, 2000  # of the adaptation: fitting.adapted has what they are
 ENOUGH_WINDOWS = 200  # from which the mixture is adapted
+FLOAT32_VALUES = 2.0  # pixels up to which float32 holds the smallest variances beside their squares
 ROUNDS = 2  # of adaptation to the image as filled in so far
 
 
@@ -89,8 +90,10 @@ def adapted(mixture: GaussianMixture, x: Tensor, missing: Tensor) -> GaussianMix
     order = torch.randperm(len(whole), generator=generator, device="cpu")[:WINDOWS]
     drawn = [x[:, i : i + h, j : j + w] for i, j in whole[order.to(whole.device)].tolist()]
     arrays = torch.stack(drawn).flatten(1)
-    found = fitting.adapted(mixture.to(x), arrays, ADAPTED_SIGMA, EM_STEPS, PRIOR)
-    return found.truncated(mixture.axes.shape[2])
+    if float(arrays.abs().max()) > FLOAT32_VALUES:
+        arrays = arrays.double()
+    found = fitting.adapted(mixture.to(arrays), arrays, ADAPTED_SIGMA, EM_STEPS, PRIOR)
+    return found.truncated(mixture.axes.shape[2]).to(x)
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,10 @@ from score_embedding.restoration.adaptive import Estimate
 from score_embedding.restoration.models import Denoiser, Model
 from score_embedding.restoration.pixels import ChannelAxis
 
-__all__ = ["filled", "inpaint", "start"]
+__all__ = ["by_levels", "filled", "inpaint", "start"]
 
-FIRST_SIGMA, LAST_SIGMA, STEPS = 0.5, 1e-3, 40  # noise levels of a model that only denoises
+FIRST_SIGMA, LAST_SIGMA, STEPS = 0.1, 1e-3, 20  # noise levels of a model that only denoises
+SURROUNDINGS = 128  # pixels around all holes that they are filled in, and a mixture adapted, from
 MARGIN = 48  # pixels around a hole that such a model is evaluated on
 
 
@@ -120,14 +121,18 @@ def filled(
     denoiser.check_channels(len(x))
     if not missing.any():
         return x
-    first, mixture = start(x, missing), _mixture(model, len(x))
+    area = _box(missing)
+    known, hole = x[:, *area], missing[area]
+    first, mixture = start(known, hole), _mixture(model, len(x))
     if mixture is None:
-        answer = _by_levels(x, missing, first, denoiser.estimate(x, LAST_SIGMA, False))
+        answer = by_levels(known, hole, first, denoiser.estimate(known, LAST_SIGMA, False))
     elif model == models.FIT:
-        answer = conditional.adaptively_filled(x, missing, first, mixture)
+        answer = conditional.adaptively_filled(known, hole, first, mixture)
     else:
-        answer = conditional.filled(x, missing, first, mixture)
-    return torch.where(missing, answer.clamp(0, 1), x)
+        answer = conditional.filled(known, hole, first, mixture)
+    result = x.clone()
+    result[:, *area] = torch.where(hole, answer.clamp(0, 1), known)
+    return result
 
 
 def start(x: Tensor, missing: Tensor) -> Tensor:
@@ -154,7 +159,7 @@ def _mixture(model: Model, channels: int) -> GaussianMixture | None:
     return None
 
 
-def _by_levels(x: Tensor, missing: Tensor, first: Tensor, estimate: Estimate) -> Tensor:
+def by_levels(x: Tensor, missing: Tensor, first: Tensor, estimate: Estimate) -> Tensor:
     """Missing pixels of x (c, h, w) by a model that denoises: they are replaced by their posterior
     mean at each of STEPS noise levels, with less noise added each time. Group by group of holes
     whose surroundings overlap."""
@@ -171,6 +176,17 @@ def _by_levels(x: Tensor, missing: Tensor, first: Tensor, estimate: Estimate) ->
                 stage.update()
             answer[:, *area] = torch.where(hole, y, answer[:, *area])
     return answer
+
+
+def _box(missing: Tensor) -> tuple[slice, slice]:
+    """The part of the image around all holes, with SURROUNDINGS on each side."""
+    places = [missing.any(dim=axis).nonzero()[:, 0] for axis in (1, 0)]
+    first, last = ([int(of[k]) for of in places] for k in (0, -1))
+    rows, columns = (
+        slice(max(0, low - SURROUNDINGS), high + 1 + SURROUNDINGS)
+        for low, high in zip(first, last, strict=True)
+    )
+    return rows, columns
 
 
 def _surroundings(missing: Tensor) -> Iterator[tuple[slice, slice]]:

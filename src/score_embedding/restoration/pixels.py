@@ -280,8 +280,8 @@ def _unit(
     most = max(float(wide.max(initial=0)), -float(wide.min(initial=0)))
     if most > MAX_VALUE:
         least, largest = values[~missing].min(), values[~missing].max()
-        remedy = (
-            "another data_range" if ranged else "white must be at 1, or data_range=(black, white)"
-        )
-        raise ValueError(f"image: values from {least:g} to {largest:g}; {remedy} be given")
+        remedy = "white must be at 1, or give data_range=(black, white)"
+        if ranged:
+            remedy = f"too far beyond data_range=({low:g}, {high:g})"
+        raise ValueError(f"image: values from {least:g} to {largest:g}; {remedy}")
     return np.where(missing, 0, wide).astype(np.float32)
