@@ -5,11 +5,10 @@
 
 PSNR on the missing pixels, for six kinds of masks: one block of 24 x 24 pixels, blocks of 8 x 8,
 scratches, a text overlay, 50 % random loss and 5 % specks. Rivals are scikit-image's biharmonic
-inpainting and, if it is installed, OpenCV's (Telea 2004; Bertalmio et al. 2001). `levels` is what
-`inpaint` does with a model that only denoises: here with the bundled mixture as such a model. Writes
-results/inpainting.md, one row a kind of mask, and one a method for a whole photograph with specks.
-The bundled mixture was fitted to half-size astronaut, coffee, chelsea, brick and grass; to no
-picture of the table's second group.
+inpainting and, if it is installed, OpenCV's (Telea 2004; Bertalmio et al. 2001). The bundled
+mixture was fitted to astronaut, coffee, chelsea, brick and grass at half their size, and to none of
+the other pictures. The last row is a whole photograph with specks, and CPU seconds. Writes
+results/inpainting.md.
 """
 
 from __future__ import annotations
@@ -22,14 +21,13 @@ from typing import Any
 
 import numpy as np
 import skimage.data
-import torch
+import skimage.io
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from skimage.restoration import inpaint_biharmonic
 from skimage.transform import resize
 
 from _common import environment, write
-from score_embedding.restoration import inpainting, models
 from score_embedding.restoration.inpainting import inpaint
 
 try:
@@ -137,54 +135,38 @@ def opencv(image: Pixels, hole: Mask, method: int) -> Pixels:
     return (found / 255).astype(np.float32)
 
 
-def levels(image: Pixels, hole: Mask) -> Pixels:
-    x = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(image).transpose(2, 0, 1)))
-    missing, density = torch.from_numpy(hole), models.bundled(len(x))
-    first = inpainting.start(x, missing)
-    estimate = models.denoiser(density, x, inpainting.LAST_SIGMA)
-    found = inpainting.by_levels(x, missing, first, estimate).clamp(0, 1)
-    return found.permute(1, 2, 0).numpy().reshape(image.shape)
-
-
-def psnr(truth: Pixels, answer: Pixels, hole: Mask) -> float:
-    return float(-10 * np.log10(np.mean((truth - answer)[hole] ** 2)))
-
-
-def hidden(truth: Pixels, hole: Mask) -> Pixels:
-    return np.where(hole[..., None] if truth.ndim == 3 else hole, 0, truth).astype(np.float32)
-
-
 def main(folders: list[Path]) -> None:
     machine, rows = environment(), []
     everything = pictures(folders)
-    groups = {"": everything}
+    groups = {"of folders": everything}
     if not folders:
-        others = {name: of for name, of in everything.items() if name not in FITTED}
-        groups = {
-            "fitted pictures": {name: everything[name] for name in FITTED},
-            "other pictures": others,
-        }
+        fitted = {name: picture for name, picture in everything.items() if name in FITTED}
+        others = {name: picture for name, picture in everything.items() if name not in FITTED}
+        groups = {"fitted to": fitted, "not fitted to": others}
     for group, members in groups.items():
         for kind, hole in masks().items():
             row: dict[str, Any] = {"pictures": f"{group} ({len(members)})", "missing": kind}
             for name, method in methods().items():
-                found = [
-                    psnr(truth, method(hidden(truth, hole), hole), hole)
-                    for truth in members.values()
-                ]
-                row[name] = f"{np.mean(found):.2f}"
+                values = [_measured(method, truth, hole)[0] for truth in members.values()]
+                row[name] = f"{np.mean(values):.2f}"
             rows.append(row)
             print(row, flush=True)
     truth = (skimage.data.chelsea() / 255).astype(np.float32)
     hole = np.random.default_rng(0).random(truth.shape[:2]) < 0.05
-    row = {"pictures": "chelsea, 451 x 300", "missing": "5 % specks: PSNR (CPU seconds)"}
-    for name, method in (methods() | {"`bundled` by levels": levels}).items():
-        started = time.process_time()
-        answer = method(hidden(truth, hole), hole)
-        seconds = time.process_time() - started
-        row[name] = f"{psnr(truth, answer, hole):.2f} ({seconds:.1f})"
+    row = {"pictures": "chelsea, 451 x 300", "missing": "5 % specks (CPU seconds)"}
+    for name, method in methods().items():
+        row[name] = "{:.2f} ({:.1f})".format(*_measured(method, truth, hole))
     rows.append(row)
-    write("inpainting", rows, {"PSNR in dB on": "missing pixels, mean over pictures", **machine})
+    write("inpainting", rows, {"PSNR in dB": "on missing pixels, mean over pictures", **machine})
+
+
+def _measured(method: Inpaint, truth: Pixels, hole: Mask) -> tuple[float, float]:
+    """PSNR on the missing pixels, and CPU seconds."""
+    hidden = np.where(hole[..., None] if truth.ndim == 3 else hole, 0, truth).astype(np.float32)
+    started = time.process_time()
+    answer = method(hidden, hole)
+    seconds = time.process_time() - started
+    return float(-10 * np.log10(np.mean((truth - answer)[hole] ** 2))), seconds
 
 
 if __name__ == "__main__":

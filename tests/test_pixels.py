@@ -86,6 +86,10 @@ def test_alpha_stays_and_is_opaque_where_pixels_are_filled_in():
     np.testing.assert_array_equal(answer[..., 3], np.where(MASK, 1, image[..., 3]))
     bytes_ = (255 * image).astype(np.uint8)
     assert (filled(bytes_, MASK, 3, data_range=(0, 255))[MASK][:, 3] == 255).all()
+    bright = image * [5, 5, 5, 1]  # filled in on its own range
+    answer = filled(bright, MASK, 3)
+    np.testing.assert_allclose(answer[..., 3], np.where(MASK, 1, bright[..., 3]), rtol=1e-6)
+    np.testing.assert_array_equal(answer[..., :3], filled(bright[..., :3], MASK, 3))
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def denoise(
         x = inpainting.start(x, missing) if missing.any() else x
         level = noise.noise_level(given, x)
         estimate = resolved.estimate(x, level, mode == "mean")
-        return clean(x, level, estimate, mode, found.limits(level))
+        return clean(x, level, estimate, mode, pixels.limits(x, level))
 
     answer = found.array(restored(x, missing) for x, missing in found.images())
     masked = found.laid_out(found.missing)

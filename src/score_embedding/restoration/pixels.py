@@ -18,7 +18,7 @@ from torch import Tensor
 
 from score_embedding.arrays import real_array, refuse_gradient, with_float64
 
-__all__ = ["ChannelAxis", "Pixels", "flagged", "read"]
+__all__ = ["ChannelAxis", "Pixels", "limits", "native", "read"]
 
 ChannelAxis = int | Literal["auto"] | None
 
@@ -38,6 +38,7 @@ class Pixels:
     missing : bool (n, h, w, c), entries of the array that are masked or, by the mask of inpainting,
         to be filled in.
     range : black and white of the array, if its results are on the scale of the array; else None.
+    opaque : the alpha of pixels that are filled in.
     shape, axis : of the array, and its channel axis (None: it has none).
     device : of the images.
     """
@@ -45,6 +46,7 @@ class Pixels:
     values: NDArray[np.float32]
     missing: NDArray[np.bool_]
     range: tuple[float, float] | None
+    opaque: float
     shape: tuple[int, ...]
     axis: int | None
     device: torch.device
@@ -77,7 +79,7 @@ class Pixels:
         the scale of the array."""
         restored, found = self.values.copy(), iter(results)
         if restored.shape[3] == RGB + 1:
-            restored[self.missing[..., ALPHA], ALPHA] = 1  # what is filled in is opaque
+            restored[self.missing[..., ALPHA], ALPHA] = self.opaque
         for values in restored:
             for plane in self._planes:
                 values[..., plane] = next(found).cpu().permute(1, 2, 0).numpy()
@@ -90,14 +92,8 @@ class Pixels:
         """Values (n, h, w, c) in the layout of the array."""
         if self.axis is None:
             return values[..., 0].reshape(self.shape)
-        moved = np.moveaxis(np.empty(self.shape, np.bool_), self.axis, -1).shape
-        return np.moveaxis(values.reshape(moved), -1, self.axis)
-
-    def limits(self, sigma: float) -> tuple[float, float]:
-        """What results with noise of level sigma are clipped to: 0 and 1, or the least and largest
-        pixel where noise does not explain them, as of highlights above white."""
-        least, most, beyond = float(self.values.min()), float(self.values.max()), NOISE_SPAN * sigma
-        return (least if least < -beyond else 0.0), (most if most > 1 + beyond else 1.0)
+        others = self.shape[: self.axis] + self.shape[self.axis + 1 :]
+        return np.moveaxis(values.reshape(*others, self.shape[self.axis]), -1, self.axis)
 
     @property
     def _planes(self) -> Sequence[list[int]]:
@@ -146,10 +142,17 @@ def read(
         missing |= _hole(mask, array.shape, axis, missing.shape)
     ends, on_scale = _ends(values, missing, data_range, by_own_range)
     unit = _unit(values, missing, ends, data_range is not None)
-    return Pixels(
-        *(unit, missing, ends if on_scale else None),
-        *(array.shape, axis, usable(device)),
-    )
+    low, high = ends if values.dtype.kind == "f" else (0.0, 1.0)
+    opaque = (1 - low) / (high - low)  # of floats, alpha is 1 whatever the range of the colours
+    scale = ends if on_scale else None
+    return Pixels(unit, missing, scale, opaque, array.shape, axis, usable(device))
+
+
+def limits(x: Tensor, sigma: float) -> tuple[float, float]:
+    """What the result for an image x with noise of level sigma is clipped to: 0 and 1, or its own
+    least and largest pixel where noise does not explain them, as of highlights above white."""
+    least, most, beyond = float(x.min()), float(x.max()), NOISE_SPAN * sigma
+    return (least if least < -beyond else 0.0), (most if most > 1 + beyond else 1.0)
 
 
 def flagged(mask: Any, name: str = "mask") -> NDArray[np.bool_]:
@@ -249,7 +252,8 @@ def _ends(
             f"image: the black and white of {values.dtype} are not known; give "
             f"data_range=(black, white), such as {_example(values, missing)}"
         )
-    known = values[~missing]
+    colours = slice(RGB if values.shape[3] == RGB + 1 else None)  # without alpha
+    known = values[..., colours][~missing[..., colours]]
     if by_own_range and known.size and np.isfinite(known).all():
         low, high = float(known.min()), float(known.max())
         if (low < 0 or high > 1) and low < high:
