@@ -37,7 +37,7 @@ except ImportError:
 
 SIZE = 128
 FITTED = {"astronaut": 384, "coffee": 400, "chelsea": 300, "brick": 384, "grass": 256}  # crops
-HELD_OUT = {"camera": 384, "text": 128, "hubble_deep_field": 512, "moon": 384, "coins": 256}
+HELD_OUT = {"camera": 384, "text": 128, "hubble_deep_field": 512, "coins": 256}
 ENDINGS = (".png", ".tif", ".jpg")
 
 Pixels = NDArray[np.float32]

@@ -37,6 +37,7 @@ ADAPTED_SIGMA = 0.02  # noise level that stands for what windows of other images
 EM_STEPS, PRIOR, WINDOWS = 3, 20.0, 2000  # of the adaptation: fitting.adapted has what they are
 ENOUGH_WINDOWS = 200  # from which the mixture is adapted
 FLOAT32_VALUES = 2.0  # pixels up to which float32 holds the smallest variances beside their squares
+KNOWN_BY_HALF = 0.5  # share of missing pixels up to which what was filled in is adapted to
 ROUNDS = 2  # of adaptation to the image as filled in so far
 
 
@@ -51,7 +52,7 @@ def filled(
     estimated from the others, in one step of EM at each noise level. Dtype and device of x."""
     _, H, W = x.shape
     size = max(H, mixture.shape[1]), max(W, mixture.shape[2])
-    image = crops.continued(torch.where(missing, start, x), *size)
+    image = crops.continued(torch.where(missing, start, x), *size).contiguous()
     area = _Area.around(crops.continued(missing, *size), mixture)
     pixels = image.flatten(1)[:, area.pixels]
     mixture = mixture.to(x)
@@ -68,27 +69,26 @@ def adaptively_filled(
 ) -> Tensor:
     """As `filled`, with the mixture adapted to the image: first to its windows without missing
     pixels, if there are enough, then ROUNDS times to the image as filled in so far."""
-    nothing = torch.zeros_like(missing)
-    mixture = adapted(mixture, x, missing)
+    mixture = adapted(mixture, x, missing, 0)
     answer = filled(x, missing, start, mixture)
     for _ in range(ROUNDS):
-        mixture = adapted(mixture, answer, nothing)
+        mixture = adapted(mixture, answer, missing, KNOWN_BY_HALF)
         answer = filled(x, missing, answer, mixture, LEVELS[-1:])
     return answer
 
 
-def adapted(mixture: GaussianMixture, x: Tensor, missing: Tensor) -> GaussianMixture:
-    """The mixture after expectation-maximisation on windows of an image x (c, H, W) without missing
-    pixels; unchanged where there are few of those."""
+def adapted(mixture: GaussianMixture, x: Tensor, missing: Tensor, share: float) -> GaussianMixture:
+    """The mixture after expectation-maximisation on windows of an image x (c, H, W) of which at
+    most this share of the pixels is missing (H, W); unchanged where there are few of those."""
     _, h, w = mixture.shape
     if x.shape[1] < h or x.shape[2] < w:
         return mixture
-    whole = (~_touched(missing, (h, w))).nonzero()
-    if len(whole) < ENOUGH_WINDOWS:
+    usable = (_missing_share(missing, (h, w)) <= share).nonzero()
+    if len(usable) < ENOUGH_WINDOWS:
         return mixture
     generator = torch.Generator("cpu").manual_seed(0)
-    order = torch.randperm(len(whole), generator=generator, device="cpu")[:WINDOWS]
-    drawn = [x[:, i : i + h, j : j + w] for i, j in whole[order.to(whole.device)].tolist()]
+    order = torch.randperm(len(usable), generator=generator, device="cpu")[:WINDOWS]
+    drawn = [x[:, i : i + h, j : j + w] for i, j in usable[order.to(usable.device)].tolist()]
     arrays = torch.stack(drawn).flatten(1)
     if float(arrays.abs().max()) > FLOAT32_VALUES:
         arrays = arrays.double()
@@ -120,7 +120,11 @@ class _Area:
         on_grid = [torch.arange(n, device=missing.device) for n in (H - h + 1, W - w + 1)]
         stride = min(STRIDE, h, w)
         rows, columns = ((i % stride == 0) | (i == i[-1]) for i in on_grid)
-        i, j = (_touched(missing, (h, w)) & rows[:, None] & columns).nonzero().unbind(dim=1)
+        i, j = (
+            ((_missing_share(missing, (h, w)) > 0) & rows[:, None] & columns)
+            .nonzero()
+            .unbind(dim=1)
+        )
         first = i * W + j
         steps = [torch.arange(n, device=missing.device) for n in (h, w)]
         within = (steps[0][:, None] * W + steps[1]).flatten()
@@ -224,7 +228,6 @@ class _Energy:
             yield k, self.area.places(rows), share
 
 
-def _touched(missing: Tensor, size: tuple[int, int]) -> Tensor:
-    """Whether each window of an image contains pixels that are missing (H, W)."""
-    flags = missing[None, None].to(torch.float32)
-    return F.max_pool2d(flags, size, stride=1)[0, 0] > 0
+def _missing_share(missing: Tensor, size: tuple[int, int]) -> Tensor:
+    """The share of missing pixels in each window of an image, missing (H, W)."""
+    return F.avg_pool2d(missing[None, None].to(torch.float32), size, stride=1)[0, 0]

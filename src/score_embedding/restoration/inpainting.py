@@ -2,7 +2,8 @@
 
 Holes start as the biharmonic continuation of their surroundings (Damelin and Hoang 2018). Under a
 mixture of windows the missing pixels are then estimated given the known ones in closed form
-(conditional.py). Any other model, which can only denoise, is evaluated at falling noise levels.
+(conditional.py); in wide holes the two are averaged. Any other model, which can only denoise, is
+evaluated at falling noise levels.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ __all__ = ["by_levels", "filled", "inpaint", "start"]
 
 FIRST_SIGMA, LAST_SIGMA, STEPS = 0.1, 1e-3, 20  # noise levels of a model that only denoises
 SURROUNDINGS = 128  # pixels around all holes that they are filled in, and a mixture adapted, from
+WIDE = 6.0  # pixels to the nearest known one, in a hole that no window sees both sides of
+SMOOTH_SHARE = 0.3  # of the biharmonic continuation there, against structures continued wrongly
 MARGIN = 48  # pixels around a hole that such a model is evaluated on
 
 
@@ -130,6 +133,8 @@ def filled(
         answer = conditional.adaptively_filled(known, hole, first, mixture)
     else:
         answer = conditional.filled(known, hole, first, mixture)
+    if mixture is not None:
+        answer = torch.where(_wide(hole), torch.lerp(answer, first, SMOOTH_SHARE), answer)
     result = x.clone()
     result[:, *area] = torch.where(hole, answer.clamp(0, 1), known)
     return result
@@ -176,6 +181,14 @@ def by_levels(x: Tensor, missing: Tensor, first: Tensor, estimate: Estimate) -> 
                 stage.update()
             answer[:, *area] = torch.where(hole, y, answer[:, *area])
     return answer
+
+
+def _wide(missing: Tensor) -> Tensor:
+    """The pixels (h, w) of holes in which some pixel is farther than WIDE from all known ones."""
+    hole = missing.cpu().numpy()
+    labels, count = ndimage.label(hole, np.ones((3, 3)))
+    depth = ndimage.maximum(ndimage.distance_transform_edt(hole), labels, np.arange(count + 1))
+    return torch.from_numpy(np.asarray(depth)[labels] > WIDE).to(missing.device)
 
 
 def _box(missing: Tensor) -> tuple[slice, slice]:
