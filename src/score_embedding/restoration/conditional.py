@@ -37,7 +37,7 @@ ADAPTED_SIGMA = 0.02  # noise level that stands for what windows of other images
 EM_STEPS, PRIOR, WINDOWS = 3, 20.0, 2000  # of the adaptation: fitting.adapted has what they are
 ENOUGH_WINDOWS = 200  # from which the mixture is adapted
 FLOAT32_VALUES = 2.0  # pixels up to which float32 holds the smallest variances beside their squares
-KNOWN_BY_HALF = 0.5  # share of missing pixels up to which what was filled in is adapted to
+MAX_FILLED = 0.5  # share of filled-in pixels in the windows that the mixture is adapted to
 ROUNDS = 2  # of adaptation to the image as filled in so far
 
 
@@ -72,7 +72,7 @@ def adaptively_filled(
     mixture = adapted(mixture, x, missing, 0)
     answer = filled(x, missing, start, mixture)
     for _ in range(ROUNDS):
-        mixture = adapted(mixture, answer, missing, KNOWN_BY_HALF)
+        mixture = adapted(mixture, answer, missing, MAX_FILLED)
         answer = filled(x, missing, answer, mixture, LEVELS[-1:])
     return answer
 
