@@ -39,7 +39,7 @@ from score_embedding.data import crops
 from score_embedding.data.datasets import load_held_out, load_photographs
 from score_embedding.evaluation import held_out
 from score_embedding.report import figures
-from score_embedding.restoration import adaptive, denoising, rivals
+from score_embedding.restoration import adaptive, denoising, models, rivals
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 TEST = HeldOut(image=["china", "flower", "grace_hopper"], shrink=2, levels=(0.05, 0.1, 0.2, 0.5))
@@ -82,7 +82,7 @@ def compare_photographs() -> None:
     """PSNR, SSIM and seconds a photograph of everything that the user need not train."""
     photographs = load_held_out(TEST, 3)
     machine = environment()
-    denoising.bundled(3)  # is read once
+    models.bundled(3)  # is read once
     own = {f"`{model}`": _denoiser(model) for model in ("bundled", "fit")}
     others = {name: rivals.denoiser(name) for name in rivals.available()}
     denoisers = own | others
@@ -193,7 +193,7 @@ def compare_refined(folder: Path) -> None:
 
 
 def _run(path: Path, refine: bool) -> held_out.Denoise:
-    known = denoising.denoiser(path, torch.zeros(3, 1, 1), SHOWN, refine)
+    known = models.denoiser(path, torch.zeros(3, 1, 1), SHOWN, refine)
     return lambda y, s: known(y[0], float(s)).clamp(0, 1)[None]
 
 
@@ -220,7 +220,7 @@ def _sizes(photographs: dict[str, Tensor]) -> str:
 
 def _denoiser(model: str) -> held_out.Denoise:
     def denoise(y: Tensor, s: Tensor) -> Tensor:
-        known = denoising.denoiser(model, y[0], float(s))
+        known = models.denoiser(model, y[0], float(s))
         return denoising.clean(y[0], float(s), known)[None]
 
     return denoise
@@ -228,7 +228,7 @@ def _denoiser(model: str) -> held_out.Denoise:
 
 def _adapted(adapt: bool, halve: bool, refinements: int) -> held_out.Denoise:
     def denoise(y: Tensor, s: Tensor) -> Tensor:
-        bundled = denoising.bundled(3)
+        bundled = models.bundled(3)
         estimate = adaptive.denoiser(bundled, y[0], float(s), adapt, halve, refinements)
         return estimate(y[0], float(s))[None]
 

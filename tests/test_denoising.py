@@ -1,16 +1,14 @@
-"""Denoising and inpainting of arrays. The bundled mixture's results are not pinned: they are
+"""Denoising of arrays. The bundled mixture's results are not pinned: they are
 compared with those of scikit-image's methods."""
 
 import functools
 import math
-import re
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
-from PIL import Image
-from scipy.ndimage import distance_transform_edt, laplace
+from scipy.ndimage import laplace
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import denoise_tv_chambolle, denoise_wavelet
 from skimage.transform import rescale
@@ -22,14 +20,10 @@ from score_embedding.densities import Density
 from score_embedding.densities.mixture import GaussianMixture
 from score_embedding.errors import DataError, RunFolderError
 from score_embedding.methods import tiles
-from score_embedding.restoration import adaptive
-from score_embedding.restoration.denoising import (
-    denoise,
-    denoiser,
-    estimate_sigma,
-    inpaint,
-    to_tensor,
-)
+from score_embedding.restoration import adaptive, pixels
+from score_embedding.restoration.denoising import denoise
+from score_embedding.restoration.models import denoiser
+from score_embedding.restoration.noise import estimate_sigma
 
 RNG = np.random.default_rng
 LEVELS = [0.05, 0.1, 0.25]
@@ -53,6 +47,11 @@ def noisy(name, s):
 @functools.cache
 def by_bundled(name, s):
     return denoise(noisy(name, s), sigma=s, model="bundled")
+
+
+def to_tensor(image):
+    """(c, h, w), as it is denoised."""
+    return next(pixels.read(image).images())[0]
 
 
 def psnr(truth, answer):
@@ -131,7 +130,6 @@ def test_shapes_and_dtypes(shape, dtype):
         expected = denoise(unit, sigma=0.1, model=model, mode=mode)
         np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(denoise(image, sigma=0), unit, rtol=1e-6, atol=0)
-    assert inpaint(image, np.eye(9, 14), model=model).shape == shape
     np.testing.assert_array_equal(image, kept)
 
 
@@ -161,16 +159,7 @@ def test_a_noise_level_that_cannot_be(sigma):
         denoise(np.zeros((8, 8)), sigma=sigma, model=white(1))
 
 
-def test_images_that_cannot_be():
-    for shape in [(8, 8, 4), (8, 8, 2), (1, 8, 8, 3), (8,), (), (0, 8), (8, 0, 3)]:
-        for call in (lambda x: denoise(x, sigma=0.1), lambda x: inpaint(x, np.eye(8))):
-            with pytest.raises(ValueError, match=re.escape(str(shape))):
-                call(np.zeros(shape))
-    for value in (math.nan, math.inf):
-        with pytest.raises(ValueError, match="NaN or infinite"):
-            denoise(np.array([[0.5, value]]), sigma=0.1)
-    with pytest.raises(ValueError, match=r"from -50 to 0\.9; white must be at 1"):
-        denoise(np.array([[-50, 0.9]]), sigma=0.1)
+def test_a_mode_that_cannot_be():
     with pytest.raises(ValueError, match="mode must be"):
         denoise(np.zeros((8, 8)), sigma=0.1, mode="median")
 
@@ -184,14 +173,6 @@ def test_a_channel_without_noise_does_not_hide_that_of_the_others():
 
 def test_the_noise_of_four_columns_is_estimated_in_silence():
     estimate_sigma(to_tensor(RNG(4).random((30, 4))))
-
-
-def test_everything_that_numpy_converts_is_accepted():
-    values = RNG(9).integers(0, 256, (9, 9)).astype(np.uint8)
-    picture, mask = Image.fromarray(values), np.eye(9).tolist()
-    found, expected = (denoise(x, sigma=0.1, model="bundled") for x in (picture, values))
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(inpaint(picture, mask), inpaint(values, np.eye(9)))
 
 
 def test_a_constant_image_is_unchanged():
@@ -269,50 +250,6 @@ def test_the_flow_maps_the_noisy_gaussian_to_the_gaussian():
     np.testing.assert_allclose(gain, (v / (v + s**2)).sqrt(), rtol=0.05)
     np.testing.assert_allclose(along.var(0), v, rtol=0.1)
     np.testing.assert_allclose(torch.corrcoef(along.T), np.eye(d), rtol=0, atol=0.04)
-
-
-@pytest.mark.parametrize("name", ["china", "camera"])
-def test_missing_pixels_are_filled_in(name):
-    truth = picture(name)[20:84, 30:110].astype(np.float32)
-    mask = np.zeros(truth.shape[:2], bool)
-    mask[10:60, 40:43] = mask[3::11, 5:73] = mask[4::11, 5:73] = True
-    scratched = truth.copy()
-    scratched[mask] = 1
-    filled = inpaint(scratched, mask)
-    np.testing.assert_array_equal(filled[~mask], truth[~mask])
-    i, j = distance_transform_edt(mask, return_distances=False, return_indices=True)
-    assert psnr(truth[mask], filled[mask]) > psnr(truth[mask], truth[i, j][mask]) + 1
-
-
-@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
-def test_other_pixels_stay_bit_for_bit(shape, dtype):
-    image = RNG(7).random(shape).astype(dtype)
-    mask = RNG(8).random(shape[:2]) < 0.1
-    filled = inpaint(image, mask)
-    assert filled.shape == shape
-    assert filled.dtype == np.result_type(dtype, np.float32)
-    np.testing.assert_array_equal(filled[~mask], image[~mask])
-    assert (filled[mask] != image[mask]).all()
-
-
-@pytest.mark.parametrize("shape", [(1, 7), (3, 3), (30, 40, 3)])
-def test_masks(shape):
-    image = RNG(6).random(shape).astype(np.float32)
-    h, w = size = shape[:2]
-    np.testing.assert_array_equal(inpaint(image, np.zeros(size, np.uint8)), image)
-    mask = np.zeros(size)
-    mask[0, 1] = -1e-9  # anything that is not 0
-    found = inpaint(image, mask)
-    assert np.isfinite(found).all()
-    np.testing.assert_array_equal(found[mask == 0], image[mask == 0])
-    assert inpaint(image, mask).tobytes() == found.tobytes()
-    with pytest.raises(ValueError, match="covers the whole image"):
-        inpaint(image, np.ones(size))
-    for wrong in ((h + 1, w), (w + 1, h), (h, w, 3)):
-        message = f"the mask is {'x'.join(map(str, wrong))} .*, the image {h}x{w}"
-        with pytest.raises(ValueError, match=message):
-            inpaint(image, np.ones(wrong))
 
 
 @pytest.mark.parametrize(("side", "overlap"), [(8, 2), (8, 3), (9, 4), (16, 5), (13, 1)])

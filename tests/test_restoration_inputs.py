@@ -16,7 +16,8 @@ from score_embedding.config import loading
 from score_embedding.errors import DataError
 from score_embedding.methods.base import method_of
 from score_embedding.restoration import files
-from score_embedding.restoration.denoising import denoise, inpaint
+from score_embedding.restoration.denoising import denoise
+from score_embedding.restoration.inpainting import inpaint
 from score_embedding.runs import folder as run_folder
 
 RNG = np.random.default_rng(3)
@@ -27,20 +28,6 @@ WHITE = {
     c: densities.fit("white", [torch.rand(c, 9, 9, generator=torch.Generator().manual_seed(1))])
     for c in (1, 3)
 }
-
-
-@pytest.mark.parametrize("dtype", ["u2", "f4", "f8"])
-def test_either_byte_order(dtype):
-    image = (COLOUR * 65535).astype("u2") if dtype == "u2" else COLOUR.astype(dtype)
-    other = image.astype(image.dtype.newbyteorder())
-    assert other.dtype != image.dtype
-    for function in (
-        lambda x: denoise(x, sigma=0.1, model=WHITE[3]),
-        lambda x: inpaint(x, MASK, model=WHITE[3]),
-    ):
-        found, expected = function(other), function(image)
-        np.testing.assert_array_equal(found, expected)
-        assert found.dtype == expected.dtype
 
 
 def test_sigma_in_every_form():
@@ -81,42 +68,6 @@ def test_a_device_or_model_that_cannot_be_used_is_named(message, options):
             function(**options)
 
 
-@pytest.mark.parametrize("image", [None, "x", [[1, [2]]], GREY.astype(complex)])
-def test_what_is_no_array_of_numbers_is_refused(image):
-    with pytest.raises(ValueError, match=r"^image must (be an array|hold real numbers)"):
-        denoise(image, sigma=0.1)
-    with pytest.raises(ValueError, match=r"^mask must (be an array|hold real numbers)"):
-        inpaint(GREY, image)
-
-
-def test_masked_arrays_are_accepted_where_nothing_is_masked():
-    whole = np.ma.masked_array(GREY, np.zeros_like(MASK))
-    expected = denoise(GREY, sigma=0.1, model=WHITE[1])
-    np.testing.assert_array_equal(denoise(whole, sigma=0.1, model=WHITE[1]), expected)
-    partly = np.ma.masked_array(GREY, MASK)
-    for name, function in {
-        "image": lambda: denoise(partly, sigma=0.1, model=WHITE[1]),
-        "mask": lambda: inpaint(GREY, np.ma.masked_array(MASK, MASK), model=WHITE[1]),
-    }.items():
-        with pytest.raises(ValueError, match=f"{name} has masked values.*{name}.filled"):
-            function()
-    with pytest.raises(ValueError, match=r"image has masked values"):
-        inpaint(partly, MASK, model=WHITE[1])
-
-
-@pytest.mark.parametrize("image", [GREY, GREY[..., None], COLOUR], ids=["hw", "hw1", "hw3"])
-def test_masks_with_a_channel_axis_and_any_value_under_them(image):
-    model = WHITE[image.shape[2] if image.ndim == 3 else 1]
-    expected = inpaint(image, MASK, model=model)
-    np.testing.assert_array_equal(inpaint(image, MASK[..., None], model=model), expected)
-    for value in (np.nan, np.inf, -1e9):
-        unknown = image.copy()
-        unknown[MASK] = value
-        np.testing.assert_array_equal(inpaint(unknown, MASK, model=model), expected)
-    with pytest.raises(ValueError, match="the mask is 15x12"):
-        inpaint(image, MASK.T, model=model)
-
-
 @pytest.mark.parametrize("model", ["fit", "bundled"])
 def test_the_defaults_of_torch_change_nothing(model):
     """The device `meta` computes nothing, so that a tensor made on it by default cannot stay
@@ -124,7 +75,10 @@ def test_the_defaults_of_torch_change_nothing(model):
 
     def results():
         if model == "fit":
-            return [denoise(x, sigma=s, model=model) for x, s in ((GREY, 0.005), (COLOUR, 0.1))]
+            return [
+                *(denoise(x, sigma=s, model=model) for x, s in ((GREY, 0.005), (COLOUR, 0.1))),
+                inpaint(COLOUR, MASK, model=model),
+            ]
         return [denoise(GREY, sigma=0.1, model=model, mode="sample"), inpaint(GREY, MASK)]
 
     expected = results()

@@ -1,5 +1,12 @@
-"""Deprecated: score_embedding.restoration.denoising."""
+"""Deprecated: score_embedding.restoration, where each name has a module."""
 
 from score_embedding._deprecated import moved
 
-__getattr__ = moved("score_embedding.denoising", "restoration.denoising")
+__getattr__ = moved(
+    "score_embedding.denoising",
+    denoise="restoration.denoising",
+    inpaint="restoration.inpainting",
+    denoiser="restoration.models",
+    bundled="restoration.models",
+    estimate_sigma="restoration.noise",
+)

@@ -82,9 +82,11 @@ def inpaint(
     model: Annotated[
         str,
         typer.Option(
-            metavar="bundled|RUN_FOLDER", help="The bundled patch mixture, or a trained model."
+            metavar="fit|bundled|RUN_FOLDER",
+            help="fit: the bundled patch mixture adapted to the photograph; bundled: that mixture "
+            "unchanged; or a trained model.",
         ),
-    ] = "bundled",
+    ] = "fit",
     page: Page = None,
     out: Out = None,
     device: Device = "auto",
@@ -95,9 +97,6 @@ def inpaint(
     All other pixels are kept bit for bit; the result is in a lossless format, with a before/after
     picture beside it. MASK is for all pages of PHOTO, or has as many.
     """
-    if model == "fit":
-        raise DataError("--model fit: would be fitted to the missing pixels, too; bundled is not")
-
     from score_embedding.restoration import files as restoration
     from score_embedding.runs import environment
 

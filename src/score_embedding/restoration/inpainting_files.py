@@ -13,7 +13,7 @@ from torch import Tensor
 
 from score_embedding import progress
 from score_embedding.errors import DataError, DivergenceError
-from score_embedding.restoration import before_after, denoising, file_pages, models, places
+from score_embedding.restoration import before_after, file_pages, inpainting, models, places
 from score_embedding.restoration.models import Denoiser
 from score_embedding.restoration.photographs import writing
 from score_embedding.restoration.photographs.known import known_pixels
@@ -182,5 +182,4 @@ def _known(found: Photograph, missing: Tensor) -> Mask:
 
 def _filled(x: Tensor, missing: Tensor, model: Denoiser) -> Tensor:
     """All that this module needs of the algorithm."""
-    estimate = model.estimate(x, denoising.MIN_SIGMA, False)
-    return denoising.filled(x, missing.to(x.device), estimate).cpu()
+    return inpainting.filled(x, missing.to(x.device), model.name, model).cpu()
