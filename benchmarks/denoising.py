@@ -40,6 +40,7 @@ from score_embedding.data.datasets import load_held_out, load_photographs
 from score_embedding.evaluation import held_out
 from score_embedding.report import figures
 from score_embedding.restoration import adaptive, denoising, models, rivals
+from score_embedding.restoration.noise import Noise, Stationary
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 TEST = HeldOut(image=["china", "flower", "grace_hopper"], shrink=2, levels=(0.05, 0.1, 0.2, 0.5))
@@ -220,17 +221,17 @@ def _sizes(photographs: dict[str, Tensor]) -> str:
 
 def _denoiser(model: str) -> held_out.Denoise:
     def denoise(y: Tensor, s: Tensor) -> Tensor:
-        known = models.denoiser(model, y[0], float(s))
-        return denoising.clean(y[0], float(s), known)[None]
+        known = models.resolve(model, y.device)
+        return denoising.clean(y[0], Noise.white(float(s), y.shape[1]), known)[None]
 
     return denoise
 
 
-def _adapted(adapt: bool, halve: bool, refinements: int) -> held_out.Denoise:
+def _adapted(adapt: bool, halve: bool, refine: bool) -> held_out.Denoise:
     def denoise(y: Tensor, s: Tensor) -> Tensor:
-        bundled = models.bundled(3)
-        estimate = adaptive.denoiser(bundled, y[0], float(s), adapt, halve, refinements)
-        return estimate(y[0], float(s))[None]
+        noise = Stationary.white(float(s), 3)
+        estimate = adaptive.denoiser(models.bundled(3), y[0], noise, adapt, halve, refine)
+        return estimate(y[0], noise)[None]
 
     return denoise
 

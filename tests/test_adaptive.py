@@ -11,6 +11,7 @@ from sklearn.datasets import load_sample_images
 from score_embedding import denoise
 from score_embedding.evaluation import held_out, metrics
 from score_embedding.restoration import adaptive, models, neighbourhoods
+from score_embedding.restoration.noise import Stationary
 
 
 @functools.cache
@@ -21,31 +22,31 @@ def photograph():
 
 
 @functools.cache
-def psnr(s, adapt, halve, refinements):
-    y = held_out.with_noise(photograph(), s, 0)
-    known = adaptive.denoiser(models.bundled(3), y, s, adapt, halve, refinements)
-    return metrics.clipped(known(y, s), photograph())[0]
+def psnr(s, adapt, halve, refine):
+    y, noise = held_out.with_noise(photograph(), s, 0), Stationary.white(s, 3)
+    known = adaptive.denoiser(models.bundled(3), y, noise, adapt, halve, refine)
+    return metrics.clipped(known(y, noise), photograph())[0]
 
 
 @pytest.mark.parametrize(("s", "gain"), [(0.1, 0.0), (0.5, 0.2)])
 def test_adapting_helps_where_there_is_much_noise(s, gain):
-    assert psnr(s, True, True, 2) > psnr(s, False, True, 2) + gain
+    assert psnr(s, True, True, True) > psnr(s, False, True, True) + gain
 
 
 def test_half_the_size_helps_where_there_is_much_noise():
-    assert psnr(0.5, True, True, 2) > psnr(0.5, True, False, 2) + 0.1
+    assert psnr(0.5, True, True, True) > psnr(0.5, True, False, True) + 0.1
 
 
 @pytest.mark.parametrize("s", [0.05, 0.1, 0.25])
 def test_the_neighbourhoods_help(s):
-    assert psnr(s, True, True, 2) > psnr(s, True, True, 0) + 0.2
+    assert psnr(s, True, True, True) > psnr(s, True, True, False) + 0.2
 
 
 @pytest.mark.parametrize("size", [(64, 48), (33, 47)])
 def test_halving_averages_two_by_two_and_doubling_keeps_what_is_smooth(size):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(3, *size, generator=generator)
-    small = adaptive._halved(noise)
+    small = adaptive.halved(noise)
     h, w = size[0] // 2, size[1] // 2
     for i, j in ((0, 0), (h - 1, w - 1)):
         own = noise[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean(dim=(1, 2))
@@ -55,7 +56,7 @@ def test_halving_averages_two_by_two_and_doubling_keeps_what_is_smooth(size):
     assert abs(np.mean(flat[:, 1:] * flat[:, :-1])) < 0.1  # neighbours stay independent
     down, right = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
     smooth = (0.01 * down + 0.02 * right)[None]
-    back = adaptive._doubled(adaptive._halved(smooth), smooth)
+    back = adaptive.doubled(adaptive.halved(smooth), smooth)
     assert back.shape == smooth.shape
     inside = (slice(None), slice(8, 2 * h - 8), slice(8, 2 * w - 8))
     torch.testing.assert_close(back[inside], smooth[inside], rtol=0, atol=1e-4)
@@ -63,7 +64,9 @@ def test_halving_averages_two_by_two_and_doubling_keeps_what_is_smooth(size):
 
 def test_without_its_steps_it_is_the_mixture():
     y, mixture = held_out.with_noise(photograph(), 0.2, 0), models.bundled(3)
-    found = adaptive.denoiser(mixture, y, 0.2, adapt=False, halve=False, refinements=0)(y, 0.2)
+    noise = Stationary.white(0.2, 3)
+    known = adaptive.denoiser(mixture, y, noise, adapt=False, halve=False, refine=False)
+    found = known(y, noise)
     expected = type(mixture)(mixture.kind, mixture.model, adaptive.STRIDE).denoise(y[None], 0.2)[0]
     assert torch.equal(found, expected)
 
@@ -72,7 +75,8 @@ def test_without_its_steps_it_is_the_mixture():
 @pytest.mark.parametrize("c", [1, 3])
 def test_small_and_odd_sizes(size, c):
     y = 0.5 + 0.1 * torch.randn(c, *size, generator=torch.Generator().manual_seed(0))
-    answer = adaptive.denoiser(models.bundled(c), y, 0.1)(y, 0.1)
+    noise = Stationary.white(0.1, c)
+    answer = adaptive.denoiser(models.bundled(c), y, noise)(y, noise)
     assert answer.shape == y.shape
     assert torch.isfinite(answer).all()
     assert float((answer - 0.5).square().mean()) <= float((y - 0.5).square().mean())
@@ -86,13 +90,14 @@ def test_a_page_of_black_and_white_with_next_to_no_noise(s, channels, white):
     page = zoom(rng.random((6, 8)) > 0.5, 8, order=0).astype(np.float32)
     noisy = white * np.stack([page] * channels, axis=-1)
     noisy = noisy + (s * rng.normal(size=noisy.shape)).astype(np.float32)
-    assert np.abs(denoise(noisy, sigma=s) - page[..., None]).max() < 5 * s + 1e-5
+    assert np.abs(denoise(noisy, sigma=s) - white * page[..., None]).max() < 5 * s + 1e-5
 
 
 def test_the_neighbourhoods_are_those_of_both_sizes(monkeypatch):
     refined = recorded(monkeypatch)
     y = torch.rand(1, 140, 130)
-    adaptive.denoiser(models.bundled(1), y, 0.2)(y, 0.2)
+    noise = Stationary.white(0.2, 1)
+    adaptive.denoiser(models.bundled(1), y, noise)(y, noise)
     assert refined == [((70, 65), 0.1), ((140, 130), 0.2), ((140, 130), 0.2)]
 
 
@@ -108,12 +113,12 @@ def test_the_neighbourhoods_are_those_of_both_sizes(monkeypatch):
 def test_any_denoiser_is_evaluated_at_halved_sizes_down_to_the_smallest(size, halves, monkeypatch):
     refined, evaluated = recorded(monkeypatch), []
 
-    def estimate(x, s):
-        evaluated.append((x.shape[1:], s))
+    def estimate(x, noise):
+        evaluated.append((x.shape[1:], noise.level))
         return x
 
     y = torch.rand(1, *size)
-    answer = adaptive.refined(estimate)(y, 0.4)
+    answer = adaptive.refined(estimate)(y, Stationary.white(0.4, 1))
     levels = [0.4 / 2**k for k in range(len(halves), 0, -1)]
     assert refined == [*zip(halves, levels, strict=True), (size, 0.4), (size, 0.4)]
     assert evaluated == [(size, 0.4), *zip(halves[::-1], levels[::-1], strict=True)]
@@ -121,10 +126,10 @@ def test_any_denoiser_is_evaluated_at_halved_sizes_down_to_the_smallest(size, ha
 
 
 def test_smaller_sizes_help_any_denoiser_where_there_is_much_noise():
-    y = held_out.with_noise(photograph(), 0.5, 0)
-    bundled = models.denoiser("bundled", y, 0.5)
+    y, noise = held_out.with_noise(photograph(), 0.5, 0), Stationary.white(0.5, 3)
+    bundled = adaptive.of_mixture(models.bundled(3))
     found = [
-        metrics.clipped(adaptive.refined(bundled, halvings)(y, 0.5), photograph())[0]
+        metrics.clipped(adaptive.refined(bundled, halvings)(y, noise), photograph())[0]
         for halvings in (0, 1, 2)
     ]
     assert found[0] + 0.3 < found[1] < found[2]
@@ -134,9 +139,12 @@ def recorded(monkeypatch):
     """The sizes and noise levels at which neighbourhoods are refined; nothing is computed."""
     seen = []
 
-    def refined(y, first, s, stride):
-        assert stride in (4, 6)
-        seen.append((y.shape[1:], s))
+    def refined(y, first, noise, groups):
+        assert any(
+            groups in adaptive.refinements(len(y), noise.level, full, fast=False)
+            for full in (True, False)
+        )
+        seen.append((y.shape[1:], noise.level))
         return first
 
     monkeypatch.setattr(neighbourhoods, "refined", refined)

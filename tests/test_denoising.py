@@ -20,10 +20,10 @@ from score_embedding.densities import Density
 from score_embedding.densities.mixture import GaussianMixture
 from score_embedding.errors import DataError, RunFolderError
 from score_embedding.methods import tiles
-from score_embedding.restoration import adaptive, pixels
+from score_embedding.restoration import adaptive, consistency, models, pixels
 from score_embedding.restoration.denoising import denoise
-from score_embedding.restoration.models import denoiser
-from score_embedding.restoration.noise import estimate_sigma
+from score_embedding.restoration.noise import Noise, Stationary
+from score_embedding.restoration.noise_estimation import estimate_sigma
 
 RNG = np.random.default_rng
 LEVELS = [0.05, 0.1, 0.25]
@@ -195,10 +195,13 @@ def test_models_of_other_channels_and_no_models(runs, tmp_path):
 
 def test_a_run_folder_denoises_tile_by_tile(runs):
     truth, y = picture("china"), noisy("china", 0.1)
-    estimate = denoiser(str(runs / "residual"), to_tensor(y), 0.1)
-    whole = estimate(to_tensor(y), 0.1).permute(1, 2, 0).numpy()
+    white = Stationary.white(0.1, 3)
+    estimate = models.resolve(str(runs / "residual"), torch.device("cpu")).estimate(
+        to_tensor(y), white, False
+    )
+    whole = estimate(to_tensor(y), white).permute(1, 2, 0).numpy()
     assert psnr(truth, whole) > psnr(truth, y) + 4
-    tiled = tiles.blended(to_tensor(y), lambda tile: estimate(tile, 0.1), 50, 17)
+    tiled = tiles.blended(to_tensor(y), lambda tile: estimate(tile, white), 50, 17)
     tiled = tiled.permute(1, 2, 0).numpy()
     assert not np.array_equal(tiled, whole)
     # The windows of a tile are not all those of the whole, and its edges are mirrors.
@@ -208,11 +211,13 @@ def test_a_run_folder_denoises_tile_by_tile(runs):
 
 def test_a_run_folders_mean_is_refined_by_the_photograph(runs):
     truth, x = picture("china"), to_tensor(noisy("china", 0.1))
-    known = denoiser(runs / "residual", x, 0.1)
+    white = Stationary.white(0.1, 3)
+    known = models.resolve(runs / "residual", torch.device("cpu")).estimate(x, white, False)
     found = denoise(noisy("china", 0.1), sigma=0.1, model=runs / "residual")
-    refined = adaptive.refined(known)(x, 0.1).clamp(0, 1).permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(found, refined)
-    assert psnr(truth, found) > psnr(truth, known(x, 0.1).permute(1, 2, 0).numpy()) + 0.3
+    refined = consistency.consistent(x, adaptive.refined(known)(x, white), Noise.white(0.1, 3))
+    refined = refined.clamp(0, 1).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(found, refined, rtol=0, atol=1e-6)
+    assert psnr(truth, found) > psnr(truth, known(x, white).permute(1, 2, 0).numpy()) + 0.3
 
 
 @pytest.mark.parametrize("s", LEVELS)

@@ -1,13 +1,16 @@
 """Non-local Bayes against loops with full covariances in float64."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 
 from score_embedding.restoration import neighbourhoods
-from score_embedding.restoration.neighbourhoods import refined
+from score_embedding.restoration.neighbourhoods import Groups
+from score_embedding.restoration.noise import LEAST_EIGENVALUE, Stationary
 
 SIDE, TILE, REACH = 5, 16, 6
 
@@ -45,27 +48,39 @@ def along(length, stride):
         yield own, range(first, first + size)
 
 
-def by_loops(y, first, s, stride):
-    y, first = y.numpy(), first.numpy()
+def by_loops(y, first, noise, groups):
+    """With the covariance of the noise, without whitening but for distances and weights."""
+    y, first, K = y.numpy(), first.numpy(), groups.nearest
+    covariance = noise.level**2 * noise.window(SIDE)
+    white = np.linalg.inv(sqrtm(noise.window(SIDE)).real)
+    extra = (groups.missing**2) * covariance
     noisy, clean = windows_of(y), windows_of(first)
     total, count = np.zeros_like(y), np.zeros(y.shape[1:])
-    rows, columns = (along(length - SIDE + 1, stride) for length in y.shape[1:])
+    rows, columns = (along(length - SIDE + 1, groups.stride) for length in y.shape[1:])
     for (own_i, near_i), (own_j, near_j) in itertools.product(rows, list(columns)):
         candidates = list(itertools.product(near_i, near_j))
         for place in itertools.product(own_i, own_j):
-            distance = {p: np.sum((clean[p] - clean[place]) ** 2) for p in candidates}
-            group = sorted(candidates, key=distance.__getitem__)[: neighbourhoods.NEAREST]
+            distance = {p: np.sum((white @ (clean[p] - clean[place])) ** 2) for p in candidates}
+            group = sorted(candidates, key=distance.__getitem__)[:K]
             members = np.stack([clean[p] for p in group])
             mean, C = members.mean(axis=0), np.cov(members.T, bias=True)
-            filtered = C @ np.linalg.inv(C + s**2 * np.eye(len(C)))
+            prior, noises = C + extra, groups.gain**2 * covariance
+            filtered = prior @ np.linalg.inv(prior + noises)
+            shrunk = white @ C @ np.linalg.inv(C + extra + noises) @ np.linalg.inv(white)
+            left = max(np.sum(shrunk**2) / len(C) + 1 / len(group), 1e-3)
             for i, j in group:
                 answer = mean + filtered @ (noisy[i, j] - mean)
-                total[:, i : i + SIDE, j : j + SIDE] += answer.reshape(-1, SIDE, SIDE)
-                count[i : i + SIDE, j : j + SIDE] += 1
+                total[:, i : i + SIDE, j : j + SIDE] += answer.reshape(-1, SIDE, SIDE) / left
+                count[i : i + SIDE, j : j + SIDE] += 1 / left
     return torch.from_numpy(total / count)
 
 
 SHAPES = [(3, 21, 24), (1, 37, 9), (1, 5, 40), (2, 8, 8), (1, 20, 19), (1, 17, 18)]
+
+
+def refined(y, first, s, stride=4, block=neighbourhoods.BLOCK):
+    noise = Stationary.white(s, len(y))
+    return neighbourhoods.refined(y, first, noise, Groups(SIDE, 32, stride), block)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +92,53 @@ SHAPES = [(3, 21, 24), (1, 37, 9), (1, 5, 40), (2, 8, 8), (1, 20, 19), (1, 17, 1
 )
 def test_equal_to_the_average_by_loops(shape, s, stride, generator):
     y, first = noisy_pair(shape, generator, s)
-    expected = by_loops(y, first, s, stride)
+    expected = by_loops(y, first, Stationary.white(s, shape[0]), Groups(SIDE, 32, stride))
     torch.testing.assert_close(refined(y, first, s, stride), expected, rtol=0, atol=1e-10)
+
+
+def blurred(channels, level):
+    """Noise that neighbours and channels share."""
+    near = np.array([0.2, 0.6, 1.0, 0.6, 0.2])
+    lags = near[:, None] * near * np.array([1.0, 0.9, 1, 0.9, 1.0])  # no product of two
+    between = 0.3 + 0.7 * np.eye(channels)
+    return Stationary(level, between[:, :, None, None] * lags)
+
+
+@pytest.mark.parametrize(("gain", "missing"), [(1.0, 0.0), (0.9, 0.2)])
+@pytest.mark.parametrize("shape", [(3, 11, 14), (1, 17, 9)])
+def test_equal_to_the_average_by_loops_where_noise_is_correlated(shape, gain, missing, generator):
+    y, first = noisy_pair(shape, generator, 0.1)
+    noise, groups = blurred(shape[0], 0.1), Groups(SIDE, 24, 4, gain, missing)
+    assert np.linalg.eigvalsh(noise.window(SIDE)).min() > LEAST_EIGENVALUE
+    found = neighbourhoods.refined(y, first, noise, groups)
+    torch.testing.assert_close(found, by_loops(y, first, noise, groups), rtol=0, atol=1e-9)
+
+
+def test_a_map_of_the_noise_is_that_of_each_place(generator):
+    """Far from the border of a map of two levels the answer is that of either level alone."""
+    y, first = noisy_pair((1, 40, 120), generator, 0.1)
+    scale = torch.ones(40, 120)
+    scale[:, 60:] = 2
+    noise = replace(Stationary.white(0.1, 1), scale=scale)
+    found = neighbourhoods.refined(y, first, noise, Groups(SIDE, 32))
+    left, right = refined(y, first, 0.1), refined(y, first, 0.2)
+    torch.testing.assert_close(found[..., :24], left[..., :24], rtol=0, atol=1e-10)
+    torch.testing.assert_close(found[..., -24:], right[..., -24:], rtol=0, atol=1e-10)
+
+
+def test_the_number_of_threads_changes_nothing(generator):
+    y, first = noisy_pair((3, 150, 90), generator, 0.1)
+    threads = torch.get_num_threads()
+    answers = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            answers.append(refined(y, first, 0.1))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])
 
 
 @pytest.mark.parametrize("tiles", [1, 2])
@@ -111,7 +171,7 @@ def test_with_hardly_any_noise_the_image_comes_back(generator):
 @pytest.mark.parametrize("length", range(5, 60))
 def test_every_window_is_within_reach_of_a_reference_window(length, stride):
     """None at the ends is left out, for all sizes."""
-    ((own, around),) = neighbourhoods._blocks(length, stride, 8, torch.device("cpu"))
+    ((own, around),) = neighbourhoods._tiles(length, stride, 8, torch.device("cpu"))
     places = sorted({int(place) for place in own.flatten()})
     assert (places[0], places[-1]) == (0, length - 1)
     assert all(after - before <= stride for before, after in itertools.pairwise(places))

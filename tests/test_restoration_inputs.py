@@ -38,12 +38,14 @@ def test_sigma_in_every_form():
     estimated = denoise(COLOUR, model=WHITE[3])
     np.testing.assert_array_equal(denoise(COLOUR, sigma="auto", model=WHITE[3]), estimated)
     for sigma, message in [
-        ([0.1, 0.1, 0.2], "one standard deviation for all pixels and channels is needed"),
-        ([], "one standard deviation for all"),
+        ([0.1, 0.2], "an array of shape .2,.; a number, one a channel or a map"),
+        ([], "an array of shape .0,."),
+        (np.full((12, 14), 0.1), "a map of the image's height and width is needed"),
+        (np.full((12, 15), -0.1), "-0.1: a standard deviation from 0 to 2 is needed"),
         ("automatic", "a number or \"auto\" is needed, got 'automatic'"),
         ({}, 'a number or "auto" is needed'),
         (True, 'a number or "auto" is needed, got True'),
-        ([0.1, np.nan], "one standard deviation"),
+        ([0.1, 0.1, np.nan], "nan: a standard deviation from 0 to 2 is needed"),
     ]:
         with pytest.raises(ValueError, match=f"sigma: .*{message}"):
             denoise(COLOUR, sigma=sigma, model=WHITE[3])

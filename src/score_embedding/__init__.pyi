@@ -11,7 +11,9 @@ from .fokker_planck.solve import solve as solve
 from .methods.samplers.heun import heun as heun
 from .methods.samplers.rk45 import rk45 as rk45
 from .restoration.denoising import denoise as denoise
+from .restoration.denoising import estimate_noise as estimate_noise
 from .restoration.inpainting import inpaint as inpaint
+from .restoration.noise import Noise as Noise
 from .sde import VarianceExploding as VarianceExploding
 from .sde import VariancePreserving as VariancePreserving
 

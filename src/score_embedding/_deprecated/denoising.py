@@ -6,7 +6,6 @@ __getattr__ = moved(
     "score_embedding.denoising",
     denoise="restoration.denoising",
     inpaint="restoration.inpainting",
-    denoiser="restoration.models",
     bundled="restoration.models",
-    estimate_sigma="restoration.noise",
+    estimate_sigma="restoration.noise_estimation",
 )

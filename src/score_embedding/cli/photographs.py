@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -18,6 +19,8 @@ Out = Annotated[
         metavar="DIR", help="Folder to write into, created if needed; default: beside PHOTO."
     ),
 ]
+
+Value = TypeVar("Value")
 
 Page = Annotated[
     int | None,
@@ -35,6 +38,24 @@ def denoise(
             "floating-point files the unit of their values; auto: estimated.",
         ),
     ] = "auto",
+    noise: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|white|camera|poisson",
+            help="Kind of noise: independent between pixels; shared by neighbours, as of a "
+            "camera; growing with brightness, as of counts; auto: what the estimate finds.",
+        ),
+    ] = "auto",
+    strength: Annotated[
+        float,
+        typer.Option(
+            metavar="FACTOR",
+            help="More than 1 removes more noise, and detail with it; less keeps more of both.",
+        ),
+    ] = 1.0,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Less good, in a fraction of the time.")
+    ] = False,
     model: Annotated[
         str,
         typer.Option(
@@ -56,22 +77,28 @@ def denoise(
 
     Any size, colour or grey; EXIF, colour profile and alpha are kept, and in TIFF depth, range and
     pages, too. Photographs in a folder that cannot be read are skipped. The noise is
-    assumed Gaussian, of one strength everywhere and independent between pixels; noise that a camera
-    or JPEG has processed is partly kept as detail.
+    estimated from the photograph: its strength at each brightness, and how neighbouring pixels
+    share it. Where what would be taken away is more than noise, it is kept.
     """
     level = _level(sigma)
+    if fast and model != "fit":
+        raise DataError(f"--fast: only of --model fit, not of {model}")
+    model = "fast" if fast else model
     if mode not in ("mean", "sample"):
         raise DataError(f"--mode {mode}: mean or sample is needed")
 
     from score_embedding import arrays
     from score_embedding.restoration import files as restoration
+    from score_embedding.restoration import noise_given
     from score_embedding.runs import environment
 
     chosen = environment.select_device(device)
     if model != "bundled":  # the others need float64 at low noise levels
         chosen = arrays.with_float64(chosen)
     how: Literal["mean", "sample"] = "mean" if mode == "mean" else "sample"
-    options = restoration.Options(level, model, how, chosen, page)
+    kind = _usable(noise_given.checked_kind, noise)
+    factor = _usable(noise_given.checked_strength, strength)
+    options = restoration.Options(level, model, how, chosen, page, kind, factor)
     for written in restoration.denoise(photographs, options, out, overwrite):
         _report("denoised", written)
 
@@ -119,3 +146,11 @@ def _level(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise DataError(f"--sigma {text}: auto, or a number, is needed") from None
+
+
+def _usable(check: Callable[[Any], Value], given: Any) -> Value:
+    """The value of an option, its ValueError as one of the user's."""
+    try:
+        return check(given)
+    except ValueError as error:
+        raise DataError(f"--{error}") from None

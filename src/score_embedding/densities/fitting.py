@@ -62,6 +62,13 @@ def luminance(mixture: GaussianMixture) -> GaussianMixture:
     )
 
 
+def transformed(mixture: GaussianMixture, matrix: Tensor) -> GaussianMixture:
+    """The mixture of the arrays matrix @ x, matrix (d, d), such as of whitened ones."""
+    matrix = matrix.to(mixture.means)
+    covariances = matrix @ mixture.covariances() @ matrix.T
+    return from_moments(mixture.shape, mixture.weights, mixture.means @ matrix.T, covariances)
+
+
 def from_moments(
     shape: tuple[int, int, int], weights: Tensor, means: Tensor, covariances: Tensor
 ) -> GaussianMixture:

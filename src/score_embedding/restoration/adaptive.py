@@ -3,109 +3,193 @@
 A patch mixture is adapted to the image by expectation-maximisation on its noisy windows. At half
 the size the noise has half the standard deviation and a window covers four times the area: the
 mixture is fitted there, and the denoised half-size image replaces the coarse part of the result.
-The result is then refined by a Gaussian for each neighbourhood (neighbourhoods.py). Scales and
-adaptation matter at high noise levels, the neighbourhoods at all (docs/closed-form-scores.md has
-the figures).
+The result is then refined by a Gaussian for each neighbourhood (neighbourhoods.py).
+
+Noise that is correlated between neighbours or channels is whitened: windows and the Gaussians of
+the mixture are multiplied by the root of its inverse covariance.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from score_embedding.data import crops
-from score_embedding.densities import Density, fitting
+from score_embedding.densities import Density, fitting, windows
 from score_embedding.densities.mixture import GaussianMixture
 from score_embedding.restoration import neighbourhoods
+from score_embedding.restoration.neighbourhoods import Groups
+from score_embedding.restoration.noise import Stationary
 
-Estimate = Callable[[Tensor, float], Tensor]  # (c, h, w), noise level -> (c, h, w)
+Estimate = Callable[[Tensor, Stationary], Tensor]  # (c, h, w), its noise -> (c, h, w)
 
 EM_STEPS, PRIOR, WINDOWS = 3, 20.0, 2000  # of the adaptation: fitting.adapted has what they are
 STRIDE = 4  # pixels between the mixture's windows; 2 gives no better result after refinement
-REFINEMENTS = 2  # times that the neighbourhoods are fitted
-COARSE_STRIDE = 6  # pixels between their reference windows, in all these times but the last
-HALVINGS = 3  # of the image for a denoiser that is not adapted; more gain nothing
 HALVED_FROM = 128  # pixels of the shorter side; the half of fewer is too little to fit to
+HALVINGS = 3  # of the image for a denoiser that is not adapted; more gain nothing
 MIN_SIDE = 32  # pixels that the shorter side of a halved image keeps
+_STEP, _LEAST_SCALE = 1.6, 1e-3  # between levels of noise with a scale, and its least value
 ROUNDOFF_MARGIN = 10.0  # factor by which round-off must stay below the smallest variance
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The refinements by neighbourhoods at noise levels up to `level`: at full size, one after
+    another, and at each halved size."""
+
+    level: float
+    full: tuple[Groups, ...]
+    halved: Groups
+
+
+def _grey(side: int, nearest: int) -> Groups:
+    return Groups(side, nearest, gain=0.9, missing=0.2)
+
+
+# By noise level. Larger windows and groups are slower, and better where there is more noise.
+_COLOUR = (
+    Passes(20 / 255, (Groups(4, 32, 6), Groups(4, 40)), Groups(4, 32)),
+    Passes(35 / 255, (Groups(5, 32, 6), Groups(5, 40)), Groups(4, 32)),
+    Passes(math.inf, (Groups(5, 48, 6), Groups(7, 64, 5)), Groups(5, 40)),
+)
+_GREY = (
+    Passes(20 / 255, (_grey(6, 32), _grey(7, 48)), _grey(6, 48)),
+    Passes(35 / 255, (_grey(7, 48), _grey(7, 48)), _grey(7, 48)),
+    Passes(math.inf, (_grey(8, 48), _grey(10, 64)), _grey(7, 48)),
+)
+_FAST = {1: Groups(7, 24, 7, gain=0.9, missing=0.2), 3: Groups(4, 24, 6)}
+
+
+def refinements(channels: int, level: float, full: bool, fast: bool) -> tuple[Groups, ...]:
+    """Those of an image of these channels with noise of this level, at its full size or halved."""
+    if fast:
+        return (_FAST[min(channels, 3)],) if full else ()
+    table = _GREY if channels == 1 else _COLOUR
+    own = next(row for row in table if level <= row.level)
+    return own.full if full else (own.halved,)
+
+
+def refined(
+    first: Estimate, halvings: int = HALVINGS, refine: bool = True, fast: bool = False
+) -> Estimate:
+    """`first` evaluated at several image sizes, each half of the one before, and its result refined
+    by a Gaussian for each neighbourhood.
+
+    Parameters
+    ----------
+    halvings : how often the image is halved at most; its shorter side keeps MIN_SIDE pixels.
+    refine : whether it is refined.
+    fast : with fewer and smaller neighbourhoods.
+    """
+
+    def at(y: Tensor, noise: Stationary, remaining: int) -> Tensor:
+        answer = first(y, noise)
+        if remaining and min(y.shape[1:]) >= 2 * MIN_SIDE:
+            coarse = at(halved(y), noise.halved(), remaining - 1)
+            answer = answer + doubled(coarse - halved(answer), y)
+        if refine:
+            for groups in refinements(len(y), noise.level, remaining == halvings, fast):
+                answer = neighbourhoods.refined(y, answer, noise, groups)
+        return answer
+
+    return lambda y, noise: at(y, noise, halvings)
 
 
 def denoiser(
     density: Density,
     noisy: Tensor,
-    sigma: float,
+    noise: Stationary,
     adapt: bool = True,
     halve: bool = True,
-    refinements: int = REFINEMENTS,
+    refine: bool = True,
+    fast: bool = False,
 ) -> Estimate:
-    """The posterior mean adapted to an image `noisy` (c, h, w) with noise of level sigma > 0.
+    """The posterior mean adapted to an image `noisy` (c, h, w) with noise of level above 0.
 
     Parameters
     ----------
     density : the patch mixture to start from.
     adapt : whether the mixture is adapted to the image.
     halve : whether the image is also denoised at half its size, if that is large enough.
-    refinements : how often a Gaussian is fitted to each neighbourhood; at half the size once, if
-        at all.
+    refine, fast : as of `refined`.
     """
     halve = halve and min(noisy.shape[1:]) >= HALVED_FROM
-    mixture = replace(density, stride=STRIDE)
     if adapt:
-        mixture = adapted(mixture, *((_halved(noisy), sigma / 2) if halve else (noisy, sigma)))
+        density = adapted(density, *((halved(noisy), noise.halved()) if halve else (noisy, noise)))
+    return refined(of_mixture(replace(density, stride=STRIDE)), int(halve), refine, fast)
 
-    return refined(lambda x, s: mixture.denoise(x[None], s)[0], int(halve), refinements)
 
+def of_mixture(density: Density) -> Estimate:
+    """The posterior mean under a patch mixture, for noise of any covariance. Where the noise has a
+    scale, the posterior means at a few levels are interpolated at each pixel."""
+    model = density.model
+    assert isinstance(model, GaussianMixture)
 
-def refined(
-    estimate: Estimate, halvings: int = HALVINGS, refinements: int = REFINEMENTS
-) -> Estimate:
-    """`estimate` evaluated at several image sizes, each half of the one before, and its result
-    refined by a Gaussian for each neighbourhood.
+    def at_level(y: Tensor, noise: Stationary) -> Tensor:
+        size = (model.shape[1], model.shape[2])
+        matrices = noise.whitening(size[0], y)
+        if matrices is None:
+            return windows.average(
+                y[None], size, density.stride, lambda arrays: model.denoise(arrays, noise.level)
+            )[0]
+        whitened = fitting.transformed(model, matrices[0])
 
-    Parameters
-    ----------
-    halvings : how often the image is halved at most; its shorter side keeps MIN_SIDE pixels.
-    refinements : how often the Gaussians are fitted; at the halved sizes once, if at all.
-    """
+        def of_windows(arrays: Tensor) -> Tensor:
+            return whitened.denoise(arrays @ matrices[0], noise.level) @ matrices[1]
 
-    def better(x: Tensor, s: float) -> Tensor:
-        answer = estimate(x, s)
-        if halvings and min(x.shape[1:]) >= 2 * MIN_SIDE:
-            coarse = refined(estimate, halvings - 1, min(refinements, 1))(_halved(x), s / 2)
-            answer = answer + _doubled(coarse - _halved(answer), x)
-        for remaining in reversed(range(refinements)):
-            stride = COARSE_STRIDE if remaining else neighbourhoods.STRIDE
-            answer = neighbourhoods.refined(x, answer, s, stride)
+        return windows.average(y[None], size, density.stride, of_windows)[0]
+
+    def estimate(y: Tensor, noise: Stationary) -> Tensor:
+        if noise.scale is None:
+            return at_level(y, noise)
+        scale = noise.scale.to(y).clamp_min(_LEAST_SCALE)
+        low, high = math.log(float(scale.min())), math.log(float(scale.max()))
+        count = 1 + math.ceil((high - low) / math.log(_STEP))
+        levels = torch.linspace(low, high, count).tolist()
+        place = (scale.log() - low) / max((high - low) / max(count - 1, 1), 1e-9)
+        answer = torch.zeros_like(y)
+        for number, level in enumerate(levels):
+            weight = (1 - (place - number).abs()).clamp_min(0)
+            own = replace(noise, level=noise.level * math.exp(level), scale=None)
+            answer += weight * at_level(y, own)
         return answer
 
-    return better
+    return estimate
 
 
-def adapted(density: Density, noisy: Tensor, sigma: float) -> Density:
-    """A patch mixture after expectation-maximisation on windows of an image (c, h, w) with noise of
-    level sigma > 0."""
+def adapted(density: Density, noisy: Tensor, noise: Stationary) -> Density:
+    """A patch mixture after expectation-maximisation on windows of an image (c, h, w)."""
     model, generator = density.model, torch.Generator("cpu").manual_seed(0)
     assert isinstance(model, GaussianMixture)
     count = min(WINDOWS, noisy.shape[1] * noisy.shape[2])
     arrays = crops.draw([noisy], model.shape[1:], count, generator).flatten(1)
+    matrices = noise.whitening(model.shape[1], arrays)
+    if matrices is not None:
+        arrays, model = arrays @ matrices[0], fitting.transformed(model, matrices[0])
+    sigma = noise.level
+    if noise.scale is not None:
+        sigma *= float(noise.scale.square().mean()) ** 0.5
     roundoff = torch.finfo(torch.float32).eps * arrays.shape[1] * float(arrays.abs().max()) ** 2
     if ROUNDOFF_MARGIN * roundoff > fitting.FLOOR + sigma**2:
         arrays = arrays.double()  # in float32 the smallest variances would be lost
     mixture = fitting.adapted(model.to(arrays), arrays, sigma, EM_STEPS, PRIOR)
+    if matrices is not None:
+        mixture = fitting.transformed(mixture, matrices[1].to(arrays))
     return replace(density, model=mixture.truncated(model.axes.shape[2]).to(noisy))
 
 
-def _halved(x: Tensor) -> Tensor:
+def halved(x: Tensor) -> Tensor:
     """Means of 2 x 2 pixels, so that independent noise stays independent with half the standard
     deviation; the last row and column of an odd size are left out."""
     return F.avg_pool2d(x[None], 2)[0]
 
 
-def _doubled(x: Tensor, reference: Tensor) -> Tensor:
+def doubled(x: Tensor, reference: Tensor) -> Tensor:
     """A halved image in the size of `reference` (c, h, w)."""
     twice = F.interpolate(x[None], scale_factor=2, mode="bilinear")
     right, below = reference.shape[2] - twice.shape[3], reference.shape[1] - twice.shape[2]

@@ -1,17 +1,17 @@
 """Denoising of arrays, in the manner of skimage.restoration.
 
-It rests on one posterior mean D(x, s) and its score (D - x) / s^2: of the bundled patch mixture,
+It rests on one posterior mean D(y) and its score Sigma_n^-1 (D - y): of the bundled patch mixture,
 of that mixture adapted to the image (adaptive.py), of a trained model, or of a given density.
 
-The noise is assumed Gaussian, of one standard deviation in all pixels and channels, and independent
-between them. Noise that a camera or JPEG has processed is not: it is partly kept as detail, or its
-level is estimated too low.
+The noise is Gaussian, and may depend on the brightness, be shared by neighbouring pixels and
+channels, or vary by a map (noise.py); it is given, or estimated from the image.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -23,12 +23,21 @@ from torch import Tensor
 from score_embedding import progress
 from score_embedding._deprecated import positional_options
 from score_embedding.arrays import torch_defaults
-from score_embedding.restoration import inpainting, models, noise, pixels
+from score_embedding.restoration import (
+    inpainting,
+    models,
+    noise_given,
+    pixels,
+    posterior,
+    workers,
+)
 from score_embedding.restoration.adaptive import Estimate
 from score_embedding.restoration.models import Model
+from score_embedding.restoration.noise import Noise, Stationary
+from score_embedding.restoration.noise_given import Kind
 from score_embedding.restoration.pixels import ChannelAxis
 
-__all__ = ["Mode", "clean", "denoise"]
+__all__ = ["Mode", "clean", "denoise", "estimate_noise"]
 
 Mode = Literal["mean", "sample"]
 
@@ -47,6 +56,8 @@ def denoise(
     device: torch.device | str = "cpu",
     channel_axis: ChannelAxis = "auto",
     data_range: tuple[float, float] | None = None,
+    noise: Kind | Noise = "auto",
+    strength: float = 1.0,
 ) -> NDArray[np.float32]:
     """An image without its noise.
 
@@ -58,11 +69,11 @@ def denoise(
         images. uint8, uint16, bool or floating point; other integers with data_range. Masked pixels
         are filled in before, and are masked in the result.
     sigma : standard deviation of the noise, white being 1, or with data_range in units of the
-        image; an array, such as one value a channel, must hold equal numbers. None or "auto":
-        estimated, for each image of a stack.
-    model : "fit" (the default): the bundled patch mixture adapted to the image itself; "bundled":
-        that mixture unchanged, which is faster; the folder of a run, whose answer is refined by
-        the image's own neighbourhoods; a score_embedding.Density.
+        image: a number, one a channel (c,), or a map (h, w). None or "auto": estimated, for each
+        image of a stack.
+    model : "fit" (the default): the bundled patch mixture adapted to the image itself; "fast": with
+        less of both, in a fraction of the time; "bundled": that mixture unchanged; the folder of a
+        run, whose answer is refined by the image's own neighbourhoods; a score_embedding.Density.
     mode : "mean", the posterior mean; "sample": along the probability flow from the image's noise
         level to none, which keeps texture at the price of a larger error.
     device : to compute on; the CPU in place of a device without float64.
@@ -71,6 +82,10 @@ def denoise(
         at most.
     data_range : black and white in units of the image. None: the range of the type of integers; 0
         and 1 of floats.
+    noise : "auto": what the estimate finds, or white where sigma is given; "white"; "camera",
+        shared by neighbouring pixels; "poisson", with a variance that grows with brightness; or a
+        Noise, such as `estimate_noise` returns.
+    strength : factor of the standard deviation; 0 leaves the image unchanged.
 
     Returns
     -------
@@ -96,12 +111,12 @@ def denoise(
     if resolved.caution:
         warnings.warn(resolved.caution, UserWarning, stacklevel=4)
     given = found.unit_sigma(sigma)
+    kind = noise
 
     def restored(x: Tensor, missing: Tensor) -> Tensor:
         x = inpainting.start(x, missing) if missing.any() else x
-        level = noise.noise_level(given, x)
-        estimate = resolved.estimate(x, level, mode == "mean")
-        return clean(x, level, estimate, mode, pixels.limits(x, level))
+        own = noise_given.noise_of(x, given, kind, strength)
+        return clean(x, own, resolved, mode, pixels.limits(x, own.level))
 
     answer = found.array(restored(x, missing) for x, missing in found.images())
     masked = found.laid_out(found.missing)
@@ -110,32 +125,59 @@ def denoise(
 
 def clean(
     x: Tensor,
-    sigma: float,
-    estimate: Estimate,
+    noise: Noise,
+    model: models.Denoiser,
     mode: Mode = "mean",
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """An image x (c, h, w) with noise of level sigma, denoised by the posterior mean `estimate` and
-    clipped to `limits`; at sigma 0 unchanged. ValueError for another mode."""
+    """An image x (c, h, w) with this noise, denoised by `model` and clipped to `limits`; without
+    noise unchanged. ValueError for another mode."""
     if mode not in ("mean", "sample"):
         raise ValueError(f'mode must be "mean" or "sample", got {mode!r}')
-    if sigma == 0:
+    if noise.level == 0:
         return x
-    answer = estimate(x, sigma) if mode == "mean" else _flow(x, sigma, estimate)
-    return answer.clamp(*limits)
+
+    def answer(y: Tensor, own: Stationary) -> Tensor:
+        estimate = model.estimate(y, own, mode == "mean")
+        return estimate(y, own) if mode == "mean" else _flow(y, own, estimate)
+
+    with workers.one_thread_each():
+        return posterior.restored(x, noise, answer, checked=mode == "mean").clamp(*limits)
 
 
-def _flow(x: Tensor, sigma: float, estimate: Estimate) -> Tensor:
-    """Along dx/ds = (x - D(x, s)) / s, the probability flow in the noise level, from sigma down, by
-    Heun's method in even steps of log s; ends with the posterior mean at the lowest level."""
+def estimate_noise(
+    image: NDArray[Any],
+    *,
+    noise: Kind = "auto",
+    channel_axis: ChannelAxis = "auto",
+    data_range: tuple[float, float] | None = None,
+) -> Noise:
+    """The noise of an image, estimated from it, for `denoise`; its `described()` says it in words.
+
+    Parameters and errors as of `denoise`; ValueError for a stack, whose images differ in noise.
+    """
+    found = pixels.read(image, channel_axis=channel_axis, data_range=data_range, device="cpu")
+    first, *others = (x for x, _ in found.images())
+    if others:
+        raise ValueError("image: a stack; estimate the noise of each of its images")
+    return noise_given.noise_of(first, None, noise)
+
+
+def _flow(x: Tensor, noise: Stationary, estimate: Estimate) -> Tensor:
+    """Along dx/ds = (x - D(x, s)) / s, the probability flow in the noise level, from that of the
+    image down, by Heun's method in even steps of log s; ends with the posterior mean at the lowest
+    level."""
+    sigma = noise.level
     levels = _log_spaced(sigma, min(MIN_SIGMA, sigma / 2), SAMPLING_STEPS + 1)
+    at = [replace(noise, level=level) for level in levels]
     with progress.stage("sampling", total=SAMPLING_STEPS) as stage:
-        for s, below in pairwise(levels):
-            slope = (x - estimate(x, s)) / s
-            ahead = x + (below - s) * slope
-            x = x + (below - s) * (slope + (ahead - estimate(ahead, below)) / below) / 2
+        for own, below in pairwise(at):
+            slope = (x - estimate(x, own)) / own.level
+            step = below.level - own.level
+            ahead = x + step * slope
+            x = x + step * (slope + (ahead - estimate(ahead, below)) / below.level) / 2
             stage.update()
-    return estimate(x, levels[-1])
+    return estimate(x, at[-1])
 
 
 def _log_spaced(first: float, last: float, count: int) -> list[float]:

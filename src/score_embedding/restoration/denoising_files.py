@@ -20,10 +20,18 @@ from score_embedding.errors import (
     Interrupted,
     LimitError,
 )
-from score_embedding.restoration import before_after, denoising, file_pages, models, noise, places
+from score_embedding.restoration import (
+    before_after,
+    denoising,
+    file_pages,
+    models,
+    noise_given,
+    places,
+)
 from score_embedding.restoration.denoising import Mode
 from score_embedding.restoration.models import Denoiser
-from score_embedding.restoration.photographs import writing
+from score_embedding.restoration.noise import Noise
+from score_embedding.restoration.noise_given import Kind
 from score_embedding.restoration.photographs.known import known_pixels
 from score_embedding.restoration.photographs.photograph import Mask, Photograph
 from score_embedding.restoration.photographs.reading import Source
@@ -38,15 +46,17 @@ _LEAST_KNOWN = 0.75
 
 @dataclass(frozen=True)
 class Options:
-    """How to denoise: sigma (None: estimated), model, mode and device as in denoising.denoise, but
-    of floating-point files, sigma is in the unit of their values; of files with several pages all
-    are denoised, or the one numbered `page`, from 1."""
+    """How to denoise: sigma (None: estimated), model, mode, device, noise and strength as in
+    denoising.denoise, but of floating-point files, sigma is in the unit of their values; of files
+    with several pages all are denoised, or the one numbered `page`, from 1."""
 
     sigma: float | None
     model: str
     mode: Mode
     device: torch.device
     page: int | None = None
+    noise: Kind = "auto"
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,7 @@ def _checked(given: Given, options: Options, model: Denoiser, out: Path | None) 
                 known = _known(found, options)
                 for part in found.parts:
                     model.check_channels(part.stop - part.start)
-                    _level(found.unit(part, known), found.scale(part, known), options)
+                    _noise(found.unit(part, known), found.scale(part, known), options)
             except DataError as error:
                 raise DataError(f"{path}: {error}") from None
     return job
@@ -205,11 +215,11 @@ class _Pages:
             known = _known(found, options)
             for part in found.parts:
                 x, scale = found.unit(part, known).to(options.device), found.scale(part, known)
-                sigma = _level(x, scale, options)
-                self.levels.append(scale.file_sigma(sigma))
+                noise = _noise(x, scale, options)
+                self.levels.append(scale.file_sigma(noise.level))
                 if len(self.levels) == 1:
-                    self._log_first(found, scale, known)
-                units.append(_denoised(x, sigma, options, self._model) if sigma else None)
+                    self._log_first(found, scale, known, noise)
+                units.append(_denoised(x, noise, options, self._model) if noise.level else None)
                 if len(self.levels) == 1:
                     before = x.cpu()
                     self.first = before, before if units[0] is None else units[0]
@@ -230,16 +240,16 @@ class _Pages:
         except DivergenceError as error:
             raise DivergenceError(f"{self._source.path}: {error}") from None
 
-    def _log_first(self, found: Photograph, scale: Scale, known: Mask | None) -> None:
+    def _log_first(self, found: Photograph, scale: Scale, known: Mask | None, noise: Noise) -> None:
         path, level = self._source.path, self.levels[0]
         count = f"{len(self._pages)} pages, the first " if len(self._pages) > 1 else ""
         log.info(
-            "%s%s: %s%s; noise %s, %s, taken as Gaussian; model %s",
+            "%s%s: %s%s; noise %s, %s; model %s",
             path,
             self._position,
             count,
             file_pages.size(found),
-            f"{level:.4g}" if scale.has_own_unit else f"{level:.4f} ({255 * level:.1f} of 255)",
+            f"{level:.4g}" if scale.has_own_unit else f"{level:.4f} ({noise.described()})",
             _how(self._options),
             self._options.model,
         )
@@ -247,8 +257,6 @@ class _Pages:
         if known is not None:
             share = 100 * (1 - known.mean())
             log.info("%s: %.2g %% of it hold no data, such as NaN, and are kept", path, share)
-        if self._options.sigma is None and writing.FORMATS.get(path.suffix.lower()) == "JPEG":
-            log.info("%s: JPEG lowers the estimate of the noise; --sigma sets it", path)
 
 
 def _known(found: Photograph, options: Options) -> Mask | None:
@@ -267,16 +275,15 @@ def _known(found: Photograph, options: Options) -> Mask | None:
 # All that this module needs of the denoiser and of the model of the noise
 
 
-def _denoised(x: Tensor, sigma: float, options: Options, model: Denoiser) -> Tensor:
-    estimate = model.estimate(x, sigma, options.mode == "mean")
-    return denoising.clean(x, sigma, estimate, options.mode).cpu()
+def _denoised(x: Tensor, noise: Noise, options: Options, model: Denoiser) -> Tensor:
+    return denoising.clean(x, noise, model, options.mode).cpu()
 
 
-def _level(x: Tensor, scale: Scale, options: Options) -> float:
+def _noise(x: Tensor, scale: Scale, options: Options) -> Noise:
     """The noise of x in [0, 1], given or estimated. Raises DataError where it cannot be."""
     given = None if options.sigma is None else scale.unit_sigma(options.sigma)
     try:
-        return noise.noise_level(given, x)
+        return noise_given.noise_of(x, given, options.noise, options.strength)
     except DataError as error:
         raise DataError(f"{error} (--sigma VALUE)") from None
     except ValueError as error:
@@ -291,7 +298,7 @@ def _level(x: Tensor, scale: Scale, options: Options) -> float:
 def _check_sigma(sigma: float | None) -> None:
     """Raise DataError for a level that suits no scale."""
     try:
-        noise.checked_sigma(0.0 if sigma is None else min(sigma, 1.0))
+        noise_given.checked_sigma(0.0 if sigma is None else min(sigma, 1.0))
     except ValueError as error:
         raise DataError(str(error)) from None
 

@@ -27,6 +27,7 @@ from score_embedding.densities.mixture import GaussianMixture
 from score_embedding.restoration import conditional, models, pixels
 from score_embedding.restoration.adaptive import Estimate
 from score_embedding.restoration.models import Denoiser, Model
+from score_embedding.restoration.noise import Stationary
 from score_embedding.restoration.pixels import ChannelAxis
 
 __all__ = ["by_levels", "filled", "inpaint", "start"]
@@ -128,7 +129,8 @@ def filled(
     known, hole = x[:, *area], missing[area]
     first, mixture = start(known, hole), _mixture(model, len(x))
     if mixture is None:
-        answer = by_levels(known, hole, first, denoiser.estimate(known, LAST_SIGMA, False))
+        white = Stationary.white(LAST_SIGMA, len(x))
+        answer = by_levels(known, hole, first, denoiser.estimate(known, white, False))
     elif model == models.FIT:
         answer = conditional.adaptively_filled(known, hole, first, mixture)
     else:
@@ -177,7 +179,8 @@ def by_levels(x: Tensor, missing: Tensor, first: Tensor, estimate: Estimate) -> 
             known, hole, y = x[:, *area], missing[area], first[:, *area]
             for s in levels:
                 z = normal(y.shape, generator).to(y)
-                y = torch.where(hole, estimate(torch.where(hole, y + s / 2 * z, known), s), known)
+                noisy = torch.where(hole, y + s / 2 * z, known)
+                y = torch.where(hole, estimate(noisy, Stationary.white(s, len(x))), known)
                 stage.update()
             answer[:, *area] = torch.where(hole, y, answer[:, *area])
     return answer

@@ -1,14 +1,14 @@
 """What the argument `model` of denoising and inpainting names, resolved in one place.
 
-"fit" adapts to the image itself, "bundled" is the patch mixture of the package; a path is the
-folder of a run, and a Density is used directly.
+"fit" adapts to the image itself, "fast" does so with less, "bundled" is the patch mixture of the
+package; a path is the folder of a run, and a Density is used directly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -23,13 +23,14 @@ from score_embedding.errors import DataError, RunFolderError
 from score_embedding.methods.base import Method, method_of
 from score_embedding.restoration import adaptive
 from score_embedding.restoration.adaptive import Estimate
+from score_embedding.restoration.noise import Stationary
 from score_embedding.runs import folder as run_folder
 from score_embedding.runs.folder import RunFolder
 from score_embedding.runs.loading import load_model
 
 Model = str | Path | Density
 
-FIT, BUNDLED = "fit", "bundled"
+FIT, BUNDLED, FAST = "fit", "bundled", "fast"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Denoiser:
     ----------
     name : for messages.
     channels : of the images that it denoises; None: both grey and colour.
-    estimate : its posterior mean for an image x (c, h, w) with noise of level sigma; with `refine`
+    estimate : its posterior mean for an image x (c, h, w) with noise of a covariance; with `refine`
         a trained model is also evaluated at several image sizes and its answer refined by
         neighbourhoods (adaptive.py).
     caution : what the user must know about this model; empty: nothing.
@@ -48,7 +49,7 @@ class Denoiser:
 
     name: str
     channels: int | None
-    estimate: Callable[[Tensor, float, bool], Estimate]
+    estimate: Callable[[Tensor, Stationary, bool], Estimate]
     caution: str = ""
 
     def check_channels(self, channels: int) -> None:
@@ -74,19 +75,11 @@ def resolve(model: Model, device: torch.device) -> Denoiser:
         raise ValueError(f"model must be {FIT}, {BUNDLED}, a folder or a Density, got {model!r}")
     if isinstance(model, Density):
         return Denoiser("density", model.channels, lambda *_: _of_density(model))
-    if model == FIT:
-        return Denoiser(FIT, None, _fitted)
+    if model in (FIT, FAST):
+        return Denoiser(model, None, partial(_fitted, fast=model == FAST))
     if model == BUNDLED:
-        return Denoiser(BUNDLED, None, lambda x, *_: _of_density(bundled(len(x))))
+        return Denoiser(BUNDLED, None, lambda x, *_: adaptive.of_mixture(bundled(len(x))))
     return _of_run(Path(model), device)
-
-
-def denoiser(model: Model, x: Tensor, sigma: float, refine: bool = False) -> Estimate:
-    """The posterior mean of `model` for an image x (c, h, w) with noise of level sigma. `refine`:
-    as in Denoiser. Errors as `resolve`, and DataError for a model of other channels."""
-    resolved = resolve(model, x.device)
-    resolved.check_channels(len(x))
-    return resolved.estimate(x, sigma, refine)
 
 
 @cache
@@ -100,14 +93,15 @@ def bundled(channels: int) -> Density:
     return Density(density.kind, fitting.luminance(density.model), density.stride)
 
 
-def _fitted(x: Tensor, sigma: float, refine: bool) -> Estimate:
+def _fitted(x: Tensor, noise: Stationary, refine: bool, fast: bool) -> Estimate:
     del refine  # it always is
-    density = bundled(len(x))
-    return adaptive.denoiser(density, x, sigma) if sigma else _of_density(density)
+    return adaptive.denoiser(bundled(len(x)), x, noise, adapt=not fast, fast=fast)
 
 
 def _of_density(density: Density) -> Estimate:
-    return lambda x, s: density.denoise(x[None], s)[0]
+    if isinstance(density.model, GaussianMixture):
+        return adaptive.of_mixture(density)
+    return lambda x, noise: density.denoise(x[None], noise.level)[0]
 
 
 def _of_run(path: Path, device: torch.device) -> Denoiser:
@@ -129,10 +123,10 @@ def _of_run(path: Path, device: torch.device) -> Denoiser:
     @cache
     def network() -> Estimate:
         model = load_model(folder, config, 1, device)
-        return lambda x, s: model.denoise(x[None], x.new_full((1,), s))[0]
+        return lambda x, noise: model.denoise(x[None], x.new_full((1,), noise.level))[0]
 
-    def estimate(x: Tensor, sigma: float, refine: bool) -> Estimate:
-        del x, sigma  # one model for all images and noise levels
+    def estimate(x: Tensor, noise: Stationary, refine: bool) -> Estimate:
+        del x, noise  # one model for all images and noise levels
         return adaptive.refined(network()) if refine else network()
 
     return Denoiser(str(path), config.data_loader.channels, estimate, caution)

@@ -1,73 +1,179 @@
-"""The noise level of an image: how it is given, and how it is estimated.
+"""The noise of an image: how strong it is at each brightness, and how neighbours share it.
 
-The noise is modelled as white and Gaussian: one standard deviation sigma for all pixels and
-channels (white being 1), independent between them.
+An image y = x + n has Gaussian noise n. Its standard deviation depends on the brightness of x, by a
+curve for each channel, and perhaps on the place, by a map. The noise of neighbouring pixels and of
+the channels is correlated as a camera's processing leaves it. White noise is the case of a constant
+curve without correlation.
+
+Denoising takes it in two steps. A function of the brightness, for each channel, makes the standard
+deviation constant (`Stabilisation`). What remains is `Stationary`: one covariance for all windows
+of an image, which whitens them.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike
-from skimage.restoration import estimate_sigma as skimage_sigma
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
-from score_embedding.errors import DataError
+Values = NDArray[np.float64]
 
-MAX_SIGMA = 2.0  # white being 1: an image is unrecognisable at much lower levels
-MIN_SIDE = 4  # pixels along a side from which sigma can be estimated
-
-
-def noise_level(sigma: ArrayLike | None, x: Tensor) -> float:
-    """The noise level to denoise an image x (c, h, w) with: `sigma` itself, checked, or where it
-    is None or "auto" the estimate from the image. Errors of `checked_sigma`, `estimate_sigma`."""
-    if sigma is None or (isinstance(sigma, str) and sigma == "auto"):
-        return estimate_sigma(x)
-    return checked_sigma(sigma)
+LEAST_EIGENVALUE = 0.01  # of a correlation matrix: a direction with less noise is taken as this
 
 
-def estimate_sigma(x: Tensor) -> float:
-    """The noise level of an image x (c, h, w), white being 1: the mean over the channels of
-    scikit-image's estimate from the finest wavelet coefficients (Donoho and Johnstone 1994).
+@dataclass(frozen=True)
+class Stationary:
+    """Gaussian noise of one covariance at every place of an image, but for a factor.
 
-    Raises
-    ------
-    DataError : an image with a side of fewer than MIN_SIDE pixels.
+    Attributes
+    ----------
+    level : its standard deviation, the root of the mean variance of the channels.
+    covariance : (c, c, 2 R + 1, 2 R + 1), of channel a at a pixel with channel b at the pixel
+        (i - R, j - R) further down and right, as a multiple of level^2; float64.
+    scale : (h, w), factor of the standard deviation at each pixel, or None for 1.
     """
-    h, w = x.shape[-2:]
-    if min(h, w) < MIN_SIDE:
-        raise DataError(f"the noise of a {h}x{w} image cannot be estimated; its sigma is needed")
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # a channel that is constant, or has few columns
-        found = [float(skimage_sigma(channel)) for channel in x.cpu().numpy()]
-    return sum(s for s in found if math.isfinite(s)) / len(found)
+
+    level: float
+    covariance: Values
+    scale: Tensor | None = None
+
+    @classmethod
+    def white(cls, level: float, channels: int) -> Stationary:
+        """Independent noise of one standard deviation."""
+        return cls(level, np.eye(channels)[:, :, None, None])
+
+    @cached_property
+    def is_white(self) -> bool:
+        """Whether it is independent and of one standard deviation in all channels."""
+        c, _, n, _ = self.covariance.shape
+        white = np.zeros_like(self.covariance)
+        white[range(c), range(c), n // 2, n // 2] = 1
+        return bool(np.allclose(self.covariance, white, atol=1e-6))
+
+    def window(self, side: int) -> Values:
+        """The covariance of a window of side x side pixels, as a multiple of level^2, (d, d) with
+        d = c side^2 in the order of `torch.nn.functional.unfold`."""
+        c, _, n, _ = self.covariance.shape
+        reach = n // 2
+        lag = np.arange(side)[None] - np.arange(side)[:, None]
+        inside = np.abs(lag) <= reach
+        at = lag.clip(-reach, reach) + reach
+        blocks = self.covariance[:, :, at[:, None, :, None], at[None, :, None, :]]
+        blocks = blocks * (inside[:, None, :, None] & inside[None, :, None, :])
+        return np.asarray(blocks.transpose(0, 2, 3, 1, 4, 5).reshape(c * side**2, -1))
+
+    def whitening(self, side: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The symmetric root R^-1/2 of the inverse of `window`, and R^1/2, (d, d) in the dtype and
+        on the device of `like`; None where they are the identity. Whitened windows R^-1/2 y have
+        independent noise of standard deviation `level`. Eigenvalues below LEAST_EIGENVALUE are
+        raised to it."""
+        if self.is_white:
+            return None
+        values, axes = np.linalg.eigh(self.window(side))
+        roots = np.sqrt(values.clip(LEAST_EIGENVALUE))
+        both = ((axes / roots) @ axes.T, (axes * roots) @ axes.T)
+        whiten, colour = (torch.from_numpy(matrix).to(like) for matrix in both)
+        return whiten, colour
+
+    def halved(self) -> Stationary:
+        """The noise of the means of 2 x 2 pixels, exactly, within half the reach of this one."""
+        n = self.covariance.shape[2]
+        reach, kept = n // 2, (n // 2 + 1) // 2
+        padded = np.pad(self.covariance, ((0, 0), (0, 0), (2, 2), (2, 2)))
+        centre = reach + 2
+        found = np.zeros((*self.covariance.shape[:2], 2 * kept + 1, 2 * kept + 1))
+        for i, weight_i in zip((-1, 0, 1), (1, 2, 1), strict=True):
+            for j, weight_j in zip((-1, 0, 1), (1, 2, 1), strict=True):
+                rows, columns = (
+                    slice(centre + o - 2 * kept, centre + o + 2 * kept + 1, 2) for o in (i, j)
+                )
+                found += weight_i * weight_j / 16 * padded[:, :, rows, columns]
+        share = float(np.einsum("aa->", found[:, :, kept, kept])) / len(found)
+        if share <= 0:
+            return Stationary.white(0.0, len(found))
+        scale = None if self.scale is None else avg_pool2d(self.scale[None], 2)[0]
+        return Stationary(self.level * share**0.5, found / share, scale)
 
 
-def checked_sigma(sigma: Any) -> float:
-    """`sigma` as one number: a number, or an array of equal numbers, such as one per channel.
+@dataclass(frozen=True)
+class Noise:
+    """The noise of one image.
 
-    Raises
-    ------
-    ValueError : not a number, numbers that differ, or one that is not in 0 to MAX_SIGMA.
+    Attributes
+    ----------
+    levels : (B,), brightness from the least to the largest, white being 1.
+    deviations : (c, B), the standard deviation of each channel at these; linear in between and
+        constant beyond. A single level: the same at all.
+    correlation : (c, c, 2 R + 1, 2 R + 1), of channel a at a pixel with channel b at the pixel
+        (i - R, j - R) further down and right.
+    scale : (h, w), factor of the standard deviation at each pixel, or None for 1.
+    impulses : share of the pixels that are black or white specks (salt and pepper), which no part
+        of this model describes.
+    counts : whether the image holds counts (Poisson), whose stabilisation has another offset and is
+        undone without bias at few counts, too.
     """
-    try:
-        if np.asarray(sigma).dtype == bool:
-            raise TypeError
-        levels = np.unique(np.asarray(sigma, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise ValueError(f'sigma: a number or "auto" is needed, got {sigma!r}') from None
-    if levels.size != 1:
-        raise ValueError(
-            f"sigma: {sigma}: one standard deviation for all pixels and channels is needed; the "
-            f"root of the mean of their squares is the closest one"
-        )
-    level = float(levels[0])
-    if not 0 <= level <= MAX_SIGMA:
-        raise ValueError(
-            f"sigma: {level:g}: a standard deviation from 0 to {MAX_SIGMA:g} is needed, white "
-            f"being 1 (25 grey levels of 255 are 0.098)"
-        )
-    return level
+
+    levels: Values
+    deviations: Values
+    correlation: Values
+    scale: NDArray[np.float32] | None = None
+    counts: bool = False
+    impulses: float = 0.0
+
+    @classmethod
+    def white(cls, deviations: float | Values, channels: int) -> Noise:
+        """Independent noise of one standard deviation, or of one for each channel."""
+        each = np.broadcast_to(np.asarray(deviations, np.float64), (channels,))
+        return cls(np.array([0.5]), each[:, None].copy(), np.eye(channels)[:, :, None, None])
+
+    @classmethod
+    def poisson(cls, slope: float, offset: float, channels: int) -> Noise:
+        """Noise of variance slope x + offset at brightness x: counts x / slope of a Poisson
+        distribution, with Gaussian noise of variance `offset` added."""
+        levels = np.linspace(0, 1, 65) ** 2
+        deviations = np.sqrt(slope * levels + offset)
+        white = np.eye(channels)[:, :, None, None]
+        return cls(levels, np.tile(deviations, (channels, 1)), white, counts=True)
+
+    @property
+    def channels(self) -> int:
+        return len(self.deviations)
+
+    @property
+    def level(self) -> float:
+        """The root of the mean variance, over channels, brightness levels and places."""
+        mean = math.sqrt(np.mean(self.deviations**2))
+        return mean if self.scale is None else mean * math.sqrt(np.mean(self.scale**2))
+
+    def times(self, strength: float) -> Noise:
+        """With all standard deviations `strength` times as large."""
+        return replace(self, deviations=strength * self.deviations)
+
+    def at(self, x: Values) -> Values:
+        """The standard deviation of each channel at brightness x (c, ...), without the map."""
+        pairs = zip(x, self.deviations, strict=True)
+        return np.stack([np.interp(own, self.levels, curve) for own, curve in pairs])
+
+    def described(self) -> str:
+        """The noise in plain words, with standard deviations in grey levels of 255."""
+        if self.level == 0:
+            return "none found"
+        words = [f"{255 * self.level:.1f} of 255"]
+        curve = 255 * np.sqrt(np.mean(self.deviations**2, axis=0))
+        if len(curve) > 1 and curve.max() > 1.2 * curve.min():
+            words.append(f"from {curve[0]:.1f} in the dark to {curve[-1]:.1f} in the light")
+        centre = self.correlation.shape[2] // 2
+        if centre and self.correlation[0, 0, centre, centre + 1 :].any():
+            nearest = self.correlation[0, 0, centre, centre + 1]
+            words.append(f"shared by neighbouring pixels (correlation {nearest:.2f})")
+        if self.scale is not None:
+            words.append("by a map")
+        if self.impulses:
+            words.append(f"and {100 * self.impulses:.1f} % black and white specks, which are kept")
+        return ", ".join(words)
