@@ -4,7 +4,7 @@ The residual y - D(y) must be noise alone. Where its mean square over a neighbou
 the noise's, it holds part of the image too, and the posterior mean and the image are averaged: of
 a residual whose mean square is q times the noise's variance, the share (q - 1) / q is given back
 (James and Stein 1961), so that on average the result is nowhere further from the truth than the
-noisy image. No pixel moves by more than a few standard deviations of its noise.
+noisy image; and all of it from q = ALL_FROM on, where hardly any of it is noise. No pixel moves by more than a few standard deviations of its noise.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from score_embedding.restoration.noise import Noise
 
 SIDE = 9  # pixels along a neighbourhood
 CONFIDENCE = 3.0  # standard deviations of q that noise alone may have above 1
+ALL_FROM = 2.5  # q from which the image is kept
 FARTHEST = 4.0  # standard deviations of the noise that a pixel may move
 _LEAST = 1e-6
 
@@ -31,7 +32,7 @@ def consistent(y: Tensor, answer: Tensor, noise: Noise) -> Tensor:
     residual = (y - answer) / deviation
     power = F.avg_pool2d(_padded(residual.square().mean(dim=0, keepdim=True)), SIDE, stride=1)
     excess = (power - 1 - CONFIDENCE * _spread(noise)).clamp_min(0)
-    share = excess / (1 + excess)
+    share = (excess / (1 + excess) * ALL_FROM / (ALL_FROM - 1)).clamp_max(1)
     kept = (residual * (1 - share)).clamp(-FARTHEST, FARTHEST)
     return y - kept * deviation
 
