@@ -4,7 +4,8 @@ The residual y - D(y) must be noise alone. Where its mean square over a neighbou
 the noise's, it holds part of the image too, and the posterior mean and the image are averaged: of
 a residual whose mean square is q times the noise's variance, the share (q - 1) / q is given back
 (James and Stein 1961), so that on average the result is nowhere further from the truth than the
-noisy image; and all of it from q = ALL_FROM on, where hardly any of it is noise. No pixel moves by more than a few standard deviations of its noise.
+noisy image; and all of it from q = ALL_FROM on, where little of it is noise. No pixel moves by more
+than a few standard deviations of its noise.
 """
 
 from __future__ import annotations
