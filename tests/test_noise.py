@@ -184,6 +184,18 @@ def test_a_map_of_the_noise():
     assert psnr(found, image) > psnr(se.denoise(noisy, sigma=level), image) + 0.5
 
 
+@pytest.mark.parametrize(
+    "deviations", [[[0.0, 0.0, 0.1]] * 3, [[0.0] * 3, [0.1, 0.05, 0.1], [0] * 3]]
+)
+def test_places_and_channels_without_noise(deviations):
+    image = skimage.data.astronaut()[:64, 140:204] / 255.0
+    noise = Noise(np.array([0.2, 0.5, 0.8]), np.array(deviations), np.eye(3)[:, :, None, None])
+    noisy = image + noise.at(image.transpose(2, 0, 1)).transpose(1, 2, 0) * RNG(14).standard_normal(
+        image.shape
+    )
+    assert psnr(se.denoise(noisy, noise=noise), image) > psnr(noisy, image)
+
+
 def test_one_level_for_each_channel():
     image = skimage.data.astronaut()[:128, 140:268] / 255.0
     sigma = np.array([0.02, 0.05, 0.15])

@@ -30,12 +30,17 @@ def consistent(y: Tensor, answer: Tensor, noise: Noise) -> Tensor:
     """The denoised image `answer` (c, h, w) of y with as much of y given back as its noise
     demands."""
     deviation = _deviation(answer, noise)
-    residual = (y - answer) / deviation
-    power = F.avg_pool2d(_padded(residual.square().mean(dim=0, keepdim=True)), SIDE, stride=1)
+    residual = y - answer
+    power = _mean_square(residual) / _mean_square(deviation)
     excess = (power - 1 - CONFIDENCE * _spread(noise)).clamp_min(0)
     share = (excess / (1 + excess) * ALL_FROM / (ALL_FROM - 1)).clamp_max(1)
-    kept = (residual * (1 - share)).clamp(-FARTHEST, FARTHEST)
-    return y - kept * deviation
+    farthest = FARTHEST * deviation
+    return y - torch.minimum(torch.maximum(residual * (1 - share), -farthest), farthest)
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    """Over the channels and the neighbourhood of each pixel of x (c, h, w), (1, h, w)."""
+    return F.avg_pool2d(_padded(x.square().mean(dim=0, keepdim=True)), SIDE, stride=1)
 
 
 def _deviation(x: Tensor, noise: Noise) -> Tensor:

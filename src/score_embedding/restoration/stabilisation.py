@@ -22,7 +22,7 @@ from score_embedding.restoration.noise import Noise, Stationary
 Values = NDArray[np.float64]
 
 _GRID = 2049  # brightness values at which a function is tabulated
-_LEAST_SHARE = 0.15  # of the median deviation: smaller ones, as of clipped whites, are raised to it
+_LEAST_SHARE = 0.15  # of the mean deviation: smaller ones, as of clipped whites, are raised to it
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(15)  # of the expectation under Gaussian noise
 _MANY_COUNTS = 200.0  # above which Poisson noise is taken as Gaussian
 
@@ -64,8 +64,9 @@ def stabilisation(noise: Noise, low: float, high: float) -> Stabilisation | None
     if noise.counts:  # Anscombe: 3/8 of a count more
         slope = np.gradient(noise.deviations**2, noise.levels, axis=1)[:, -1:]
         deviation = np.sqrt(deviation**2 + 3 / 8 * slope**2)
-    floor = _LEAST_SHARE * np.median(noise.deviations, axis=1, keepdims=True)
-    f = cumulative_trapezoid(1 / deviation.clip(floor), x, axis=1, initial=0)
+    root = np.sqrt(np.mean(noise.deviations**2, axis=1, keepdims=True))
+    floor = _LEAST_SHARE * np.maximum(root, _LEAST_SHARE * noise.level)
+    f = cumulative_trapezoid(1 / np.maximum(deviation, floor), x, axis=1, initial=0)
     zero, one = (np.array([np.interp(v, x, own) for own in f]) for v in (0.0, 1.0))
     unit = 1 / (one - zero)  # the standard deviation of the noise of f, of each channel
     f = (f - zero[:, None]) * unit[:, None]
