@@ -129,18 +129,25 @@ def of_mixture(density: Density) -> Estimate:
     scale, the posterior means at a few levels are interpolated at each pixel."""
     model = density.model
     assert isinstance(model, GaussianMixture)
+    size = (model.shape[1], model.shape[2])
+    known: dict[bytes, tuple[GaussianMixture, Tensor, Tensor] | None] = {}
+
+    def whitened(noise: Stationary, y: Tensor) -> tuple[GaussianMixture, Tensor, Tensor] | None:
+        """The same at all levels of noise: its mixture takes longer than to evaluate it."""
+        key = noise.covariance.tobytes()
+        if key not in known:
+            matrices = noise.whitening(size[0], y)
+            known[key] = matrices and (fitting.transformed(model, matrices[0]), *matrices)
+        return known[key]
 
     def at_level(y: Tensor, noise: Stationary) -> Tensor:
-        size = (model.shape[1], model.shape[2])
-        matrices = noise.whitening(size[0], y)
-        if matrices is None:
-            return windows.average(
-                y[None], size, density.stride, lambda arrays: model.denoise(arrays, noise.level)
-            )[0]
-        whitened = fitting.transformed(model, matrices[0])
+        found = whitened(noise, y)
 
         def of_windows(arrays: Tensor) -> Tensor:
-            return whitened.denoise(arrays @ matrices[0], noise.level) @ matrices[1]
+            if found is None:
+                return model.denoise(arrays, noise.level)
+            mixture, whiten, colour = found
+            return mixture.denoise(arrays @ whiten, noise.level) @ colour
 
         return windows.average(y[None], size, density.stride, of_windows)[0]
 

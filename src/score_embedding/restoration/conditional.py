@@ -26,6 +26,7 @@ from score_embedding import progress
 from score_embedding.data import crops
 from score_embedding.densities import fitting
 from score_embedding.densities.mixture import GaussianMixture
+from score_embedding.restoration.adaptive import EM_STEPS, PRIOR, WINDOWS
 
 LEVELS = (0.02, 0.005)  # noise levels, one EM step each: a coarse choice of components comes first
 STRIDE = 2  # pixels between windows
@@ -34,7 +35,6 @@ STEPS = 40  # of conjugate gradients, at most
 TOLERANCE = 1e-4  # of the residual's norm, relative to that of the start
 BATCH_ROWS = 8192  # windows at a time, so that memory does not grow with the image
 ADAPTED_SIGMA = 0.02  # noise level that stands for what windows of other images differ by
-EM_STEPS, PRIOR, WINDOWS = 3, 20.0, 2000  # of the adaptation: fitting.adapted has what they are
 ENOUGH_WINDOWS = 200  # from which the mixture is adapted
 FLOAT32_VALUES = 2.0  # pixels up to which float32 holds the smallest variances beside their squares
 MAX_FILLED = 0.5  # share of filled-in pixels in the windows that the mixture is adapted to

@@ -9,8 +9,6 @@ channels, or vary by a map (noise.py); it is given, or estimated from the image.
 
 from __future__ import annotations
 
-import math
-import warnings
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -106,16 +104,12 @@ def denoise(
     UserWarning : the model of a run folder was trained on one image only.
     """
     found = pixels.read(image, channel_axis=channel_axis, data_range=data_range, device=device)
-    resolved = models.resolve(models.FIT if model is None else model, found.device)
-    resolved.check_channels(found.channels)
-    if resolved.caution:
-        warnings.warn(resolved.caution, UserWarning, stacklevel=4)
+    _, resolved = models.resolve_for_user(model, found.channels, found.device, stacklevel=4)
     given = found.unit_sigma(sigma)
-    kind = noise
 
     def restored(x: Tensor, missing: Tensor) -> Tensor:
         x = inpainting.start(x, missing) if missing.any() else x
-        own = noise_given.noise_of(x, given, kind, strength)
+        own = noise_given.noise_of(x, given, noise, strength)
         return clean(x, own, resolved, mode, pixels.limits(x, own.level))
 
     answer = found.array(restored(x, missing) for x, missing in found.images())
@@ -168,7 +162,7 @@ def _flow(x: Tensor, noise: Stationary, estimate: Estimate) -> Tensor:
     image down, by Heun's method in even steps of log s; ends with the posterior mean at the lowest
     level."""
     sigma = noise.level
-    levels = _log_spaced(sigma, min(MIN_SIGMA, sigma / 2), SAMPLING_STEPS + 1)
+    levels = np.geomspace(sigma, min(MIN_SIGMA, sigma / 2), SAMPLING_STEPS + 1).tolist()
     at = [replace(noise, level=level) for level in levels]
     with progress.stage("sampling", total=SAMPLING_STEPS) as stage:
         for own, below in pairwise(at):
@@ -178,10 +172,3 @@ def _flow(x: Tensor, noise: Stationary, estimate: Estimate) -> Tensor:
             x = x + step * (slope + (ahead - estimate(ahead, below)) / below.level) / 2
             stage.update()
     return estimate(x, at[-1])
-
-
-def _log_spaced(first: float, last: float, count: int) -> list[float]:
-    """Noise levels evenly spaced in their logarithm."""
-    ends = math.log10(first), math.log10(last)
-    levels: list[float] = torch.logspace(*ends, count, dtype=torch.float32, device="cpu").tolist()
-    return levels

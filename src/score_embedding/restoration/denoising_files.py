@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -155,7 +156,7 @@ def _checked(given: Given, options: Options, model: Denoiser, out: Path | None) 
                 known = _known(found, options)
                 for part in found.parts:
                     model.check_channels(part.stop - part.start)
-                    _noise(found.unit(part, known), found.scale(part, known), options)
+                    _check_noise(part.stop - part.start, found, found.scale(part, known), options)
             except DataError as error:
                 raise DataError(f"{path}: {error}") from None
     return job
@@ -272,18 +273,27 @@ def _known(found: Photograph, options: Options) -> Mask | None:
     return known
 
 
-# All that this module needs of the denoiser and of the model of the noise
-
-
 def _denoised(x: Tensor, noise: Noise, options: Options, model: Denoiser) -> Tensor:
     return denoising.clean(x, noise, model, options.mode).cpu()
 
 
 def _noise(x: Tensor, scale: Scale, options: Options) -> Noise:
     """The noise of x in [0, 1], given or estimated. Raises DataError where it cannot be."""
-    given = None if options.sigma is None else scale.unit_sigma(options.sigma)
-    try:
+    with _sigma_named(scale, options) as given:
         return noise_given.noise_of(x, given, options.noise, options.strength)
+
+
+def _check_noise(channels: int, found: Photograph, scale: Scale, options: Options) -> None:
+    """As `_noise`, without estimating it: that is done when the photograph is denoised."""
+    with _sigma_named(scale, options) as given:
+        noise_given.check((channels, *found.colour.shape[:2]), given, options.noise)
+
+
+@contextmanager
+def _sigma_named(scale: Scale, options: Options) -> Iterator[float | None]:
+    """The given sigma where white is at 1; errors about it become those of the user."""
+    try:
+        yield None if options.sigma is None else scale.unit_sigma(options.sigma)
     except DataError as error:
         raise DataError(f"{error} (--sigma VALUE)") from None
     except ValueError as error:

@@ -54,7 +54,7 @@ def suffix(source: Source, page: int | None) -> str:
 def read(source: Source, index: int, model: str, device: torch.device) -> Photograph:
     """A page, if by its header there is memory for what `model` needs for it."""
     c, h, w = source.shape(index)
-    planes = _COPIES * c + (0 if model in (models.FIT, models.BUNDLED) else _PLANES)
+    planes = _COPIES * c + (0 if model in models.OF_MIXTURES else _PLANES)
     needed, free = _WORK + 4 * planes * h * w, resources.free_memory(device)
     if needed > free:
         raise LimitError(

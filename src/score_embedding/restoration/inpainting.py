@@ -8,8 +8,7 @@ evaluated at falling noise levels.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,11 +92,7 @@ def inpaint(
         by_own_range=True,
         device=device,
     )
-    chosen = models.FIT if model is None else model
-    denoiser = models.resolve(chosen, found.device)
-    denoiser.check_channels(found.channels)
-    if denoiser.caution:
-        warnings.warn(denoiser.caution, UserWarning, stacklevel=4)
+    chosen, denoiser = models.resolve_for_user(model, found.channels, found.device, stacklevel=4)
     answer = found.array(filled(x, missing, chosen, denoiser) for x, missing in found.images())
     values = pixels.native(np.ma.getdata(image), "image")
     if found.range is None and values.dtype.kind != "f":
@@ -118,9 +113,7 @@ def filled(
     ValueError : a mask of another size, or one that covers the whole image.
     DataError, RunFolderError, CheckpointError : as `inpaint`.
     """
-    if missing.shape != x.shape[1:]:
-        mask_size, size = ("x".join(map(str, s)) for s in (missing.shape, x.shape[1:]))
-        raise ValueError(f"the mask is {mask_size} (h x w), the image {size}")
+    check_mask(missing, x.shape[1:])
     denoiser = denoiser or models.resolve(model, x.device)
     denoiser.check_channels(len(x))
     if not missing.any():
@@ -142,12 +135,20 @@ def filled(
     return result
 
 
+def check_mask(missing: Tensor, size: Sequence[int]) -> None:
+    """Raise ValueError where `missing` (h, w) is not of this size, or no pixel is known."""
+    if tuple(missing.shape) != tuple(size):
+        mask_size, image_size = ("x".join(map(str, s)) for s in (missing.shape, size))
+        raise ValueError(f"the mask is {mask_size} (h x w), the image {image_size}")
+    if missing.all():
+        raise ValueError("the mask covers the whole image: no pixel is left to fill in from")
+
+
 def start(x: Tensor, missing: Tensor) -> Tensor:
     """An image x (c, h, w) with the biharmonic continuation of the known pixels where it is missing
     (h, w), and their mean where that is not finite, as for a single known pixel. ValueError where
     no pixel is known."""
-    if missing.all():
-        raise ValueError("the mask covers the whole image: no pixel is left to fill in from")
+    check_mask(missing, x.shape[1:])
     hole = missing.cpu().numpy()
     image = np.where(hole, 0, x.cpu().numpy())
     found = torch.from_numpy(inpaint_biharmonic(image, hole, channel_axis=0)).to(x)

@@ -55,6 +55,7 @@ def inpaint(
         chosen = file_pages.chosen(source, page)
         holes = _Holes(source, drawn, model, device)
         shares = [holes.checked_share(index, known) for index in chosen]
+        share = 100 * sum(shares) / len(shares)
         copied = not any(shares) and len(chosen) == source.count
         ending = writing.ending_for(source.ending, source.kind, lossless=True)
         suffix = file_pages.suffix(source, page) + places.INPAINTED
@@ -69,7 +70,7 @@ def inpaint(
             path,
             f"{len(chosen)} pages, the first " if len(chosen) > 1 else "",
             file_pages.size(holes.photograph(chosen[0])),
-            100 * sum(shares) / len(shares),
+            share,
             model,
         )
         file_pages.log_unread(source)
@@ -80,7 +81,6 @@ def inpaint(
             file_pages.copy(path, target)
         else:
             file_pages.write(pages, source, chosen, target)
-    share = 100 * sum(shares) / len(shares)
     labels = (f"{path.name}, {share:.1f} % missing", f"filled in, model {model}")
     before_after.draw(*pages.shown, target, labels)
     return target
@@ -116,16 +116,10 @@ class _Holes:
         found, missing = self.photograph(index), self.missing(index)
         for part in found.parts:
             model.check_channels(part.stop - part.start)
-        if missing.shape != found.colour.shape[:2]:
-            mask_size, size = (
-                "x".join(map(str, shape)) for shape in (missing.shape, found.colour.shape[:2])
-            )
-            raise DataError(f"{self._mask.path}: the mask is {mask_size} (h x w), the image {size}")
-        if missing.all():
-            raise DataError(
-                f"{self._mask.path}: the mask covers the whole image: no pixel is left to fill in "
-                f"from"
-            )
+        try:
+            inpainting.check_mask(missing, found.colour.shape[:2])
+        except ValueError as error:
+            raise DataError(f"{self._mask.path}: {error}") from None
         if not _known(found, missing).any():
             raise DataError(f"{self.source.path}: no pixel that is not masked is finite")
         return float(missing.float().mean())

@@ -6,6 +6,7 @@ package; a path is the folder of a run, and a Density is used directly.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -31,6 +32,7 @@ from score_embedding.runs.loading import load_model
 Model = str | Path | Density
 
 FIT, BUNDLED, FAST = "fit", "bundled", "fast"
+OF_MIXTURES = (FIT, BUNDLED, FAST)  # those that need no run folder
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,20 @@ def resolve(model: Model, device: torch.device) -> Denoiser:
     if model == BUNDLED:
         return Denoiser(BUNDLED, None, lambda x, *_: adaptive.of_mixture(bundled(len(x))))
     return _of_run(Path(model), device)
+
+
+def resolve_for_user(
+    model: Model | None, channels: int, device: torch.device, stacklevel: int
+) -> tuple[Model, Denoiser]:
+    """What `denoise` and `inpaint` do with their argument `model`, None for FIT: its denoiser, for
+    images of these channels. Errors as `resolve` and `Denoiser.check_channels`; its caution becomes
+    a UserWarning `stacklevel` calls above."""
+    chosen = FIT if model is None else model
+    found = resolve(chosen, device)
+    found.check_channels(channels)
+    if found.caution:
+        warnings.warn(found.caution, UserWarning, stacklevel=stacklevel + 1)
+    return chosen, found
 
 
 @cache

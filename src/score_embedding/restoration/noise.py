@@ -27,6 +27,17 @@ Values = NDArray[np.float64]
 LEAST_EIGENVALUE = 0.01  # of a correlation matrix: a direction with less noise is taken as this
 
 
+def independent(channels: int) -> Values:
+    """The correlation of independent noise of that many channels, (c, c, 1, 1)."""
+    return np.eye(channels)[:, :, None, None]
+
+
+def variances(covariance: Values) -> Values:
+    """Of each channel, (c,), from a covariance by lag (c, c, 2 R + 1, 2 R + 1)."""
+    centre = covariance.shape[2] // 2
+    return covariance[:, :, centre, centre].diagonal()
+
+
 @dataclass(frozen=True)
 class Stationary:
     """Gaussian noise of one covariance at every place of an image, but for a factor.
@@ -46,14 +57,14 @@ class Stationary:
     @classmethod
     def white(cls, level: float, channels: int) -> Stationary:
         """Independent noise of one standard deviation."""
-        return cls(level, np.eye(channels)[:, :, None, None])
+        return cls(level, independent(channels))
 
     @cached_property
     def is_white(self) -> bool:
         """Whether it is independent and of one standard deviation in all channels."""
-        c, _, n, _ = self.covariance.shape
         white = np.zeros_like(self.covariance)
-        white[range(c), range(c), n // 2, n // 2] = 1
+        centre = white.shape[2] // 2
+        white[:, :, centre, centre] = np.eye(len(white))
         return bool(np.allclose(self.covariance, white, atol=1e-6))
 
     def window(self, side: int) -> Values:
@@ -94,7 +105,7 @@ class Stationary:
                     slice(centre + o - 2 * kept, centre + o + 2 * kept + 1, 2) for o in (i, j)
                 )
                 found += weight_i * weight_j / 16 * padded[:, :, rows, columns]
-        share = float(np.einsum("aa->", found[:, :, kept, kept])) / len(found)
+        share = float(np.mean(variances(found)))
         if share <= 0:
             return Stationary.white(0.0, len(found))
         scale = None if self.scale is None else avg_pool2d(self.scale[None], 2)[0]
@@ -130,7 +141,7 @@ class Noise:
     def white(cls, deviations: float | Values, channels: int) -> Noise:
         """Independent noise of one standard deviation, or of one for each channel."""
         each = np.broadcast_to(np.asarray(deviations, np.float64), (channels,))
-        return cls(np.array([0.5]), each[:, None].copy(), np.eye(channels)[:, :, None, None])
+        return cls(np.array([0.5]), each[:, None].copy(), independent(channels))
 
     @classmethod
     def poisson(cls, slope: float, offset: float, channels: int) -> Noise:
@@ -138,8 +149,7 @@ class Noise:
         distribution, with Gaussian noise of variance `offset` added."""
         levels = np.linspace(0, 1, 65) ** 2
         deviations = np.sqrt(slope * levels + offset)
-        white = np.eye(channels)[:, :, None, None]
-        return cls(levels, np.tile(deviations, (channels, 1)), white, counts=True)
+        return cls(levels, np.tile(deviations, (channels, 1)), independent(channels), counts=True)
 
     @property
     def channels(self) -> int:
@@ -150,6 +160,12 @@ class Noise:
         """The root of the mean variance, over channels, brightness levels and places."""
         mean = math.sqrt(np.mean(self.deviations**2))
         return mean if self.scale is None else mean * math.sqrt(np.mean(self.scale**2))
+
+    @property
+    def slope(self) -> Values:
+        """How fast the variance of each channel grows at the largest level, (c,): of counts, the
+        brightness of one."""
+        return np.asarray(np.gradient(self.deviations**2, self.levels, axis=1)[:, -1])
 
     def times(self, strength: float) -> Noise:
         """With all standard deviations `strength` times as large."""

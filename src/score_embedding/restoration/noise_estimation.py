@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import nnls
 from skimage.restoration import estimate_sigma as wavelet_sigma
 from torch import Tensor
@@ -31,9 +31,7 @@ from torch.nn import functional as F
 
 from score_embedding.data.image_files import LUMA
 from score_embedding.errors import DataError
-from score_embedding.restoration.noise import Noise
-
-Values = NDArray[np.float64]
+from score_embedding.restoration.noise import Noise, Values, independent, variances
 
 SIDE, STEP, REACH = 24, 8, 7  # pixels along a tile and between tiles; largest lag of a correlation
 QUIETEST = 0.1  # share of the tiles of a brightness range that is taken as noise alone
@@ -71,9 +69,8 @@ def estimated(x: Tensor, kind: str = "auto") -> Noise:
     ------
     DataError : an image with a side of fewer than MIN_SIDE pixels.
     """
+    check_size(x.shape)
     c, h, w = x.shape
-    if min(h, w) < MIN_SIDE:
-        raise DataError(f"the noise of a {h}x{w} image cannot be estimated; its sigma is needed")
     x = x.detach().cpu().float()
     if is_drawn(x):
         return Noise.white(0.0, c)
@@ -88,6 +85,13 @@ def estimated(x: Tensor, kind: str = "auto") -> Noise:
     if kind == "white" or (kind == "auto" and independent):
         return replace(_independent(ranges, kind == "white"), impulses=_impulses(x))
     return _correlated(ranges)
+
+
+def check_size(shape: Sequence[int]) -> None:
+    """Raise DataError where an image (c, h, w) has a side of fewer than MIN_SIDE pixels."""
+    _, h, w = shape
+    if min(h, w) < MIN_SIDE:
+        raise DataError(f"the noise of a {h}x{w} image cannot be estimated; its sigma is needed")
 
 
 def estimate_sigma(x: Tensor) -> float:
@@ -108,9 +112,7 @@ class _Range:
 
     @property
     def totals(self) -> Values:
-        c, _, n, _ = self.covariance.shape
-        own = self.covariance[range(c), range(c), n // 2, n // 2]
-        return np.asarray(np.sqrt(own.clip(_LEAST**2)))
+        return np.asarray(np.sqrt(variances(self.covariance).clip(_LEAST**2)))
 
     @property
     def far(self) -> float:
@@ -144,7 +146,7 @@ def _independent(ranges: list[_Range], one_level: bool = False) -> Noise:
         # texture only raises it: the lower quartile, not the median
         return Noise.white(_less(np.quantile(whites, 0.25, axis=1), DETAIL_WHITE), c)
     levels = np.array([own.brightness for own in ranges])
-    return Noise(levels, _less(whites, DETAIL_WHITE), np.eye(c)[:, :, None, None])
+    return Noise(levels, _less(whites, DETAIL_WHITE), independent(c))
 
 
 def _poisson(ranges: list[_Range]) -> Noise:
@@ -176,19 +178,14 @@ def _impulses(x: Tensor) -> float:
 
 def _correlated(ranges: list[_Range]) -> Noise:
     totals = np.stack([own.totals for own in ranges], axis=1)  # (c, ranges)
-    c = len(totals)
     shares = totals[:, None] * totals[None]  # (c, c, ranges)
     covariances = np.stack([own.covariance for own in ranges], axis=-1)
     weights = 1 / np.mean(totals**2, axis=0)
     correlation = np.average(covariances / shares[:, :, None, None], axis=-1, weights=weights)
-    padded = np.zeros((c, c, 2 * REACH + 1, 2 * REACH + 1))
-    reach = correlation.shape[2] // 2
-    inner = slice(REACH - reach, REACH + reach + 1)
-    padded[:, :, inner, inner] = correlation
     whites = np.stack([own.whites for own in ranges], axis=1)
     most = np.maximum(ABOVE * totals.min(axis=1, keepdims=True), COMPONENTS * whites)
     deviations = PROCESSED * _less(np.minimum(totals, most), DETAIL_CAMERA)
-    return Noise(np.array([own.brightness for own in ranges]), deviations, padded)
+    return Noise(np.array([own.brightness for own in ranges]), deviations, correlation)
 
 
 def _less(deviations: Values, detail: float) -> Values:
@@ -250,9 +247,7 @@ def _expected_ratio(covariance: Values, share: float, tiles: Tensor) -> float:
     of the mean of all. The energies are taken as normally distributed."""
     if share >= 1:
         return 1.0
-    c, _, n, _ = covariance.shape
-    own = covariance[range(c), range(c), n // 2, n // 2]
-    total = own.sum() ** 2
+    total = variances(covariance).sum() ** 2
     if total <= 0:
         return 1.0
     pixels = tiles.shape[2] * tiles.shape[3]

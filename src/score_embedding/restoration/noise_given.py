@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast, get_args
 
@@ -29,8 +30,9 @@ def noise_of(
     sigma : the standard deviation: a number, one a channel (c,), or a map (h, w). None or "auto":
         estimated.
     kind : "auto": what the estimate finds, or white where sigma is given; "white"; "camera",
-        correlated between neighbours; "poisson", of a variance that grows with brightness; a Noise
-        as it is. With sigma, the estimated shape of the last two gets that level.
+        correlated between neighbours; "poisson", of a variance that grows with brightness; or a
+        Noise. Where sigma is given, "camera" and "poisson" estimate the noise and scale it to that
+        level.
     strength : factor of all standard deviations.
 
     Raises
@@ -47,6 +49,14 @@ def noise_of(
     else:
         found = _of_level(x, checked_sigma(sigma, x.shape), checked_kind(kind))
     return found.times(checked_strength(strength))
+
+
+def check(shape: Sequence[int], sigma: float | None, kind: Kind) -> None:
+    """Raise what `noise_of` would for an image of this shape (c, h, w), without estimating."""
+    if sigma is not None:
+        checked_sigma(sigma)
+    if sigma is None or kind in ("camera", "poisson"):
+        noise_estimation.check_size(shape)
 
 
 def checked_kind(kind: Any) -> Kind:
@@ -69,8 +79,8 @@ def checked_strength(strength: Any) -> float:
         value = math.nan
     if not 0 <= value < math.inf:
         raise ValueError(
-            f"strength: {strength}: a number from 0 (the image unchanged) on is needed; 1 takes "
-            f"the noise as it is estimated or given"
+            f"strength: {strength}: a number from 0 (the image unchanged) on is needed; 1 "
+            f"removes the noise that is estimated or given"
         )
     return value
 

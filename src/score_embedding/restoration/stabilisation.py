@@ -12,14 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 from scipy.stats import poisson
 from torch import Tensor
 
-from score_embedding.restoration.noise import Noise, Stationary
-
-Values = NDArray[np.float64]
+from score_embedding.restoration.noise import Noise, Stationary, Values
 
 _GRID = 2049  # brightness values at which a function is tabulated
 _LEAST_SHARE = 0.15  # of the mean deviation: smaller ones, as of clipped whites, are raised to it
@@ -60,18 +57,17 @@ def stabilisation(noise: Noise, low: float, high: float) -> Stabilisation | None
         return None
     low, high = min(low, 0.0), max(high, 1.0)
     x = np.linspace(low, high, _GRID)
-    deviation = noise.at(np.tile(x, (noise.channels, 1)))
+    true = noise.at(np.tile(x, (noise.channels, 1)))
+    deviation = true
     if noise.counts:  # Anscombe: 3/8 of a count more
-        slope = np.gradient(noise.deviations**2, noise.levels, axis=1)[:, -1:]
-        deviation = np.sqrt(deviation**2 + 3 / 8 * slope**2)
+        deviation = np.sqrt(true**2 + 3 / 8 * noise.slope[:, None] ** 2)
     root = np.sqrt(np.mean(noise.deviations**2, axis=1, keepdims=True))
     floor = _LEAST_SHARE * np.maximum(root, _LEAST_SHARE * noise.level)
     f = cumulative_trapezoid(1 / np.maximum(deviation, floor), x, axis=1, initial=0)
     zero, one = (np.array([np.interp(v, x, own) for own in f]) for v in (0.0, 1.0))
     unit = 1 / (one - zero)  # the standard deviation of the noise of f, of each channel
     f = (f - zero[:, None]) * unit[:, None]
-    expected = _expected(x, f, noise)
-    return Stabilisation(x, f, expected, stationary(noise, unit))
+    return Stabilisation(x, f, _expected(x, f, true, noise), stationary(noise, unit))
 
 
 def stationary(noise: Noise, deviations: Values) -> Stationary:
@@ -85,15 +81,14 @@ def stationary(noise: Noise, deviations: Values) -> Stationary:
     return Stationary(level, covariance, scale)
 
 
-def _expected(x: Values, f: Values, noise: Noise) -> Values:
-    """E f(y) at each x, made increasing."""
-    deviation = noise.at(np.tile(x, (noise.channels, 1)))
+def _expected(x: Values, f: Values, deviation: Values, noise: Noise) -> Values:
+    """E f(y) at each x, where the noise has this deviation (c, n), made increasing."""
     found = np.zeros_like(f)
     for own, curve, spread in zip(found, f, deviation, strict=True):
         for node, weight in zip(_NODES, _WEIGHTS, strict=True):
             own += weight / _WEIGHTS.sum() * np.interp(x + node * spread, x, curve)
     if noise.counts:
-        slope = float(np.gradient(noise.deviations[0] ** 2, noise.levels)[-1])
+        slope = float(noise.slope[0])
         few = (x >= 0) & (x / slope < _MANY_COUNTS)
         counts = np.arange(int(2 * _MANY_COUNTS))
         shares = poisson.pmf(counts, x[few, None] / slope)
@@ -107,12 +102,11 @@ def _each(image: Tensor, x: Values, y: Values) -> Tensor:
     """Piecewise linear functions of the channels (c, h, w), linear beyond the ends; x (n,) or
     (c, n), y (n,) or (c, n)."""
     planes = []
-    for channel, plane in enumerate(image.detach().cpu().numpy().astype(np.float64)):
-        own_x = x if x.ndim == 1 else x[channel]
-        own_y = y if y.ndim == 1 else y[channel]
+    tables = (np.broadcast_to(of, (len(image), of.shape[-1])) for of in (x, y))
+    pixels = image.detach().cpu().numpy().astype(np.float64)
+    for plane, own_x, own_y in zip(pixels, *tables, strict=True):
         found = np.interp(plane, own_x, own_y)
-        for end, beyond in ((0, plane < own_x[0]), (-1, plane > own_x[-1])):
-            inner = end + 64 if end == 0 else end - 64
+        for end, inner, beyond in ((0, 64, plane < own_x[0]), (-1, -65, plane > own_x[-1])):
             slope = (own_y[end] - own_y[inner]) / (own_x[end] - own_x[inner])
             found[beyond] = own_y[end] + slope * (plane[beyond] - own_x[end])
         planes.append(found)
