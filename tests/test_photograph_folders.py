@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from command_line import assert_mistake
 from score_embedding.report import figures
-from score_embedding.restoration import before_after, denoising_files
+from score_embedding.restoration import before_after, denoising_files, files
 
 H, W = 12, 15
 PIXELS = np.random.default_rng(0).integers(90, 160, (H, W)).astype(np.uint8)
@@ -168,7 +169,7 @@ def test_each_is_reported_when_it_is_written(monkeypatch):
         return whole(job, *rest)
 
     monkeypatch.setattr(denoising_files, "_denoise_file", denoise_file)
-    options = denoising_files.Options(0.1, "bundled", "mean", denoising_files.torch.device("cpu"))
+    options = files.Options(files.FileNoise(0.1), "bundled", "mean", torch.device("cpu"))
     written = denoising_files.denoise([Path("a.png"), Path("b.png")], options)
     assert next(written) == Path("a_denoised.png")
     assert reported == [False]

@@ -173,7 +173,7 @@ def photograph(name):
 
 
 def options(model="bundled"):
-    return files.Options(0.1, model, "mean", torch.device("cpu"))
+    return files.Options(files.FileNoise(0.1), model, "mean", torch.device("cpu"))
 
 
 @pytest.mark.slow

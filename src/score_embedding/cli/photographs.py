@@ -98,7 +98,8 @@ def denoise(
     how: Literal["mean", "sample"] = "mean" if mode == "mean" else "sample"
     kind = _usable(noise_given.checked_kind, noise)
     factor = _usable(noise_given.checked_strength, strength)
-    options = restoration.Options(level, model, how, chosen, page, kind, factor)
+    given = restoration.FileNoise(level, kind, factor)
+    options = restoration.Options(given, model, how, chosen, page)
     for written in restoration.denoise(photographs, options, out, overwrite):
         _report("denoised", written)
 

@@ -1,6 +1,8 @@
 """Photograph files denoised and inpainted: what the commands denoise and inpaint do."""
 
-from score_embedding.restoration.denoising_files import Options, denoise
+from score_embedding.restoration.denoising_batch import Options
+from score_embedding.restoration.denoising_files import denoise
+from score_embedding.restoration.file_noise import FileNoise
 from score_embedding.restoration.inpainting_files import inpaint
 
-__all__ = ["Options", "denoise", "inpaint"]
+__all__ = ["FileNoise", "Options", "denoise", "inpaint"]

@@ -61,7 +61,7 @@ def inpaint(
         suffix = file_pages.suffix(source, page) + places.INPAINTED
         given = Given(path, False, path.stem)
         target = given.result(suffix, path.suffix if copied else ending, out)
-        places.check_free([target], [path, mask], overwrite)
+        places.check_free([target, before_after.path_of(target)], [path, mask], overwrite)
         file_pages.make_folder(target.parent)
         if known.caution:
             log.warning("warning: %s", known.caution)

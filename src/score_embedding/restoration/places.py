@@ -97,9 +97,9 @@ def _pictures_in(folder: Path) -> list[Path]:
     return found
 
 
-def check_free(targets: Sequence[Path], given: Sequence[Path], overwrite: bool) -> None:
-    """Raise DataError or RunFolderError where results or their pictures may not be written."""
-    written = [*targets, *map(before_after.path_of, targets)]
+def check_free(written: Sequence[Path], given: Sequence[Path], overwrite: bool) -> None:
+    """Raise DataError or RunFolderError where files, results or pictures of them, may not be
+    written."""
     places, taken = ([os.path.realpath(path) for path in paths] for paths in (written, given))
     counts = Counter(places)
     twice = sorted(place for place, count in counts.items() if count > 1)
@@ -116,7 +116,7 @@ def check_free(targets: Sequence[Path], given: Sequence[Path], overwrite: bool) 
         raise RunFolderError(
             f"{_names(existing)}: already there; --overwrite replaces, --out DIR writes elsewhere"
         )
-    for folder in {target.parent for target in targets}:
+    for folder in {path.parent for path in written}:
         run_folder.check_place(folder)
 
 
