@@ -67,6 +67,14 @@ def denoise(
     mode: Annotated[
         str, typer.Option(help="mean (least error) or sample (keeps texture).")
     ] = "mean",
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="Only a picture of one detail at several strengths, from which to choose "
+            "--strength.",
+        ),
+    ] = False,
     page: Page = None,
     out: Out = None,
     device: Device = "auto",
@@ -100,8 +108,11 @@ def denoise(
     factor = _usable(noise_given.checked_strength, strength)
     given = restoration.FileNoise(level, kind, factor)
     options = restoration.Options(given, model, how, chosen, page)
-    for written in restoration.denoise(photographs, options, out, overwrite):
-        _report("denoised", written)
+    work, what = restoration.denoise, "denoised"
+    if preview:
+        work, what = restoration.preview, "preview"
+    for written in work(photographs, options, out, overwrite):
+        _report(what, written)
 
 
 def inpaint(

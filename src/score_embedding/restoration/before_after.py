@@ -28,13 +28,13 @@ def draw(before: Tensor, after: Tensor, target: Path, labels: tuple[str, str]) -
         # Here, since an MPLBACKEND that matplotlib does not know makes its import fail.
         from score_embedding.report import figures
 
-        shown = (_printable(labels[0]), _printable(labels[1]))
+        shown = (printable(labels[0]), printable(labels[1]))
         with atomic_files.replacing(place) as partial:
             figures.save(figures.before_after(before.numpy(), after.numpy(), shown), partial)
     except Exception as error:
         log.warning("warning: %s: the before/after picture could not be drawn (%s)", place, error)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text that may hold bytes of a file name that are not UTF-8, for a figure."""
     return os.fsencode(text).decode("utf-8", "replace")

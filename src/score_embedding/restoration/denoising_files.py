@@ -137,16 +137,15 @@ class _Pages:
             raise DivergenceError(f"{self._source.path}: {error}") from None
 
     def _log_first(self, found: Photograph, scale: Scale, known: Mask | None, noise: Noise) -> None:
-        path, level = self._source.path, self.levels[0]
+        path = self._source.path
         count = f"{len(self._pages)} pages, the first " if len(self._pages) > 1 else ""
         log.info(
-            "%s%s: %s%s; noise %s, %s; model %s",
+            "%s%s: %s%s; noise %s; model %s",
             path,
             self._position,
             count,
             file_pages.size(found),
-            f"{level:.4g}" if scale.has_own_unit else f"{level:.4f} ({noise.described()})",
-            self._options.noise.source,
+            self._options.noise.described(noise, scale),
             self._options.model,
         )
         file_pages.log_unread(self._source)

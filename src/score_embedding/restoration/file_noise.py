@@ -43,6 +43,12 @@ class FileNoise:
         """Where the level comes from, for messages."""
         return "estimated" if self.sigma is None else "given"
 
+    def described(self, noise: Noise, scale: Scale) -> str:
+        """The noise of an image in [0, 1] in words, for messages."""
+        level = scale.file_sigma(noise.level)
+        words = f"{level:.4g}" if scale.has_own_unit else f"{level:.4f} ({noise.described()})"
+        return f"{words}, {self.source}"
+
     def check_sigma(self) -> None:
         """Raise DataError for a level that suits no scale."""
         try:

@@ -15,8 +15,13 @@ from score_embedding.restoration import before_after
 from score_embedding.restoration.photographs import raw
 from score_embedding.runs import folder as run_folder
 
-DENOISED, INPAINTED = "_denoised", "_inpainted"
-RESULTS = (DENOISED, INPAINTED, before_after.SUFFIX)  # ends of the names of results
+DENOISED, INPAINTED, PREVIEW = "_denoised", "_inpainted", "_preview"
+RESULTS = (
+    DENOISED,
+    INPAINTED,
+    before_after.SUFFIX,
+    DENOISED + PREVIEW,
+)  # ends of the names of results
 # Formats that Pillow only recognises, or draws: no photographs.
 _NOT_PHOTOGRAPHS = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF", "XBM", "XPM")
 _MORE = {".heic", ".heif", ".hif", ".lsm", ".stk", ".btf", ".tf8"}  # pillow-heif; TIFF
