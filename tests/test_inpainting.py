@@ -21,6 +21,7 @@ from score_embedding.restoration.inpainting import inpaint
 
 RNG = np.random.default_rng
 SIZE = 64
+BUNDLED = models.resolve("bundled", torch.device("cpu"))
 
 
 @functools.cache
@@ -282,8 +283,8 @@ def test_pixels_in_any_order_of_memory():
     truth, hole = picture("china").astype(np.float32)[:30, :40], mask("specks")[:30, :40]
     x, missing = torch.from_numpy(truth).permute(2, 0, 1), torch.from_numpy(hole)
     assert not x.is_contiguous()
-    found = inpainting.filled(x, missing, "bundled")
-    np.testing.assert_array_equal(found, inpainting.filled(x.contiguous(), missing, "bundled"))
+    found = inpainting.filled(x, missing, BUNDLED)
+    np.testing.assert_array_equal(found, inpainting.filled(x.contiguous(), missing, BUNDLED))
     assert (found != torch.where(missing, inpainting.start(x, missing), x)).any()
 
 
@@ -291,9 +292,16 @@ def test_wide_holes_are_averaged_with_their_start(monkeypatch):
     truth, wide, narrow = picture("camera"), mask("block of 24, lower"), mask("blocks")
     for hole, share in ((wide, inpainting.SMOOTH_SHARE), (narrow, 0)):
         x, missing = torch.from_numpy(truth)[None], torch.from_numpy(hole)
-        found = inpainting.filled(x, missing, "bundled")
+        found = inpainting.filled(x, missing, BUNDLED)
         with monkeypatch.context() as patch:
             patch.setattr(inpainting, "WIDE", np.inf)
-            alone = inpainting.filled(x, missing, "bundled")
+            alone = inpainting.filled(x, missing, BUNDLED)
         expected = (1 - share) * alone + share * inpainting.start(x, missing)
         np.testing.assert_allclose(found, expected.clamp(0, 1), rtol=0, atol=1e-9)
+
+
+def test_fast_is_the_mixture_unchanged():
+    truth, hole = picture("camera"), mask("scratches")
+    expected = inpaint(truth, hole, model="bundled")
+    np.testing.assert_array_equal(inpaint(truth, hole, model="fast"), expected)
+    assert (inpaint(truth, hole, model="fit") != expected).any()

@@ -104,7 +104,7 @@ def denoise(
     UserWarning : the model of a run folder was trained on one image only.
     """
     found = pixels.read(image, channel_axis=channel_axis, data_range=data_range, device=device)
-    _, resolved = models.resolve_for_user(model, found.channels, found.device, stacklevel=4)
+    resolved = models.resolve_for_user(model, found.channels, found.device, stacklevel=4)
     given = found.unit_sigma(sigma)
 
     def restored(x: Tensor, missing: Tensor) -> Tensor:

@@ -21,8 +21,6 @@ from torch import Tensor
 from score_embedding import progress
 from score_embedding._deprecated import positional_options
 from score_embedding.arrays import normal, torch_defaults
-from score_embedding.densities import Density
-from score_embedding.densities.mixture import GaussianMixture
 from score_embedding.restoration import conditional, models, pixels
 from score_embedding.restoration.adaptive import Estimate
 from score_embedding.restoration.models import Denoiser, Model
@@ -57,10 +55,10 @@ def inpaint(
         masked array's pixels are missing where they are masked.
     mask : missing pixels, (h, w) or (h, w, 1), where it is not 0; for a stack one mask for all
         images or one for each. None: none beside those of a masked array.
-    model : "fit" (the default): the bundled patch mixture adapted to the known pixels; "bundled":
-        that mixture unchanged; a score_embedding.Density; the folder of a run. Of the last, and of
-        a density that is no Gaussian mixture, the posterior mean at falling noise levels is used,
-        which takes longer.
+    model : "fit" (the default): the bundled patch mixture adapted to the known pixels; "bundled"
+        or "fast": that mixture unchanged; a score_embedding.Density; the folder of a run. Of the
+        last, and of a density that is no Gaussian mixture, the posterior mean at falling noise
+        levels is used, which takes longer.
     device : to compute on; the CPU in place of a device without float64.
     channel_axis : as in `denoise`.
     data_range : black and white, as in `denoise`; None: floats beyond [0, 1] have their own
@@ -92,8 +90,8 @@ def inpaint(
         by_own_range=True,
         device=device,
     )
-    chosen, denoiser = models.resolve_for_user(model, found.channels, found.device, stacklevel=4)
-    answer = found.array(filled(x, missing, chosen, denoiser) for x, missing in found.images())
+    denoiser = models.resolve_for_user(model, found.channels, found.device, stacklevel=4)
+    answer = found.array(filled(x, missing, denoiser) for x, missing in found.images())
     values = pixels.native(np.ma.getdata(image), "image")
     if found.range is None and values.dtype.kind != "f":
         return answer
@@ -101,12 +99,8 @@ def inpaint(
     return np.where(found.laid_out(found.missing), answer, values).astype(floats, copy=False)
 
 
-def filled(
-    x: Tensor, missing: Tensor, model: Model = models.FIT, denoiser: Denoiser | None = None
-) -> Tensor:
+def filled(x: Tensor, missing: Tensor, model: Denoiser) -> Tensor:
     """An image x (c, h, w) filled in where `missing` (h, w) is true; other pixels bit for bit.
-
-    `denoiser`: that of `model`, where it is resolved already.
 
     Raises
     ------
@@ -114,21 +108,18 @@ def filled(
     DataError, RunFolderError, CheckpointError : as `inpaint`.
     """
     check_mask(missing, x.shape[1:])
-    denoiser = denoiser or models.resolve(model, x.device)
-    denoiser.check_channels(len(x))
+    model.check_channels(len(x))
     if not missing.any():
         return x
     area = _box(missing)
     known, hole = x[:, *area], missing[area]
-    first, mixture = start(known, hole), _mixture(model, len(x))
-    if mixture is None:
+    first = start(known, hole)
+    if model.mixture is None:
         white = Stationary.white(LAST_SIGMA, len(x))
-        answer = by_levels(known, hole, first, denoiser.estimate(known, white, False))
-    elif model == models.FIT:
-        answer = conditional.adaptively_filled(known, hole, first, mixture)
+        answer = by_levels(known, hole, first, model.estimate(known, white, False))
     else:
-        answer = conditional.filled(known, hole, first, mixture)
-    if mixture is not None:
+        fill = conditional.adaptively_filled if model.adapted else conditional.filled
+        answer = fill(known, hole, first, model.mixture(len(x)))
         answer = torch.where(_wide(hole), torch.lerp(answer, first, SMOOTH_SHARE), answer)
     result = x.clone()
     result[:, *area] = torch.where(hole, answer.clamp(0, 1), known)
@@ -137,9 +128,7 @@ def filled(
 
 def check_mask(missing: Tensor, size: Sequence[int]) -> None:
     """Raise ValueError where `missing` (h, w) is not of this size, or no pixel is known."""
-    if tuple(missing.shape) != tuple(size):
-        mask_size, image_size = ("x".join(map(str, s)) for s in (missing.shape, size))
-        raise ValueError(f"the mask is {mask_size} (h x w), the image {image_size}")
+    pixels.check_mask_size(missing.shape, size)
     if missing.all():
         raise ValueError("the mask covers the whole image: no pixel is left to fill in from")
 
@@ -154,17 +143,6 @@ def start(x: Tensor, missing: Tensor) -> Tensor:
     found = torch.from_numpy(inpaint_biharmonic(image, hole, channel_axis=0)).to(x)
     mean = x[:, ~missing].mean(dim=1)[:, None, None]
     return torch.where(missing, torch.where(found.isfinite(), found, mean), x)
-
-
-def _mixture(model: Model, channels: int) -> GaussianMixture | None:
-    """The Gaussian mixture of windows that `model` names, if it is one."""
-    if isinstance(model, Density):
-        return model.model if isinstance(model.model, GaussianMixture) else None
-    if model in (models.FIT, models.BUNDLED):
-        mixture = models.bundled(channels).model
-        assert isinstance(mixture, GaussianMixture)
-        return mixture
-    return None
 
 
 def by_levels(x: Tensor, missing: Tensor, first: Tensor, estimate: Estimate) -> Tensor:

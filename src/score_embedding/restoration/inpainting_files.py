@@ -176,4 +176,4 @@ def _known(found: Photograph, missing: Tensor) -> Mask:
 
 def _filled(x: Tensor, missing: Tensor, model: Denoiser) -> Tensor:
     """All that this module needs of the algorithm."""
-    return inpainting.filled(x, missing.to(x.device), model.name, model).cpu()
+    return inpainting.filled(x, missing.to(x.device), model).cpu()

@@ -1,7 +1,7 @@
 """What the argument `model` of denoising and inpainting names, resolved in one place.
 
-"fit" adapts to the image itself, "fast" does so with less, "bundled" is the patch mixture of the
-package; a path is the folder of a run, and a Density is used directly.
+"fit" adapts the patch mixture of the package to the image itself, "fast" does so with less,
+"bundled" is that mixture unchanged; a path is the folder of a run, and a Density is used directly.
 """
 
 from __future__ import annotations
@@ -47,12 +47,17 @@ class Denoiser:
         a trained model is also evaluated at several image sizes and its answer refined by
         neighbourhoods (adaptive.py).
     caution : what the user must know about this model; empty: nothing.
+    mixture : the Gaussian mixture of windows of images of that many channels, where the model is
+        one: inpainting uses it in closed form.
+    adapted : whether that mixture is adapted to the image.
     """
 
     name: str
     channels: int | None
     estimate: Callable[[Tensor, Stationary, bool], Estimate]
     caution: str = ""
+    mixture: Callable[[int], GaussianMixture] | None = None
+    adapted: bool = False
 
     def check_channels(self, channels: int) -> None:
         """Raise DataError where it does not denoise images of this number of channels."""
@@ -76,26 +81,26 @@ def resolve(model: Model, device: torch.device) -> Denoiser:
     if not isinstance(model, Density | str | Path):
         raise ValueError(f"model must be {FIT}, {BUNDLED}, a folder or a Density, got {model!r}")
     if isinstance(model, Density):
-        return Denoiser("density", model.channels, lambda *_: _of_density(model))
+        return _of_density(model)
     if model in (FIT, FAST):
-        return Denoiser(model, None, partial(_fitted, fast=model == FAST))
+        estimate = partial(_fitted, fast=model == FAST)
+        return Denoiser(model, None, estimate, mixture=_bundled_mixture, adapted=model == FIT)
     if model == BUNDLED:
-        return Denoiser(BUNDLED, None, lambda x, *_: adaptive.of_mixture(bundled(len(x))))
+        return Denoiser(BUNDLED, None, _bundled_alone, mixture=_bundled_mixture)
     return _of_run(Path(model), device)
 
 
 def resolve_for_user(
     model: Model | None, channels: int, device: torch.device, stacklevel: int
-) -> tuple[Model, Denoiser]:
+) -> Denoiser:
     """What `denoise` and `inpaint` do with their argument `model`, None for FIT: its denoiser, for
     images of these channels. Errors as `resolve` and `Denoiser.check_channels`; its caution becomes
     a UserWarning `stacklevel` calls above."""
-    chosen = FIT if model is None else model
-    found = resolve(chosen, device)
+    found = resolve(FIT if model is None else model, device)
     found.check_channels(channels)
     if found.caution:
         warnings.warn(found.caution, UserWarning, stacklevel=stacklevel + 1)
-    return chosen, found
+    return found
 
 
 @cache
@@ -105,8 +110,20 @@ def bundled(channels: int) -> Density:
     density = densities.load(Path(str(path)))
     if channels == 3:
         return density
+    return Density(density.kind, fitting.luminance(_mixture_of(density)), density.stride)
+
+
+def _bundled_mixture(channels: int) -> GaussianMixture:
+    return _mixture_of(bundled(channels))
+
+
+def _mixture_of(density: Density) -> GaussianMixture:
     assert isinstance(density.model, GaussianMixture)
-    return Density(density.kind, fitting.luminance(density.model), density.stride)
+    return density.model
+
+
+def _bundled_alone(x: Tensor, *_: object) -> Estimate:
+    return adaptive.of_mixture(bundled(len(x)))
 
 
 def _fitted(x: Tensor, noise: Stationary, refine: bool, fast: bool) -> Estimate:
@@ -114,10 +131,19 @@ def _fitted(x: Tensor, noise: Stationary, refine: bool, fast: bool) -> Estimate:
     return adaptive.denoiser(bundled(len(x)), x, noise, adapt=not fast, fast=fast)
 
 
-def _of_density(density: Density) -> Estimate:
+def _of_density(density: Density) -> Denoiser:
     if isinstance(density.model, GaussianMixture):
-        return adaptive.of_mixture(density)
-    return lambda x, noise: density.denoise(x[None], noise.level)[0]
+        return Denoiser(
+            "density",
+            density.channels,
+            lambda *_: adaptive.of_mixture(density),
+            mixture=lambda _: _mixture_of(density),
+        )
+
+    def at_level(x: Tensor, noise: Stationary) -> Tensor:
+        return density.denoise(x[None], noise.level)[0]
+
+    return Denoiser("density", density.channels, lambda *_: at_level)
 
 
 def _of_run(path: Path, device: torch.device) -> Denoiser:

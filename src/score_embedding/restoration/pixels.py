@@ -160,6 +160,13 @@ def flagged(mask: Any, name: str = "mask") -> NDArray[np.bool_]:
     return np.asarray(native(mask, name) != 0)
 
 
+def check_mask_size(shape: Sequence[int], *sizes: Sequence[int]) -> None:
+    """Raise ValueError where the shape of a mask is none of these sizes, the first the image's."""
+    if tuple(shape) not in map(tuple, sizes):
+        mask, image = ("x".join(map(str, lengths)) for lengths in (shape, sizes[0]))
+        raise ValueError(f"the mask is {mask} (h x w), the image {image}")
+
+
 def native(values: Any, name: str) -> NDArray[Any]:
     """An array in the byte order of this machine. ValueError where entries are masked, no real
     numbers, or require a gradient."""
@@ -222,9 +229,7 @@ def _hole(
         hole = hole.squeeze(axis)
     elif hole.shape not in (spatial, spatial[-2:]) and hole.ndim > 2 and hole.shape[-1] == 1:
         hole = hole[..., 0]
-    if hole.shape not in (spatial, spatial[-2:]):
-        sizes = ("x".join(map(str, s)) for s in (hole.shape, spatial))
-        raise ValueError("the mask is {} (h x w), the image {}".format(*sizes))
+    check_mask_size(hole.shape, spatial, spatial[-2:])
     return np.broadcast_to(hole.reshape(-1, *stacked[1:3])[..., None], stacked)
 
 
