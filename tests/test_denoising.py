@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from scipy.ndimage import laplace
+from scipy.ndimage import gaussian_filter, laplace
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import denoise_tv_chambolle, denoise_wavelet
 from skimage.transform import rescale
@@ -288,3 +288,54 @@ def test_no_seam_shows_between_tiles_that_differ(length, overlap):
     steps = torch.cat([answer.diff(dim=axis).abs().flatten() for axis in (1, 2)])
     assert 0 < steps.max() <= 1 / overlap + 1e-6
     assert 0 < answer.min() < answer.max() < 1
+
+
+def shared_by_neighbours():
+    """Noise as of a camera, and what it is."""
+    noise = gaussian_filter(RNG(11).normal(size=picture("china").shape), (0.7, 0.7, 0))
+    line = np.exp(-(np.arange(-3, 4) ** 2) / (4 * 0.7**2))
+    correlation = np.eye(3)[:, :, None, None] * np.outer(line, line)
+    return 0.1 * noise / noise.std(), Noise(np.array([0.5]), np.full((3, 1), 0.1), correlation)
+
+
+@pytest.mark.parametrize("kind", ["shared", "map", "counts"])
+@pytest.mark.parametrize("model", ["residual", "bundled"])
+def test_any_model_gains_by_what_is_known_of_the_noise(runs, model, kind):
+    """The network of a run folder is evaluated as for white noise of the same level; what refines
+    its answer uses all that is known."""
+    truth, model = picture("china"), model if model == "bundled" else runs / model
+    if kind == "shared":
+        noise, known = shared_by_neighbours()
+        y, white, given = truth + noise, {"sigma": 0.1}, {"noise": known}
+    elif kind == "map":
+        s = np.linspace(0.02, 0.2, truth.shape[1]) * np.ones(truth.shape[:2])
+        y = truth + s[..., None] * RNG(12).normal(size=truth.shape)
+        white, given = {"sigma": np.sqrt(np.mean(s**2))}, {"sigma": s}
+    else:
+        y = RNG(13).poisson(truth.clip(0, 1) * 60) / 60
+        white, given = {"noise": "white"}, {"noise": "poisson"}
+    simple, known = (psnr(truth, denoise(y, model=model, **how)) for how in (white, given))
+    assert psnr(truth, y) + 3 < simple < known - 0.7
+
+
+@pytest.mark.parametrize("options", [{"noise": "camera"}, {"noise": "camera", "mode": "sample"}])
+def test_a_run_folder_takes_noise_that_is_estimated(runs, options):
+    truth = picture("china")
+    y = truth + shared_by_neighbours()[0]
+    found = denoise(y, model=runs / "residual", **options)
+    assert np.isfinite(found).all()
+    assert psnr(truth, found) > psnr(truth, y) + (2 if len(options) == 1 else 0)
+
+
+@pytest.mark.parametrize("model", ["fit", "fast", "bundled"])
+def test_the_number_of_threads_changes_nothing_but_round_off(model):
+    y = noisy("china", 0.1)[:80, :140]
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(denoise(y, noise="camera", model=model))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-5)

@@ -45,6 +45,7 @@ SAMPLING_STEPS = 10  # of Heun's method
 
 @positional_options
 @torch_defaults()
+@workers.one_thread_each()
 def denoise(
     image: NDArray[Any],
     *,
@@ -72,6 +73,8 @@ def denoise(
     model : "fit" (the default): the bundled patch mixture adapted to the image itself; "fast": with
         less of both, in a fraction of the time; "bundled": that mixture unchanged; the folder of a
         run, whose answer is refined by the image's own neighbourhoods; a score_embedding.Density.
+        A network, and a density that is no Gaussian mixture, are evaluated as for white noise of
+        the same level; all else uses the correlation and the map of the noise, too.
     mode : "mean", the posterior mean; "sample": along the probability flow from the image's noise
         level to none, which keeps texture at the price of a larger error.
     device : to compute on; the CPU in place of a device without float64.
@@ -104,7 +107,7 @@ def denoise(
     UserWarning : the model of a run folder was trained on one image only.
     """
     found = pixels.read(image, channel_axis=channel_axis, data_range=data_range, device=device)
-    resolved = models.resolve_for_user(model, found.channels, found.device, stacklevel=4)
+    resolved = models.resolve_for_user(model, found.channels, found.device, stacklevel=5)
     given = found.unit_sigma(sigma)
 
     def restored(x: Tensor, missing: Tensor) -> Tensor:
@@ -139,6 +142,7 @@ def clean(
         return posterior.restored(x, noise, answer, checked=mode == "mean").clamp(*limits)
 
 
+@workers.one_thread_each()
 def estimate_noise(
     image: NDArray[Any],
     *,

@@ -45,7 +45,7 @@ class Denoiser:
     channels : of the images that it denoises; None: both grey and colour.
     estimate : its posterior mean for an image x (c, h, w) with noise of a covariance; with `refine`
         a trained model is also evaluated at several image sizes and its answer refined by
-        neighbourhoods (adaptive.py).
+        neighbourhoods (adaptive.py). The model itself takes the noise as white, of the same level.
     caution : what the user must know about this model; empty: nothing.
     mixture : the Gaussian mixture of windows of images of that many channels, where the model is
         one: inpainting uses it in closed form.

@@ -24,7 +24,8 @@ _threads: ContextVar[int | None] = ContextVar("threads", default=None)
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Within it each torch operation has one thread, `in_order` as many threads as torch had."""
+    """Within it each torch operation has one thread, `in_order` as many threads as torch had. Also
+    a decorator of functions."""
     if _threads.get() is not None:
         yield
         return
