@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from command_line import assert_mistake
+from command_line import assert_mistake, start
 from score_embedding.report import figures
 from score_embedding.restoration import before_after, denoising_files, files
 
@@ -157,6 +158,25 @@ def test_an_interruption_keeps_what_is_finished(call, monkeypatch, number):
         *("a.png", "a_denoised.png", "a_denoised_before_after.png"),
         *("b.png", "b_denoised.png", "b_denoised_before_after.png", "c.png"),
     ]
+
+
+def test_a_process_that_is_interrupted_says_what_is_finished(tmp_path):
+    """A signal to a process of its own, while the second of three photographs is denoised."""
+    photographs("a.png")
+    large = np.random.default_rng(1).integers(90, 160, (400, 400)).astype(np.uint8)
+    for name in ("b.png", "c.png"):
+        Image.fromarray(large).save(name)
+    names = ("a.png", "b.png", "c.png")
+    with start(tmp_path, "denoise", *names, "--sigma", "0.1") as started:
+        limit = time.monotonic() + 60
+        while not Path("a_denoised_before_after.png").exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        started.send_signal(signal.SIGINT)
+        stdout, stderr = started.communicate(60)
+    assert (started.returncode, stdout) == (130, "denoised: a_denoised.png\n"), stderr
+    assert "stopped by SIGINT: 1 of 3 photographs are denoised" in stderr
+    written = {"a_denoised.png", "a_denoised_before_after.png"}
+    assert set(os.listdir()) == {*names, *written}
 
 
 def test_each_is_reported_when_it_is_written(monkeypatch):

@@ -106,6 +106,7 @@ class _Pages:
     def __iter__(self) -> Iterator[Photograph]:
         options = self._options
         for index in self._pages:
+            self._stage.to(self._stage.done, self._source.path.name)
             found = file_pages.read(self._source, index, options.model, options.device)
             units: list[Tensor | None] = []
             known = options.noise.known(found)
