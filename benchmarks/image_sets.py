@@ -230,7 +230,8 @@ def own(model: str, **options: Any) -> Denoise:
     def denoised(pair: Pair) -> Tensor:
         pixels = pair.noisy.permute(1, 2, 0).numpy()
         pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-        answer = denoising.denoise(pixels, model=model, **options)
+        # With a range given, counts of many times the peak are taken, too.
+        answer = denoising.denoise(pixels, model=model, data_range=(0.0, 1.0), **options)
         return torch.from_numpy(np.atleast_3d(answer)).permute(2, 0, 1)
 
     return denoised
