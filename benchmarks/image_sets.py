@@ -111,7 +111,7 @@ class Options:
     def chosen(self, paths: Iterable[Path]) -> list[Path]:
         found = sorted(path for path in paths if path.suffix.lower() in ENDINGS)
         if not found:
-            raise SystemExit("the folder has no images of the names that are needed")
+            raise SystemExit("the folder has no images, or for camera none named NAME_real.*")
         return found[:: self.step]
 
     def read(self, path: Path) -> Tensor:
@@ -286,8 +286,8 @@ def rows_of(first: Row, found: dict[str, dict[tuple[str, str], Score]]) -> list[
 
 def finish(name: str, rows: list[Row], options: Options, sets: str, machine: Row) -> None:
     """Write the table of a full run; print that of a part."""
-    left_out = {"left out, not installed": " and ".join(_rivals.missing())}
-    described = {"mean over": sets, **(left_out if _rivals.missing() else {}), **machine}
+    left_out = " and ".join(_rivals.missing())
+    described = {"mean over": sets, **({"without": left_out} if left_out else {}), **machine}
     if options.full:
         write(name, rows, described)
     else:
@@ -314,7 +314,7 @@ def main() -> None:
         tune()
         return
     if not given.folders or (given.part != "white" and len(given.folders) > 1):
-        parser.error(f"{given.part}: one FOLDER is needed{' or more' * (given.part == 'white')}")
+        parser.error(f"{given.part}: {'a' if given.part == 'white' else 'one'} FOLDER is needed")
     parts[given.part](given.folders, Options(given.step, given.crop))
 
 
