@@ -120,13 +120,18 @@ def write(name: str, rows: list[dict[str, Any]], environment: dict[str, Any]) ->
     RESULTS.mkdir(exist_ok=True)
     document = json.dumps({"environment": environment, "rows": rows}, indent=2)
     (RESULTS / f"{name}.json").write_text(document + "\n", encoding="utf-8")
+    text = table(name, rows, environment)
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def table(name: str, rows: list[dict[str, Any]], environment: dict[str, Any]) -> str:
+    """A Markdown table of the rows under a title and a line about the environment."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [f"# {name}", "", ", ".join(f"{k} {v}" for k, v in environment.items()), ""]
     lines += [_table_line(columns), _table_line(["---"] * len(columns))]
     lines += [_table_line([_cell(row.get(column)) for column in columns]) for row in rows]
-    table = "\n".join(lines) + "\n"
-    (RESULTS / f"{name}.md").write_text(table, encoding="utf-8")
-    print(table)
+    return "\n".join(lines) + "\n"
 
 
 def _table_line(cells: list[str]) -> str:

@@ -33,7 +33,7 @@ def test_the_library_example_runs(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_library_example_of_closed_form_scores_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "closed-form-scores.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "denoising.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     photograph = data.chelsea()[:40, :48]
     mask = np.zeros((40, 48), bool)
@@ -127,11 +127,12 @@ def test_a_table_of_a_comparison_is_that_of_its_results(name):
         ("reproduction", "networks"),
         ("theory", "density"),
         ("theory", "density_sizes"),
-        ("closed-form-scores", "photographs"),
-        ("closed-form-scores", "densities"),
-        ("closed-form-scores", "fit_steps"),
-        ("closed-form-scores", "residual_choices"),
-        ("closed-form-scores", "refined"),
+        ("denoising-results", "photographs"),
+        ("denoising-results", "densities"),
+        ("denoising-results", "fit_steps"),
+        ("denoising-results", "residual_choices"),
+        ("denoising-results", "refined"),
+        ("denoising-results", "inpainting"),
     ],
 )
 def test_the_tables_of_a_page_are_those_of_the_last_run(page, name):
@@ -143,12 +144,20 @@ def test_the_tables_of_a_page_are_those_of_the_last_run(page, name):
     assert len(table.splitlines()) > 4
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_update_tables_would_change_no_page(path):
+    module = importlib.util.module_from_spec(spec := _spec(ROOT / "docs" / "update_tables.py"))
+    spec.loader.exec_module(module)
+    page = path.read_text(encoding="utf-8")
+    assert module.updated(page) == page
+
+
 @pytest.mark.parametrize(
     ("name", "folder"), [("denoising", "denoising"), ("half_hour", "denoising_half_hour")]
 )
 def test_the_table_of_a_denoising_comparison_is_that_of_its_results(name, folder):
     results = (ROOT / "benchmarks" / "results" / folder / "table.md").read_text(encoding="utf-8")
-    page = (ROOT / "docs" / "closed-form-scores.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "denoising-results.md").read_text(encoding="utf-8")
     shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", page, flags=re.DOTALL)
     assert len(shown[1].splitlines()) >= 6
     assert shown[1] in results
@@ -206,10 +215,14 @@ def test_the_tables_of_a_reproduction_are_kept_and_put_into_the_page(
     assert {path.name for path in (kept / "cifar1").iterdir()} == set(reproduction.OF_CASES)
 
 
-def test_links_of_the_reproduction_page_lead_to_files_and_headings():
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", REPRODUCTION):
+@pytest.mark.parametrize(
+    "name", ["reproduction", "denoising", "closed-form-scores", "denoising-results"]
+)
+def test_links_of_a_page_lead_to_files_and_headings(name):
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
         path, _, heading = target.partition("#")
-        page = ROOT / "docs" / path
+        page = ROOT / "docs" / (path or f"{name}.md")
         assert page.exists(), target
         if heading:
             titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
