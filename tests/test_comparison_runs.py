@@ -413,7 +413,7 @@ def test_again_takes_no_option_that_its_folder_answers(compared, call, option):
     assert_mistake(done, "--again takes all from its folder")
 
 
-@pytest.mark.parametrize("keep", [0, 1, -3])
+@pytest.mark.parametrize("keep", [pytest.param(0, marks=pytest.mark.slow), 1, -3])
 def test_damaged_metrics_of_a_finished_run_are_listed_not_counted(compared, call, tmp_path, keep):
     shutil.copytree(compared.folder, tmp_path / "c")
     path = tmp_path / "c" / "runs" / "none_seed2" / "metrics.csv"

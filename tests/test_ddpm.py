@@ -246,8 +246,14 @@ def moments_of_a_chain(method, chain, times):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("chain", CHAINS)
-@pytest.mark.parametrize(("steps", "near"), [(None, 0.04), (100, 0.2)])
+@pytest.mark.parametrize(
+    ("chain", "steps", "near"),
+    [
+        ("published", None, 0.04),
+        pytest.param("clipped", None, 0.04, marks=pytest.mark.slow),
+        *((chain, 100, 0.2) for chain in CHAINS),
+    ],
+)
 def test_the_distribution_of_the_data_comes_out(method, chain, steps, near):
     network = Exact(BETAS)
     config = config_of(method, steps=steps, chain=chain)

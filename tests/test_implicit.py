@@ -163,7 +163,10 @@ def test_a_manufactured_solution_is_approached_at_second_order_with_steps_as_dh_
     assert errors[-1] < 0.03
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("turning", [8, 14]), ("surrounded", [9, 17])])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [pytest.param("turning", [8, 14], marks=pytest.mark.slow), ("surrounded", [9, 17])],
+)
 def test_what_time_steps_leave_of_a_manufactured_error_is_second_order_in_space(name, sizes):
     zero = MANUFACTURED[name][3] == "zero"
     left = []
@@ -230,11 +233,11 @@ def test_a_surrounded_sine_is_first_order_in_time():
     [
         (1, "reflect", None, [8, 16, 24]),
         (2, "reflect", None, [8, 12, 20]),
-        (3, "reflect", None, [12, 16, 20]),
+        pytest.param(3, "reflect", None, [12, 16, 20], marks=pytest.mark.slow),
         (1, "zero", None, [7, 15, 23]),
         (2, "zero", None, [7, 11, 15]),
         (3, "zero", None, [7, 11, 15]),
-        (1, "reflect", AffineDrift(-1.5), [12, 20, 28]),
+        pytest.param(1, "reflect", AffineDrift(-1.5), [12, 20, 28], marks=pytest.mark.slow),
         (2, "reflect", AffineDrift(lambda t: 1 + t), [12, 16, 24]),
     ],
 )
@@ -293,7 +296,7 @@ def test_a_spreading_gaussian_is_exact_but_for_its_time_steps(dims):
 @pytest.mark.parametrize(
     ("sde", "rate"),
     [
-        (VariancePreserving(2.0, 2.0), 1.0),
+        pytest.param(VariancePreserving(2.0, 2.0), 1.0, marks=pytest.mark.slow),
         (VariancePreserving(0.5, 4.0), None),
     ],
     ids=["Ornstein-Uhlenbeck", "variance preserving"],

@@ -109,12 +109,17 @@ def test_it_is_better_than_the_biharmonic_continuation(model):
     found = np.array(list(gains(model, small, ["camera", "lines"])))
     assert found.mean() > (2 if model == "fit" else 1)
     assert found.min() > 0
+
+
+@pytest.mark.parametrize("model", [pytest.param("fit", marks=pytest.mark.slow), "bundled"])
+def test_large_holes_are_better_than_the_biharmonic_continuation(model):
     large = [f"block of 24, {place}" for place in ("upper", "middle", "lower")]
     assert np.mean(list(gains(model, large, ["camera", "lines", "stars"]))) > 0
 
 
-def test_colour_is_better_than_the_biharmonic_continuation():
-    assert np.mean(list(gains("fit", ["scratches", "specks"], ["china", "flower"]))) > 0.5
+@pytest.mark.parametrize("kind", [pytest.param("scratches", marks=pytest.mark.slow), "specks"])
+def test_colour_is_better_than_the_biharmonic_continuation(kind):
+    assert np.mean(list(gains("fit", [kind], ["china", "flower"]))) > 0.5
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

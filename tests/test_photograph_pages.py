@@ -368,7 +368,7 @@ MASK[8:11, 9:14] = 255
 
 def filled(call, name, *options):
     Image.fromarray(MASK).save("mask.png")
-    done = call("inpaint", name, *(options or ["mask.png"]))
+    done = call("inpaint", name, *(options or ["mask.png"]), *BUNDLED)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.removeprefix("inpainted: ").strip())
 

@@ -424,7 +424,9 @@ def test_leaving_the_stable_region_warns_of_image_and_channel_and_logs_it(photog
     assert torch.isfinite(solution.log_density).all()
 
 
-@pytest.mark.parametrize(("N", "dh"), [(5, 0.5), (5, 1.0), (10, 1.0), (10, 4.0)])
+@pytest.mark.parametrize(
+    ("N", "dh"), [(5, 0.5), (5, 1.0), pytest.param(10, 1.0, marks=pytest.mark.slow), (10, 4.0)]
+)
 def test_a_warning_is_given_exactly_outside_the_stable_region(N, dh, photographs):
     sigma, times, m0 = 5.0, config_times(N), log_density(photographs(8, n=1)[:, :1])
     seen = set()
@@ -457,7 +459,7 @@ def test_a_field_far_outside_raises_with_all_its_residuals():
     assert min(residuals) > 2e-8
 
 
-@pytest.mark.parametrize("scale", [1e4, 1e8, 1e40, 1e100])
+@pytest.mark.parametrize("scale", [1e4, pytest.param(1e8, marks=pytest.mark.slow), 1e40, 1e100])
 def test_a_log_density_of_any_size_raises_rather_than_end_in_nan(scale):
     for seed in range(5):
         m0 = scale * random_m0(1, 1, 4, 5, seed=seed)
