@@ -79,22 +79,36 @@ MOUNT = pytest.mark.skipif(not can_mount(), reason="no file system can be mounte
 PYTHON = (sys.executable, "-m", "score_embedding")
 
 
+SHORT = ("run", "--config", "quickstart", *sets(training__epochs=80, misc__checkpoint_freq=1e-6))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(once):
+    """The folder of the run SHORT that nothing has stopped; to be read only."""
+
+    def make(cwd):
+        done = process(cwd, *SHORT)
+        assert done.returncode == 0, done.stderr
+
+    return once("uninterrupted", make) / "saves" / "quickstart"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["long files", pytest.param("full disk", marks=MOUNT)])
-def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call, tmp_path):
-    changes = sets(training__epochs=80, misc__checkpoint_freq=1e-6)
-    asked = ("run", "--config", "quickstart", *changes)
+def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(
+    how, uninterrupted, call, tmp_path
+):
     folder = tmp_path / "saves" / "quickstart"
-    interrupt(tmp_path, folder, *asked[1:])
+    interrupt(tmp_path, folder, *SHORT[1:])
     kept = {name for name in tree(folder) if name.startswith("checkpoint")}
     if how == "long files":
-        done = process(tmp_path, *asked, "--resume", longest_file=ROOM)
+        done = process(tmp_path, *SHORT, "--resume", longest_file=ROOM)
         assert kept <= tree(folder).keys()
     else:
         newest = max(name for name in kept if name.endswith(".safetensors"))
         done = on_a_disk_that_fills_up(
             tmp_path,
-            *(*PYTHON, *map(str, asked), "--resume"),
+            *(*PYTHON, *map(str, SHORT), "--resume"),
             folder="saves/quickstart",
             full_when=f"[ ! -e disk/{newest} ]",  # two more checkpoints were written
         )
@@ -104,10 +118,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_whole(how, call
     assert 1 <= len(checkpoints.steps()) <= 2
     for step in checkpoints.steps():  # each of them is whole
         checkpoints.read(step)
-    assert call(*asked, "--resume").returncode == 0
-    assert call(*asked, "--folder-ext", "whole").returncode == 0
-    whole = folder.with_name("quickstart_whole")
-    weights, others = (load_file(path / "model.safetensors") for path in (folder, whole))
+    assert call(*SHORT, "--resume").returncode == 0
+    weights, others = (load_file(path / "model.safetensors") for path in (folder, uninterrupted))
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
 

@@ -134,7 +134,9 @@ def test_a_density_that_cannot_be_is_refused_with_what_can(values, message):
         diffusion(**values)
 
 
-@pytest.mark.parametrize("bandwidth", [0.5, 3.0, 80.0, 700.0, 2500.0])
+@pytest.mark.parametrize(
+    "bandwidth", [0.5, 3.0, 80.0, 700.0, pytest.param(2500.0, marks=pytest.mark.slow)]
+)
 def test_smoothing_is_scipys_filter(bandwidth):
     counts = np.random.default_rng(0).random((histogram.BINS, histogram.BINS))
     matrix = histogram.smoothing(bandwidth)

@@ -152,7 +152,9 @@ def test_a_scheme_too_slow_for_the_training_loop_is_refused(scheme, photographs,
         check(images, diffusion)
 
 
-@pytest.mark.parametrize("scheme", ["spectral", "implicit", "published"])
+@pytest.mark.parametrize(
+    "scheme", ["spectral", "implicit", pytest.param("published", marks=pytest.mark.slow)]
+)
 def test_scores_of_many_images_stream_into_a_file_that_can_be_mapped(scheme, photographs, tmp_path):
     images = photographs(8, 10).to(torch.float32)
     diffusion = Diffusion(num_timesteps=12, sigma=2.0, scheme=scheme, solve_tolerance=1e-6)

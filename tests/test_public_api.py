@@ -347,12 +347,12 @@ def every_call(path, dtype, device):
 def test_a_default_dtype_or_device_of_the_user_changes_nothing(tmp_path):
     usual = every_call(tmp_path / "usual", "float32", "cpu")
     assert len(usual) > 150
-    for dtype, device in (("float64", "cpu"), ("float32", "meta")):
-        changed = every_call(tmp_path / f"{dtype}_{device}", dtype, device)
-        assert changed.keys() == usual.keys()
-        for name, value in usual.items():
-            assert changed[name].dtype == value.dtype, name
-            assert torch.equal(changed[name], value), name
+    # Both at once: neither hides the other, as a dtype is compared and a meta tensor has no values.
+    changed = every_call(tmp_path / "changed", "float64", "meta")
+    assert changed.keys() == usual.keys()
+    for name, value in usual.items():
+        assert changed[name].dtype == value.dtype, name
+        assert torch.equal(changed[name], value), name
 
 
 # --- every scheme x every option ---------------------------------------------------------------

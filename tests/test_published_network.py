@@ -233,7 +233,7 @@ def test_weights_have_the_scale_of_their_layer_and_biases_are_zero():
     assert near_zero == nearly_zero_layers(model)
 
 
-@pytest.mark.parametrize("ch", [32, 128])
+@pytest.mark.parametrize("ch", [32, pytest.param(128, marks=pytest.mark.slow)])
 def test_the_output_before_training_is_of_the_published_size(ch):
     """About 7.7e-6 at ch 128. In closed form: the last convolution of normalised features."""
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -25,7 +25,9 @@ GREY, COLOUR = 0.5 + 0.1 * RNG.normal(size=(12, 15)), 0.5 + 0.1 * RNG.normal(siz
 MASK = np.zeros((12, 15), bool)
 MASK[4:6, 5:8] = True
 WHITE = {
-    c: densities.fit("white", [torch.rand(c, 9, 9, generator=torch.Generator().manual_seed(1))])
+    c: densities.fit(
+        "white", [torch.rand(c, 9, 9, generator=torch.Generator().manual_seed(1))], arrays=100
+    )
     for c in (1, 3)
 }
 
