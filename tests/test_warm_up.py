@@ -34,8 +34,8 @@ def cold(monkeypatch):
     monkeypatch.setattr(warm_up, "_done", set())
 
 
-@pytest.mark.filterwarnings("ignore:FPDF.preload_image:DeprecationWarning")
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_slow_first_import_is_not_on_the_clock(tmp_path, monkeypatch):
     (tmp_path / "slow_at_first.py").write_text(
         "import time; time.sleep(3); from score_embedding.densities.gaussian import *"
