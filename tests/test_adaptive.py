@@ -28,7 +28,9 @@ def psnr(s, adapt, halve, refine):
     return metrics.clipped(known(y, noise), photograph())[0]
 
 
-@pytest.mark.parametrize(("s", "gain"), [(0.1, 0.0), (0.5, 0.2)])
+@pytest.mark.parametrize(
+    ("s", "gain"), [(0.1, 0.0), pytest.param(0.5, 0.2, marks=pytest.mark.slow)]
+)
 def test_adapting_helps_where_there_is_much_noise(s, gain):
     assert psnr(s, True, True, True) > psnr(s, False, True, True) + gain
 
@@ -37,7 +39,9 @@ def test_half_the_size_helps_where_there_is_much_noise():
     assert psnr(0.5, True, True, True) > psnr(0.5, True, False, True) + 0.1
 
 
-@pytest.mark.parametrize("s", [0.05, 0.1, 0.25])
+@pytest.mark.parametrize(
+    "s", [0.1, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.05, 0.25))]
+)
 def test_the_neighbourhoods_help(s):
     assert psnr(s, True, True, True) > psnr(s, True, True, False) + 0.2
 
@@ -71,8 +75,14 @@ def test_without_its_steps_it_is_the_mixture():
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 40), (127, 30), (128, 128), (129, 131)])
-@pytest.mark.parametrize("c", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "c"),
+    [
+        *((size, 1) for size in ((1, 1), (2, 40), (127, 30), (128, 128), (129, 131))),
+        *((size, 3) for size in ((1, 1), (2, 40), (127, 30))),
+        *(pytest.param(size, 3, marks=pytest.mark.slow) for size in ((128, 128), (129, 131))),
+    ],
+)
 def test_small_and_odd_sizes(size, c):
     y = 0.5 + 0.1 * torch.randn(c, *size, generator=torch.Generator().manual_seed(0))
     noise = Stationary.white(0.1, c)
@@ -82,8 +92,14 @@ def test_small_and_odd_sizes(size, c):
     assert float((answer - 0.5).square().mean()) <= float((y - 0.5).square().mean())
 
 
-@pytest.mark.parametrize(("white", "channels"), [(1.0, 3), (9.0, 1)])
-@pytest.mark.parametrize("s", [1e-6, 1e-3, 0.004, 0.03])
+@pytest.mark.parametrize(
+    ("white", "channels", "s"),
+    [
+        *((9.0, 1, s) for s in (1e-6, 1e-3, 0.004, 0.03)),
+        (1.0, 3, 1e-3),
+        *(pytest.param(1.0, 3, s, marks=pytest.mark.slow) for s in (1e-6, 0.004, 0.03)),
+    ],
+)
 def test_a_page_of_black_and_white_with_next_to_no_noise(s, channels, white):
     """float32 loses such noise beside the covariances of its edges."""
     rng = np.random.default_rng(0)

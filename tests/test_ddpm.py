@@ -267,7 +267,10 @@ def test_the_distribution_of_the_data_comes_out(method, chain, steps, near):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("steps", "nfe"), [(None, 1000), (50, 50), (5, 5), (1, 1)])
+@pytest.mark.parametrize(
+    ("steps", "nfe"),
+    [pytest.param(None, 1000, marks=pytest.mark.slow), (50, 50), (5, 5), (1, 1)],
+)
 def test_nfe_is_the_number_of_calls_and_times_fall_to_zero(method, steps, nfe):
     network = Exact(BETAS)
     samples = ddpm.sample(network, torch.zeros(2, 1, 2, 3), config_of(method, steps=steps))

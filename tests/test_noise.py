@@ -149,7 +149,7 @@ def test_what_is_drawn_has_no_noise_and_stays(kind):
     np.testing.assert_array_equal(se.denoise(image), image)
 
 
-@pytest.mark.parametrize(("size", "s"), [(1, 0.1), (2, 0.05)])
+@pytest.mark.parametrize(("size", "s"), [(1, 0.1), pytest.param(2, 0.05, marks=pytest.mark.slow)])
 def test_fine_patterns_are_not_destroyed(size, s):
     i, j = np.indices((160, 160)) // size
     clean = ((i + j) % 2).astype(float)

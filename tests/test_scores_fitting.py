@@ -70,8 +70,18 @@ def random_gaussians(generator, shape, K):
 # --- every kind --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("c", [1, 3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "c"),
+    [
+        *((kind, 1) for kind in KINDS),
+        ("patch_mixture", 3),
+        *(
+            pytest.param(kind, 3, marks=pytest.mark.slow)
+            for kind in KINDS
+            if kind != "patch_mixture"
+        ),
+    ],
+)
 def test_every_kind_denoises_a_picture_it_was_not_fitted_to(kind, c, generator):
     clean = picture("astronaut" if c == 3 else "camera", 60, 72, c)[None]
     sigma, least = GAINS[kind]
