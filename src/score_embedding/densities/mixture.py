@@ -90,6 +90,11 @@ class GaussianMixture(ArrayModel):
         excess = self.variances - self.rest[:, None]
         return (self.axes * excess[:, None]) @ self.axes.mT + self.rest[:, None, None] * identity
 
+    def gains(self, s: float) -> Tensor:
+        """C_k (C_k + s^2 I)^-1, (K, d, d); s^2 times it is the covariance of x given y."""
+        variances, rest = (values / (values + s**2) for values in (self.variances, self.rest))
+        return replace(self, variances=variances, rest=rest).covariances()
+
     def truncated(self, rank: int) -> GaussianMixture:
         """Only the `rank` leading axes kept; the trace of every covariance stays."""
         kept, dropped = self.variances[:, :rank], self.variances[:, rank:]

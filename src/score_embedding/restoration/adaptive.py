@@ -41,44 +41,58 @@ ROUNDOFF_MARGIN = 10.0  # factor by which round-off must stay below the smallest
 @dataclass(frozen=True)
 class Passes:
     """The steps at noise levels up to `level`: the axes that the mixture keeps in each component,
-    and the refinements by neighbourhoods at full size, one after another, and at each halved
-    size. Windows of two sizes, one after another, gain more than twice the same."""
+    and the refinements by neighbourhoods at full size and at each halved size. Refinements follow
+    one another; those in one tuple start from the same estimate, and their answers are averaged.
+    Windows of two sizes gain more than twice the same."""
 
     level: float
     axes: int
-    full: tuple[Groups, ...]
+    full: tuple[tuple[Groups, ...], ...]
     halved: Groups
 
 
-def _grey(side: int, nearest: int) -> Groups:
-    return Groups(side, nearest, gain=0.9, missing=0.2)
+def _grey(side: int, nearest: int, stride: int = 4, missing: float = 0.2) -> Groups:
+    return Groups(side, nearest, stride, gain=0.9, missing=missing)
+
+
+def _colour(side: int, nearest: int) -> Groups:
+    return Groups(side, nearest, stride=6)
 
 
 # By noise level. Larger windows and groups are slower, and better where there is more noise.
 _COLOUR = (
-    Passes(20 / 255, 80, (Groups(4, 24, 6), Groups(5, 32, 6)), Groups(4, 32, 6)),
-    Passes(35 / 255, 48, (Groups(4, 24, 6), Groups(5, 32, 6)), Groups(4, 32, 6)),
-    Passes(math.inf, 32, (Groups(4, 32, 6), Groups(6, 32, 6)), Groups(4, 32, 6)),
+    Passes(20 / 255, 80, ((_colour(4, 24),), (_colour(5, 32),)), _colour(4, 32)),
+    Passes(35 / 255, 48, ((_colour(4, 24),), (_colour(5, 32),)), _colour(4, 32)),
+    Passes(math.inf, 32, ((_colour(5, 32),), (_colour(7, 32),)), _colour(4, 32)),
 )
 _GREY = (
-    Passes(20 / 255, 64, (_grey(6, 32), _grey(7, 48)), _grey(6, 48)),
-    Passes(35 / 255, 64, (_grey(7, 48), _grey(7, 48)), _grey(7, 48)),
-    Passes(math.inf, 64, (_grey(8, 48), _grey(10, 64)), _grey(7, 48)),
+    Passes(
+        20 / 255,
+        64,
+        ((_grey(6, 32),), (_grey(4, 24, missing=0.15), _grey(7, 32, missing=0.15))),
+        _grey(6, 32),
+    ),
+    Passes(
+        35 / 255,
+        64,
+        ((_grey(6, 32),), (_grey(4, 24, missing=0.15), _grey(9, 40, 6, missing=0.15))),
+        _grey(7, 32),
+    ),
+    Passes(
+        math.inf,
+        64,
+        ((_grey(8, 32),), (_grey(6, 32, missing=0.15), _grey(10, 40, 6, missing=0.1))),
+        _grey(7, 32),
+    ),
 )
-_FAST = {1: Groups(7, 24, 7, gain=0.9, missing=0.2), 3: Groups(4, 24, 6)}
+_FAST_COLOUR = (Passes(math.inf, 64, ((_colour(4, 28),),), _colour(4, 32)),)
+_FAST_GREY = (Passes(math.inf, 64, ((_grey(7, 24, 6),),), _grey(6, 32, 6)),)
 
 
-def refinements(channels: int, level: float, full: bool, fast: bool) -> tuple[Groups, ...]:
-    """Those of an image of these channels with noise of this level, at its full size or halved."""
-    if fast:
-        return (_FAST[min(channels, 3)],) if full else ()
-    own = _passes(channels, level)
-    return own.full if full else (own.halved,)
-
-
-def _passes(channels: int, level: float) -> Passes:
-    table = _GREY if channels == 1 else _COLOUR
-    return next(row for row in table if level <= row.level)
+def passes(channels: int, level: float, fast: bool = False) -> Passes:
+    """Those of an image of these channels with noise of this level."""
+    tables = (_FAST_GREY, _FAST_COLOUR) if fast else (_GREY, _COLOUR)
+    return next(row for row in tables[channels > 1] if level <= row.level)
 
 
 def refined(
@@ -100,8 +114,10 @@ def refined(
             coarse = at(halved(y), noise.halved(), remaining - 1)
             answer = answer + doubled(coarse - halved(answer), y)
         if refine:
-            for groups in refinements(len(y), noise.level, remaining == halvings, fast):
-                answer = neighbourhoods.refined(y, answer, noise, groups)
+            own = passes(len(y), noise.level, fast)
+            for averaged in own.full if remaining == halvings else ((own.halved,),):
+                found = [neighbourhoods.refined(y, answer, noise, groups) for groups in averaged]
+                answer = torch.stack(found).mean(dim=0)
         return answer
 
     return lambda y, noise: at(y, noise, halvings)
@@ -129,7 +145,7 @@ def denoiser(
     if adapt:
         density = adapted(density, *((halved(noisy), noise.halved()) if halve else (noisy, noise)))
     assert isinstance(density.model, GaussianMixture)
-    few = density.model.truncated(_passes(len(noisy), noise.level).axes)
+    few = density.model.truncated(passes(len(noisy), noise.level, fast).axes)
     first = of_mixture(replace(density, model=few, stride=STRIDE), LEAST_PROBABILITY)
     return refined(first, int(halve), refine, fast)
 
