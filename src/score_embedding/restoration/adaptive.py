@@ -61,8 +61,8 @@ def _colour(side: int, nearest: int) -> Groups:
 
 # By noise level. Larger windows and groups are slower, and better where there is more noise.
 _COLOUR = (
-    Passes(20 / 255, 80, ((_colour(4, 24),), (_colour(5, 32),)), _colour(4, 32)),
-    Passes(35 / 255, 48, ((_colour(4, 24),), (_colour(5, 32),)), _colour(4, 32)),
+    Passes(20 / 255, 80, ((_colour(4, 28),), (_colour(5, 36),)), _colour(4, 32)),
+    Passes(35 / 255, 48, ((_colour(4, 28),), (_colour(5, 36),)), _colour(4, 32)),
     Passes(math.inf, 32, ((_colour(5, 32),), (_colour(7, 32),)), _colour(4, 32)),
 )
 _GREY = (

@@ -33,7 +33,8 @@ from score_embedding.data import crops
 from score_embedding.restoration import workers
 from score_embedding.restoration.noise import Stationary
 
-_TILE, _REACH = 16, 6  # pixels: groups are searched in tiles and this far beyond their edges
+# Groups are searched in tiles of at most so many pixels and this far beyond their edges.
+_TILE, _REACH = 18, 6
 BLOCK = 8  # tiles along a side of a block, which is computed at once
 _FLOAT64_BELOW = 0.02  # noise level whose square float32 may lose beside the covariances
 _LEAST_LEVEL = 1e-5  # noise level below which it is lost in float64, too
@@ -52,7 +53,7 @@ class Groups:
     ----------
     side : pixels along a window.
     nearest : windows in a group, its reference included.
-    stride : pixels between reference windows; fewer are slower.
+    stride : pixels between reference windows, at most 18; fewer are slower.
     gain : factor of the noise's standard deviation.
     missing : standard deviation that the first estimate has lost of what varies within a group, in
         units of the noise's; its square is added to the diagonal of the covariance.
@@ -86,7 +87,8 @@ def refined(
     s = torch.full_like(y[:1], noise.level)
     if noise.scale is not None:
         s *= crops.continued(noise.scale[None].to(y), *y.shape[1:])
-    axes = _axes(first, noise, float(s.min()), side)
+    with workers.one_thread_each():  # so that their number does not change a digit
+        axes = _axes(first, noise, float(s.min()), side)
 
     def posterior(own: _Block) -> tuple[Tensor, Tensor]:
         own_s = F.avg_pool2d(s[own.area], side, stride=1).flatten()
@@ -112,11 +114,13 @@ class _Axes:
 
 def _axes(first: Tensor, noise: Stationary, s: float, side: int) -> _Axes:
     """Those of an image (c, h, w) that are not negligible beside noise of level s; at least one."""
-    # At random: on a grid they may all lie alike in the windows of the first estimate.
+    # Of many, some at random: on a grid they may all lie alike in the windows of the mixture.
     windows = first.unfold(1, side, 1).unfold(2, side, 1)  # (c, rows, columns, side, side)
     rows, columns = windows.shape[1:3]
-    generator = torch.Generator("cpu").manual_seed(0)
-    places = torch.randint(rows * columns, (_SAMPLED,), generator=generator).to(first.device)
+    places = torch.arange(rows * columns, device=first.device)
+    if len(places) > _SAMPLED:
+        generator = torch.Generator("cpu").manual_seed(0)
+        places = torch.randint(len(places), (_SAMPLED,), generator=generator).to(first.device)
     sample = windows[:, places // columns, places % columns].transpose(0, 1).flatten(1).double()
     matrices = noise.whitening(side, sample)
     if matrices is not None:
@@ -159,11 +163,12 @@ def _tiles(
 ) -> list[tuple[Tensor, Tensor]]:
     """Along one axis with `length` windows, block by block: for each tile its reference windows and
     the candidates for their groups, both (tiles, ...)."""
-    steps = torch.arange(0, _TILE, stride, device=device)
+    tile = _TILE // stride * stride  # the reference windows are then evenly spaced
+    steps = torch.arange(0, tile, stride, device=device)
     last = max(length - 1 - int(steps[-1]), 0)  # of the tile that ends with the last window
-    tiles = torch.arange(0, last + _TILE, _TILE, device=device).clamp(max=last)
+    tiles = torch.arange(0, last + tile, tile, device=device).clamp(max=last)
     own = tiles[:, None] + steps
-    size = min(length, _TILE + 2 * _REACH)
+    size = min(length, tile + 2 * _REACH)
     first = (tiles - _REACH).clamp(0, length - size)
     around = first[:, None] + torch.arange(size, device=device)
     parts = (torch.split(part, block) for part in (own.clamp(max=length - 1), around))
