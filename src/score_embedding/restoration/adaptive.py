@@ -29,7 +29,7 @@ from score_embedding.restoration.noise import Stationary
 Estimate = Callable[[Tensor, Stationary], Tensor]  # (c, h, w), its noise -> (c, h, w)
 
 EM_STEPS, PRIOR, WINDOWS = 2, 20.0, 2000  # of the adaptation: fitting.adapted has what they are
-STRIDE = 5  # pixels between the mixture's windows; fewer give no better result after refinement
+GREY_STRIDE, STRIDE = 4, 5  # pixels between the mixture's windows; fewer give no better result
 LEAST_PROBABILITY = 0.1  # share of the likeliest component's, below which one is left out
 HALVED_FROM = 128  # pixels of the shorter side; the half of fewer is too little to fit to
 HALVINGS = 3  # of the image for a denoiser that is not adapted; more gain nothing
@@ -145,8 +145,9 @@ def denoiser(
     if adapt:
         density = adapted(density, *((halved(noisy), noise.halved()) if halve else (noisy, noise)))
     assert isinstance(density.model, GaussianMixture)
+    stride = GREY_STRIDE if len(noisy) == 1 else STRIDE
     few = density.model.truncated(passes(len(noisy), noise.level, fast).axes)
-    first = of_mixture(replace(density, model=few, stride=STRIDE), LEAST_PROBABILITY)
+    first = of_mixture(replace(density, model=few, stride=stride), LEAST_PROBABILITY)
     return refined(first, int(halve), refine, fast)
 
 

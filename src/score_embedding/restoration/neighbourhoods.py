@@ -190,7 +190,8 @@ def _of_block(
     near = _nearest(clean[:, :_COMPARED].contiguous(), block, groups.nearest)
     level = s[block.reference.flatten()]
     found, uses = torch.zeros_like(noisy), torch.zeros_like(noisy[:, 0])
-    for group, s_group in zip(near.split(_AT_ONCE), level.split(_AT_ONCE), strict=True):
+    parts = (torch.split(own, _AT_ONCE) for own in (near, level))
+    for group, s_group in zip(*parts, strict=True):
         changes, left = _changes(noisy[group], clean[group], s_group, groups)
         left = left / len(axes.coordinates) + 1 / near.shape[1]
         weights = (1 / (left.clamp_min(_LEAST_LEFT) * s_group**2))[:, None].expand(group.shape)
