@@ -51,7 +51,7 @@ class Passes:
     halved: Groups
 
 
-def _grey(side: int, nearest: int, stride: int = 4, missing: float = 0.2) -> Groups:
+def _grey(side: int, nearest: int, stride: int = 5, missing: float = 0.2) -> Groups:
     return Groups(side, nearest, stride, gain=0.9, missing=missing)
 
 
@@ -85,7 +85,7 @@ _GREY = (
         _grey(7, 32),
     ),
 )
-_FAST_COLOUR = (Passes(math.inf, 64, ((_colour(4, 28),),), _colour(4, 32)),)
+_FAST_COLOUR = (Passes(math.inf, 48, ((_colour(4, 28),),), _colour(4, 32)),)
 _FAST_GREY = (Passes(math.inf, 64, ((_grey(7, 24, 6),),), _grey(6, 32, 6)),)
 
 

@@ -40,7 +40,7 @@ _FLOAT64_BELOW = 0.02  # noise level whose square float32 may lose beside the co
 _LEAST_LEVEL = 1e-5  # noise level below which it is lost in float64, too
 _NEGLIGIBLE = 0.002  # variance along an axis, in units of the noise's, below which it is left out
 _COMPARED = 10  # axes along which windows are compared; the others are mostly noise
-_SAMPLED = 10_000  # windows that the axes are found from
+_SAMPLED = 5_000  # windows that the axes are found from
 _AT_ONCE = 256  # groups, whose windows fit into a processor's cache
 _LEAST_LEFT = 1e-3  # share of the noise's variance below which no window weighs more
 
