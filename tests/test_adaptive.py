@@ -1,6 +1,7 @@
 """Image-adaptive denoising, step by step."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scipy.ndimage import zoom
 from sklearn.datasets import load_sample_images
 
 from score_embedding import denoise
+from score_embedding.densities import windows
 from score_embedding.evaluation import held_out, metrics
 from score_embedding.restoration import adaptive, models, neighbourhoods
 from score_embedding.restoration.noise import Stationary
@@ -70,9 +72,16 @@ def test_without_its_steps_it_is_the_mixture():
     y, mixture = held_out.with_noise(photograph(), 0.2, 0), models.bundled(3)
     noise = Stationary.white(0.2, 3)
     known = adaptive.denoiser(mixture, y, noise, adapt=False, halve=False, refine=False)
-    found = known(y, noise)
-    expected = type(mixture)(mixture.kind, mixture.model, adaptive.STRIDE).denoise(y[None], 0.2)[0]
-    assert torch.equal(found, expected)
+    few = mixture.model.truncated(adaptive.passes(3, 0.2).axes)
+    expected = windows.average(
+        y[None], (8, 8), adaptive.STRIDE, lambda rows: few.denoise(rows, 0.2, 0.1)
+    )
+    assert torch.equal(known(y, noise), expected[0])
+    whole = mixture.denoise(y[None], 0.2)[0]
+    of_all = adaptive.of_mixture(mixture)(y, noise)
+    assert torch.equal(of_all, whole)
+    errors = [float((image - photograph()).square().mean()) for image in (expected[0], whole)]
+    assert errors[0] < 1.1 * errors[1]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +123,28 @@ def test_the_neighbourhoods_are_those_of_both_sizes(monkeypatch):
     y = torch.rand(1, 140, 130)
     noise = Stationary.white(0.2, 1)
     adaptive.denoiser(models.bundled(1), y, noise)(y, noise)
-    assert refined == [((70, 65), 0.1), ((140, 130), 0.2), ((140, 130), 0.2)]
+    averaged = sum(map(len, adaptive.passes(1, 0.2).full))
+    assert averaged == 3
+    assert refined == [((70, 65), 0.1), *averaged * [((140, 130), 0.2)]]
+
+
+def test_answers_of_two_window_sizes_are_averaged(monkeypatch):
+    monkeypatch.setattr(neighbourhoods, "refined", lambda _y, first, _noise, add: first + add)
+    steps = adaptive.Passes(9.0, 1, ((1.0, 4.0), (10.0,)), 100.0)
+    monkeypatch.setattr(adaptive, "passes", lambda *_: steps)
+    y, noise = torch.zeros(1, 60, 60), Stationary.white(0.2, 1)
+    found = adaptive.refined(lambda x, *_: x)(y, noise)
+    assert torch.equal(found, torch.full_like(y, 12.5))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("fast", [False, True])
+def test_there_are_steps_for_every_noise_level(channels, fast):
+    for level in (1e-5, 20 / 255, 0.1, 1.0, 50.0):
+        steps = adaptive.passes(channels, level, fast)
+        assert steps.full
+        assert all(steps.full)
+        assert level <= steps.level
 
 
 @pytest.mark.parametrize(
@@ -136,7 +166,7 @@ def test_any_denoiser_is_evaluated_at_halved_sizes_down_to_the_smallest(size, ha
     y = torch.rand(1, *size)
     answer = adaptive.refined(estimate)(y, Stationary.white(0.4, 1))
     levels = [0.4 / 2**k for k in range(len(halves), 0, -1)]
-    assert refined == [*zip(halves, levels, strict=True), (size, 0.4), (size, 0.4)]
+    assert refined == [*zip(halves, levels, strict=True), *3 * [(size, 0.4)]]
     assert evaluated == [(size, 0.4), *zip(halves[::-1], levels[::-1], strict=True)]
     torch.testing.assert_close(answer, y)  # no step has changed anything
 
@@ -156,10 +186,8 @@ def recorded(monkeypatch):
     seen = []
 
     def refined(y, first, noise, groups):
-        assert any(
-            groups in adaptive.refinements(len(y), noise.level, full, fast=False)
-            for full in (True, False)
-        )
+        steps = adaptive.passes(len(y), noise.level)
+        assert groups in (*itertools.chain(*steps.full), steps.halved)
         seen.append((y.shape[1:], noise.level))
         return first
 

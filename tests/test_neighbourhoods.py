@@ -12,7 +12,7 @@ from score_embedding.restoration import neighbourhoods
 from score_embedding.restoration.neighbourhoods import Groups
 from score_embedding.restoration.noise import LEAST_EIGENVALUE, Stationary
 
-SIDE, TILE, REACH = 5, 16, 6
+SIDE, REACH, COMPARED = 5, 6, 10
 
 
 def texture(shape, generator):
@@ -39,40 +39,52 @@ def windows_of(image):
 
 def along(length, stride):
     """Tile by tile: the reference windows, and the candidates for their groups."""
-    size = min(length, TILE + 2 * REACH)
-    steps = range(0, TILE, stride)
+    tile = {1: 18, 4: 16, 6: 18}[stride]
+    size = min(length, tile + 2 * REACH)
+    steps = range(0, tile, stride)
     last = max(length - 1 - steps[-1], 0)
-    for start in [*range(0, last, TILE), last]:
+    for start in [*range(0, last, tile), last]:
         own = [min(start + step, length - 1) for step in steps]
         first = min(max(start - REACH, 0), length - size)
         yield own, range(first, first + size)
 
 
+def principal_axes(whitened, s):
+    """Of all windows, as columns from the most variance down, but for the negligible ones."""
+    centred = whitened - whitened.mean(axis=0)
+    variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+    count = max(1, int(np.sum(variances > neighbourhoods._NEGLIGIBLE * s**2)))
+    return axes[:, ::-1][:, :count]
+
+
 def by_loops(y, first, noise, groups):
-    """With the covariance of the noise, without whitening but for distances and weights."""
+    """With the covariances along the principal axes, of the image and of the noise."""
     y, first, K = y.numpy(), first.numpy(), groups.nearest
     covariance = noise.level**2 * noise.window(SIDE)
     white = np.linalg.inv(sqrtm(noise.window(SIDE)).real)
-    extra = (groups.missing**2) * covariance
     noisy, clean = windows_of(y), windows_of(first)
+    axes = principal_axes(np.stack(list(clean.values())) @ white, noise.level)
+    along_axes, back = axes.T @ white, np.linalg.inv(white) @ axes
+    clean, noisy = ({p: along_axes @ w for p, w in own.items()} for own in (clean, noisy))
+    covariance = along_axes @ covariance @ along_axes.T
+    extra, noises = groups.missing**2 * covariance, groups.gain**2 * covariance
     total, count = np.zeros_like(y), np.zeros(y.shape[1:])
     rows, columns = (along(length - SIDE + 1, groups.stride) for length in y.shape[1:])
     for (own_i, near_i), (own_j, near_j) in itertools.product(rows, list(columns)):
         candidates = list(itertools.product(near_i, near_j))
         for place in itertools.product(own_i, own_j):
-            distance = {p: np.sum((white @ (clean[p] - clean[place])) ** 2) for p in candidates}
+            distance = {p: np.sum((clean[p] - clean[place])[:COMPARED] ** 2) for p in candidates}
             group = sorted(candidates, key=distance.__getitem__)[:K]
             members = np.stack([clean[p] for p in group])
-            mean, C = members.mean(axis=0), np.cov(members.T, bias=True)
-            prior, noises = C + extra, groups.gain**2 * covariance
-            filtered = prior @ np.linalg.inv(prior + noises)
-            shrunk = white @ C @ np.linalg.inv(C + extra + noises) @ np.linalg.inv(white)
-            left = max(np.sum(shrunk**2) / len(C) + 1 / len(group), 1e-3)
+            mean, C = members.mean(axis=0), np.atleast_2d(np.cov(members.T, bias=True))
+            filtered = (C + extra) @ np.linalg.inv(C + extra + noises)
+            shrunk = C @ np.linalg.inv(C + extra + noises)
+            left = max(np.sum(shrunk**2) / len(white) + 1 / len(group), 1e-3)
             for i, j in group:
-                answer = mean + filtered @ (noisy[i, j] - mean)
-                total[:, i : i + SIDE, j : j + SIDE] += answer.reshape(-1, SIDE, SIDE) / left
+                change = back @ (mean + filtered @ (noisy[i, j] - mean) - clean[i, j])
+                total[:, i : i + SIDE, j : j + SIDE] += change.reshape(-1, SIDE, SIDE) / left
                 count[i : i + SIDE, j : j + SIDE] += 1 / left
-    return torch.from_numpy(total / count)
+    return torch.from_numpy(first + total / count)
 
 
 SHAPES = [(3, 21, 24), (1, 37, 9), (1, 5, 40), (2, 8, 8), (1, 20, 19), (1, 17, 18)]
@@ -167,7 +179,7 @@ def test_with_hardly_any_noise_the_image_comes_back(generator):
     assert (with_noise - first).abs().max() > 0.01  # only the groups' means are left
 
 
-@pytest.mark.parametrize("stride", [4, 6])
+@pytest.mark.parametrize("stride", [4, 5, 6])
 @pytest.mark.parametrize("length", range(5, 60))
 def test_every_window_is_within_reach_of_a_reference_window(length, stride):
     """None at the ends is left out, for all sizes."""
@@ -201,7 +213,9 @@ def test_float32_is_enough(s, generator):
     first[:, :20] = first[:, :1, :1]  # where nothing varies, too
     found = refined(y.float(), first.float(), s)
     assert found.dtype == torch.float32
-    assert (found - refined(y, first, s)).abs().max() < 0.1 * s + 1e-5
+    assert (
+        found - refined(y, first, s)
+    ).abs().max() < 0.1 * s + 5e-5  # a hundredth of a grey level
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 9), (3, 4, 3), (1, 6, 5)])

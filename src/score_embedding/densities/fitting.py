@@ -24,7 +24,6 @@ def adapted(
     scikit-learn's, which does not model the noise.
     """
     arrays = arrays.to(mixture.means)
-    identity = torch.eye(mixture.d, dtype=arrays.dtype, device=arrays.device)
     given = (mixture.weights, mixture.means, mixture.covariances())
     for _ in range(steps):
         responsibility = mixture.responsibilities(arrays, s)  # (L, K)
@@ -33,16 +32,14 @@ def adapted(
         share = (count / (count + prior).clamp_min(1e-9))[:, None]  # 0 where there are none
         weights = (count + prior * given[0]) / (count.sum() + prior)
         own_means, own_covariances = [], []
-        for k, C in enumerate(mixture.covariances()):
+        for k, gain in enumerate(mixture.gains(s)):
             likely = responsibility[:, k].nonzero()[:, 0]
             own, total = responsibility[likely, k, None], count[k].clamp_min(1e-9)
-            noisy = torch.linalg.cholesky(C + s**2 * identity)
-            gain = torch.cholesky_solve(C, noisy)  # its transpose
             x = mixture.means[k] + (arrays[likely] - mixture.means[k]) @ gain
             mean = (own * x).sum(dim=0) / total
             spread = (own * (x - mean)).T @ (x - mean) / total
             own_means.append(mean)
-            own_covariances.append(spread + C - C @ gain)
+            own_covariances.append(spread + s**2 * gain)
         moved = torch.stack(own_means) - given[1]
         between = (1 - share[..., None]) * moved[:, :, None] * moved[:, None]
         covariances = given[2] + share[..., None] * (

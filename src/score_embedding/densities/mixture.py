@@ -25,7 +25,7 @@ from score_embedding.densities.model import ArrayModel
 
 # Axes of variance below this share of s^2 are merged into the rest at noise level s.
 NEGLIGIBLE = 0.03
-MIN_PROBABILITY = 1e-6  # a component of less adds nothing in float32
+MIN_PROBABILITY = 1e-6  # share of the largest; a component of less adds nothing in float32
 BATCH_ROWS = 8192  # arrays at a time
 
 
@@ -60,7 +60,8 @@ class GaussianMixture(ArrayModel):
         min_probability: float = MIN_PROBABILITY,
         batch_rows: int = BATCH_ROWS,
     ) -> Tensor:
-        """As `ArrayModel.denoise`, from the components of at least `min_probability`."""
+        """As `ArrayModel.denoise`, from the components that have at least the share
+        `min_probability` of the probability of the most likely one."""
         visible = self._visible(s).to(y)
         return torch.cat(
             [
@@ -88,6 +89,11 @@ class GaussianMixture(ArrayModel):
         identity = torch.eye(self.d, dtype=self.means.dtype, device=self.means.device)
         excess = self.variances - self.rest[:, None]
         return (self.axes * excess[:, None]) @ self.axes.mT + self.rest[:, None, None] * identity
+
+    def gains(self, s: float) -> Tensor:
+        """C_k (C_k + s^2 I)^-1, (K, d, d); s^2 times it is the covariance of x given y."""
+        variances, rest = (values / (values + s**2) for values in (self.variances, self.rest))
+        return replace(self, variances=variances, rest=rest).covariances()
 
     def truncated(self, rank: int) -> GaussianMixture:
         """Only the `rank` leading axes kept; the trace of every covariance stays."""
@@ -119,9 +125,12 @@ class GaussianMixture(ArrayModel):
 
     def _posterior_mean(self, y: Tensor, s: float, min_probability: float) -> Tensor:
         probability = self._log_joint(y, s).softmax(dim=1)
+        least = min_probability * probability.amax(dim=1, keepdim=True)
+        probability.masked_fill_(probability < least, 0)
+        probability /= probability.sum(dim=1, keepdim=True)
         mean = torch.zeros_like(y)
         for k, (own, axes) in enumerate(zip(self.means, self.axes, strict=True)):
-            likely = (probability[:, k] > min_probability).nonzero()[:, 0]
+            likely = probability[:, k].nonzero()[:, 0]
             centred = y[likely] - own
             gain = self.variances[k] / (self.variances[k] + s**2)
             rest = self.rest[k] / (self.rest[k] + s**2)

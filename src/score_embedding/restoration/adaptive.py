@@ -21,15 +21,16 @@ from torch.nn import functional as F
 
 from score_embedding.data import crops
 from score_embedding.densities import Density, fitting, windows
-from score_embedding.densities.mixture import GaussianMixture
+from score_embedding.densities.mixture import MIN_PROBABILITY, GaussianMixture
 from score_embedding.restoration import neighbourhoods
 from score_embedding.restoration.neighbourhoods import Groups
 from score_embedding.restoration.noise import Stationary
 
 Estimate = Callable[[Tensor, Stationary], Tensor]  # (c, h, w), its noise -> (c, h, w)
 
-EM_STEPS, PRIOR, WINDOWS = 3, 20.0, 2000  # of the adaptation: fitting.adapted has what they are
-STRIDE = 4  # pixels between the mixture's windows; 2 gives no better result after refinement
+EM_STEPS, PRIOR, WINDOWS = 2, 20.0, 2000  # of the adaptation: fitting.adapted has what they are
+GREY_STRIDE, STRIDE = 4, 5  # pixels between the mixture's windows; fewer give no better result
+LEAST_PROBABILITY = 0.1  # share of the likeliest component's, below which one is left out
 HALVED_FROM = 128  # pixels of the shorter side; the half of fewer is too little to fit to
 HALVINGS = 3  # of the image for a denoiser that is not adapted; more gain nothing
 MIN_SIDE = 32  # pixels that the shorter side of a halved image keeps
@@ -39,39 +40,59 @@ ROUNDOFF_MARGIN = 10.0  # factor by which round-off must stay below the smallest
 
 @dataclass(frozen=True)
 class Passes:
-    """The refinements by neighbourhoods at noise levels up to `level`: at full size, one after
-    another, and at each halved size."""
+    """The steps at noise levels up to `level`: the axes that the mixture keeps in each component,
+    and the refinements by neighbourhoods at full size and at each halved size. Refinements follow
+    one another; those in one tuple start from the same estimate, and their answers are averaged.
+    Windows of two sizes gain more than twice the same."""
 
     level: float
-    full: tuple[Groups, ...]
+    axes: int
+    full: tuple[tuple[Groups, ...], ...]
     halved: Groups
 
 
-def _grey(side: int, nearest: int) -> Groups:
-    return Groups(side, nearest, gain=0.9, missing=0.2)
+def _grey(side: int, nearest: int, stride: int = 5, missing: float = 0.2) -> Groups:
+    return Groups(side, nearest, stride, gain=0.9, missing=missing)
+
+
+def _colour(side: int, nearest: int) -> Groups:
+    return Groups(side, nearest, stride=6)
 
 
 # By noise level. Larger windows and groups are slower, and better where there is more noise.
 _COLOUR = (
-    Passes(20 / 255, (Groups(4, 32, 6), Groups(4, 40)), Groups(4, 32)),
-    Passes(35 / 255, (Groups(5, 32, 6), Groups(5, 40)), Groups(4, 32)),
-    Passes(math.inf, (Groups(5, 48, 6), Groups(7, 64, 5)), Groups(5, 40)),
+    Passes(20 / 255, 80, ((_colour(4, 28),), (_colour(5, 36),)), _colour(4, 32)),
+    Passes(35 / 255, 48, ((_colour(4, 28),), (_colour(5, 36),)), _colour(4, 32)),
+    Passes(math.inf, 32, ((_colour(5, 32),), (_colour(7, 32),)), _colour(4, 32)),
 )
 _GREY = (
-    Passes(20 / 255, (_grey(6, 32), _grey(7, 48)), _grey(6, 48)),
-    Passes(35 / 255, (_grey(7, 48), _grey(7, 48)), _grey(7, 48)),
-    Passes(math.inf, (_grey(8, 48), _grey(10, 64)), _grey(7, 48)),
+    Passes(
+        20 / 255,
+        64,
+        ((_grey(6, 32),), (_grey(4, 24, missing=0.15), _grey(7, 32, missing=0.15))),
+        _grey(6, 32),
+    ),
+    Passes(
+        35 / 255,
+        64,
+        ((_grey(6, 32),), (_grey(4, 24, missing=0.15), _grey(9, 40, 6, missing=0.15))),
+        _grey(7, 32),
+    ),
+    Passes(
+        math.inf,
+        64,
+        ((_grey(8, 32),), (_grey(6, 32, missing=0.15), _grey(10, 40, 6, missing=0.1))),
+        _grey(7, 32),
+    ),
 )
-_FAST = {1: Groups(7, 24, 7, gain=0.9, missing=0.2), 3: Groups(4, 24, 6)}
+_FAST_COLOUR = (Passes(math.inf, 48, ((_colour(4, 28),),), _colour(4, 32)),)
+_FAST_GREY = (Passes(math.inf, 64, ((_grey(7, 24, 6),),), _grey(6, 32, 6)),)
 
 
-def refinements(channels: int, level: float, full: bool, fast: bool) -> tuple[Groups, ...]:
-    """Those of an image of these channels with noise of this level, at its full size or halved."""
-    if fast:
-        return (_FAST[min(channels, 3)],) if full else ()
-    table = _GREY if channels == 1 else _COLOUR
-    own = next(row for row in table if level <= row.level)
-    return own.full if full else (own.halved,)
+def passes(channels: int, level: float, fast: bool = False) -> Passes:
+    """Those of an image of these channels with noise of this level."""
+    tables = (_FAST_GREY, _FAST_COLOUR) if fast else (_GREY, _COLOUR)
+    return next(row for row in tables[channels > 1] if level <= row.level)
 
 
 def refined(
@@ -93,8 +114,10 @@ def refined(
             coarse = at(halved(y), noise.halved(), remaining - 1)
             answer = answer + doubled(coarse - halved(answer), y)
         if refine:
-            for groups in refinements(len(y), noise.level, remaining == halvings, fast):
-                answer = neighbourhoods.refined(y, answer, noise, groups)
+            own = passes(len(y), noise.level, fast)
+            for averaged in own.full if remaining == halvings else ((own.halved,),):
+                found = [neighbourhoods.refined(y, answer, noise, groups) for groups in averaged]
+                answer = torch.stack(found).mean(dim=0)
         return answer
 
     return lambda y, noise: at(y, noise, halvings)
@@ -121,12 +144,17 @@ def denoiser(
     halve = halve and min(noisy.shape[1:]) >= HALVED_FROM
     if adapt:
         density = adapted(density, *((halved(noisy), noise.halved()) if halve else (noisy, noise)))
-    return refined(of_mixture(replace(density, stride=STRIDE)), int(halve), refine, fast)
+    assert isinstance(density.model, GaussianMixture)
+    stride = GREY_STRIDE if len(noisy) == 1 else STRIDE
+    few = density.model.truncated(passes(len(noisy), noise.level, fast).axes)
+    first = of_mixture(replace(density, model=few, stride=stride), LEAST_PROBABILITY)
+    return refined(first, int(halve), refine, fast)
 
 
-def of_mixture(density: Density) -> Estimate:
-    """The posterior mean under a patch mixture, for noise of any covariance. Where the noise has a
-    scale, the posterior means at a few levels are interpolated at each pixel."""
+def of_mixture(density: Density, least_probability: float = MIN_PROBABILITY) -> Estimate:
+    """The posterior mean under a patch mixture, for noise of any covariance, from the components of
+    at least this share of the likeliest one's probability. Where the noise has a scale, the
+    posterior means at a few levels are interpolated at each pixel."""
     model = density.model
     assert isinstance(model, GaussianMixture)
     size = (model.shape[1], model.shape[2])
@@ -145,9 +173,9 @@ def of_mixture(density: Density) -> Estimate:
 
         def of_windows(arrays: Tensor) -> Tensor:
             if found is None:
-                return model.denoise(arrays, noise.level)
+                return model.denoise(arrays, noise.level, least_probability)
             mixture, whiten, colour = found
-            return mixture.denoise(arrays @ whiten, noise.level) @ colour
+            return mixture.denoise(arrays @ whiten, noise.level, least_probability) @ colour
 
         return windows.average(y[None], size, density.stride, of_windows)[0]
 
