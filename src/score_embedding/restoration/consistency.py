@@ -1,11 +1,16 @@
 """What is taken from an image, checked against the noise it is said to have.
 
-The residual y - D(y) must be noise alone. Where its mean square over a neighbourhood is more than
-the noise's, it holds part of the image too, and the posterior mean and the image are averaged: of
-a residual whose mean square is q times the noise's variance, the share (q - 1) / q is given back
-(James and Stein 1961), so that on average the result is nowhere further from the truth than the
-noisy image; and all of it from q = ALL_FROM on, where little of it is noise. No pixel moves by more
-than a few standard deviations of its noise.
+The residual y - D(y) must be noise alone.
+
+- Its mean over a neighbourhood must be near zero. What is farther from zero than the mean of noise
+  would be is given back, so that no part of an image changes its colour or brightness.
+- Its mean square must not be more than the noise's. Where it is, the residual holds part of the
+  image too, and the posterior mean and the image are averaged: of a residual whose mean square is q
+  times the noise's variance, the share (q - 1) / q is given back (James and Stein 1961), so that on
+  average the result is nowhere further from the truth than the noisy image; and all of it from
+  q = ALL_FROM on, where little of it is noise. A small neighbourhood must have a large q to be
+  certain, a wide one a smaller q.
+- No pixel moves by more than a few standard deviations of its noise.
 """
 
 from __future__ import annotations
@@ -17,12 +22,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from score_embedding.restoration.noise import Noise
+from score_embedding.restoration.noise import Noise, variances
 
-SIDE = 9  # pixels along a neighbourhood
+SIDE, WIDE = 9, 33  # pixels along a neighbourhood
+MEAN_SIDES = (33, 17)  # pixels along the neighbourhoods whose means are checked
 CONFIDENCE = 3.0  # standard deviations of q that noise alone may have above 1
+MEAN_CONFIDENCE = 2.0  # standard deviations that the mean of noise alone may be from 0
 ALL_FROM = 2.5  # q from which the image is kept
 FARTHEST = 4.0  # standard deviations of the noise that a pixel may move
+CLIPPED_FROM = 0.001  # share of the values that are black or white where an image is clipped
 _LEAST = 1e-6
 
 
@@ -31,16 +39,32 @@ def consistent(y: Tensor, answer: Tensor, noise: Noise) -> Tensor:
     demands."""
     deviation = _deviation(answer, noise)
     residual = y - answer
-    power = _mean_square(residual) / _mean_square(deviation)
-    excess = (power - 1 - CONFIDENCE * _spread(noise)).clamp_min(0)
-    share = (excess / (1 + excess) * ALL_FROM / (ALL_FROM - 1)).clamp_max(1)
+    for side in MEAN_SIDES:
+        residual = residual - _significant_mean(residual, deviation, noise, side)
+    expected = deviation * _clipped_share(y, y - residual, deviation)
+    share = _share_of_the_image(residual, expected, noise)
     farthest = FARTHEST * deviation
     return y - torch.minimum(torch.maximum(residual * (1 - share), -farthest), farthest)
 
 
-def _mean_square(x: Tensor) -> Tensor:
-    """Over the channels and the neighbourhood of each pixel of x (c, h, w), (1, h, w)."""
-    return F.avg_pool2d(_padded(x.square().mean(dim=0, keepdim=True)), SIDE, stride=1)
+def _significant_mean(residual: Tensor, deviation: Tensor, noise: Noise, side: int) -> Tensor:
+    """The mean of a residual (c, h, w) around each pixel, less what the mean of noise explains."""
+    mean = _mean(residual, side)
+    summed = noise.correlation.diagonal().sum(axis=(0, 1)) / variances(noise.correlation)
+    factor = torch.from_numpy(summed.clip(1)).to(residual)[:, None, None]
+    variance = _mean(deviation.square(), side) * factor / _count(residual, side)
+    return mean * (1 - MEAN_CONFIDENCE**2 * variance / mean.square().clamp_min(1e-12)).clamp_min(0)
+
+
+def _share_of_the_image(residual: Tensor, deviation: Tensor, noise: Noise) -> Tensor:
+    """The share of a residual (c, h, w) to give back at each pixel, (1, h, w)."""
+    power = residual.square().mean(dim=0, keepdim=True)
+    own = deviation.square().mean(dim=0, keepdim=True)
+    near, wide = (_mean(power, side) / _mean(own, side) for side in (SIDE, WIDE))
+    certain = near - CONFIDENCE * _spread(noise, residual, SIDE)
+    certain_wide = torch.minimum(near, wide) - CONFIDENCE * _spread(noise, residual, WIDE)
+    excess = (torch.maximum(certain, certain_wide) - 1).clamp_min(0)
+    return (excess / (1 + excess) * ALL_FROM / (ALL_FROM - 1)).clamp_max(1)
 
 
 def _deviation(x: Tensor, noise: Noise) -> Tensor:
@@ -51,13 +75,40 @@ def _deviation(x: Tensor, noise: Noise) -> Tensor:
     return torch.from_numpy(found).to(x).clamp_min(_LEAST)
 
 
-def _spread(noise: Noise) -> float:
-    """The standard deviation of the mean square of noise over a neighbourhood, its own mean 1."""
-    numbers = noise.channels * SIDE**2
-    return math.sqrt(2 * float(np.sum(noise.correlation**2)) / numbers)
+def _clipped_share(y: Tensor, x: Tensor, deviation: Tensor) -> Tensor | float:
+    """The standard deviation of the noise in y that is left where y is clipped to black and white,
+    as a multiple of the noise's, for a denoised image x (c, h, w)."""
+    ends = ((y == 0) | (y == 1)).float().mean()
+    if y.min() < 0 or y.max() > 1 or ends < CLIPPED_FROM:
+        return 1.0
+    left = 1 - _cut_off(x / deviation) - _cut_off((1 - x) / deviation)
+    return left.clamp_min(0.25).sqrt()
 
 
-def _padded(x: Tensor) -> Tensor:
-    half = SIDE // 2
-    mode = "reflect" if min(x.shape[1:]) > half else "replicate"
-    return F.pad(x[None], (half, half, half, half), mode=mode)[0]
+def _cut_off(distance: Tensor) -> Tensor:
+    """The share of the variance of noise that is lost where it is clipped at `distance` standard
+    deviations."""
+    m = distance.clamp_min(0)
+    beyond = torch.special.ndtr(-m)
+    return beyond + m * torch.exp(-m.square() / 2) / math.sqrt(2 * math.pi) - m.square() * beyond
+
+
+def _spread(noise: Noise, x: Tensor, side: int) -> Tensor:
+    """The standard deviation of the mean square of noise over the neighbourhoods of an image
+    (c, h, w), its own mean 1, (1, h, w)."""
+    numbers = noise.channels * _count(x, side)
+    return (2 * float(np.sum(noise.correlation**2)) / numbers).sqrt()
+
+
+def _mean(x: Tensor, side: int) -> Tensor:
+    """Over the neighbourhood of each pixel of x (c, h, w), as far as it is inside."""
+    for size in ((side, 1), (1, side)):
+        half = (size[0] // 2, size[1] // 2)
+        x = F.avg_pool2d(x[None], size, 1, half, count_include_pad=False)[0]
+    return x
+
+
+def _count(x: Tensor, side: int) -> Tensor:
+    """The pixels of the neighbourhood of each pixel of x (c, h, w), (1, h, w)."""
+    one = torch.ones_like(x[:1])
+    return F.avg_pool2d(one[None], side, 1, side // 2, divisor_override=1)[0]
