@@ -15,13 +15,12 @@ The residual y - D(y) must be noise alone.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from score_embedding.restoration import clipping
 from score_embedding.restoration.noise import Noise, variances
 
 SIDE, WIDE = 9, 33  # pixels along a neighbourhood
@@ -30,21 +29,26 @@ CONFIDENCE = 3.0  # standard deviations of q that noise alone may have above 1
 MEAN_CONFIDENCE = 2.0  # standard deviations that the mean of noise alone may be from 0
 ALL_FROM = 2.5  # q from which the image is kept
 FARTHEST = 4.0  # standard deviations of the noise that a pixel may move
-CLIPPED_FROM = 0.001  # share of the values that are black or white where an image is clipped
 _LEAST = 1e-6
 
 
-def consistent(y: Tensor, answer: Tensor, noise: Noise) -> Tensor:
+def consistent(y: Tensor, answer: Tensor, noise: Noise, clipped: bool = False) -> Tensor:
     """The denoised image `answer` (c, h, w) of y with as much of y given back as its noise
-    demands."""
-    deviation = _deviation(answer, noise)
+    demands. `clipped`: the noise is cut off at black and white."""
+    own = spread = deviation(answer, noise)
     residual = y - answer
+    if clipped:
+        mean, spread = clipping.stored(answer, own)
+        residual = y - mean
     for side in MEAN_SIDES:
-        residual = residual - _significant_mean(residual, deviation, noise, side)
-    expected = deviation * _clipped_share(y, y - residual, deviation)
-    share = _share_of_the_image(residual, expected, noise)
-    farthest = FARTHEST * deviation
-    return y - torch.minimum(torch.maximum(residual * (1 - share), -farthest), farthest)
+        shift = _significant_mean(residual, spread, noise, side)
+        residual, answer = residual - shift, answer + shift
+    if clipped:
+        spread = torch.minimum(spread, clipping.stored(y, own)[1])
+    share = _share_of_the_image(residual, spread, noise)
+    farthest = FARTHEST * own
+    change = (answer - y) * (1 - share)
+    return y + torch.minimum(torch.maximum(change, -farthest), farthest)
 
 
 def _significant_mean(residual: Tensor, deviation: Tensor, noise: Noise, side: int) -> Tensor:
@@ -67,30 +71,12 @@ def _share_of_the_image(residual: Tensor, deviation: Tensor, noise: Noise) -> Te
     return (excess / (1 + excess) * ALL_FROM / (ALL_FROM - 1)).clamp_max(1)
 
 
-def _deviation(x: Tensor, noise: Noise) -> Tensor:
+def deviation(x: Tensor, noise: Noise) -> Tensor:
     """The standard deviation of the noise at each pixel of x (c, h, w)."""
     found = noise.at(x.detach().cpu().numpy().astype(np.float64))
     if noise.scale is not None:
         found = found * noise.scale
     return torch.from_numpy(found).to(x).clamp_min(_LEAST)
-
-
-def _clipped_share(y: Tensor, x: Tensor, deviation: Tensor) -> Tensor | float:
-    """The standard deviation of the noise in y that is left where y is clipped to black and white,
-    as a multiple of the noise's, for a denoised image x (c, h, w)."""
-    ends = ((y == 0) | (y == 1)).float().mean()
-    if y.min() < 0 or y.max() > 1 or ends < CLIPPED_FROM:
-        return 1.0
-    left = 1 - _cut_off(x / deviation) - _cut_off((1 - x) / deviation)
-    return left.clamp_min(0.25).sqrt()
-
-
-def _cut_off(distance: Tensor) -> Tensor:
-    """The share of the variance of noise that is lost where it is clipped at `distance` standard
-    deviations."""
-    m = distance.clamp_min(0)
-    beyond = torch.special.ndtr(-m)
-    return beyond + m * torch.exp(-m.square() / 2) / math.sqrt(2 * math.pi) - m.square() * beyond
 
 
 def _spread(noise: Noise, x: Tensor, side: int) -> Tensor:
