@@ -29,7 +29,7 @@ def restored(x: Tensor, noise: Noise, answer: Answer, checked: bool = True) -> T
         grey = restored(x[:1], _of_one_channel(noise), answer, checked)
         return grey.expand_as(x).clone()
     known = stabilisation(noise, float(x.min()), float(x.max()))
-    clipped = known is None and clipping.is_clipped(x)
+    clipped = checked and known is None and clipping.is_clipped(x)
     if known is None:
         found = answer(x, stationary(noise, noise.deviations[:, 0]))
         if clipped:
