@@ -197,22 +197,18 @@ def picture(name):
     return image
 
 
-def white(image, level, seed=0, own_channels=True):
-    shape = image.shape if own_channels else image.shape[:2]
-    noise = RNG(seed).normal(size=shape)
-    return image + level / 255 * (noise if own_channels else noise[..., None])
+def white(image, level, seed=0, one_for_all_channels=False):
+    """With white noise of a standard deviation in grey levels of 255."""
+    shape = (*image.shape[:2], 1) if one_for_all_channels else image.shape
+    return image + level / 255 * RNG(seed).normal(size=shape)
 
 
 def correlated(image, level, seed=0):
     """White noise after a 3 x 3 kernel, of standard deviation `level`."""
-    axis = np.array([1.0, 2.0, 1.0])
     noise = RNG(seed).normal(size=image.shape)
-    for direction in (0, 1):
-        noise = sum(
-            w * np.roll(noise, shift, direction)
-            for w, shift in zip(axis, (-1, 0, 1), strict=True)
-        )
-    return image + level / 255 * noise / 6.0
+    for axis in (0, 1):
+        noise = np.roll(noise, 1, axis) + 2 * noise + np.roll(noise, -1, axis)
+    return image + level / 255 * noise / 6
 
 
 def counts(image, largest, seed=0):
