@@ -45,12 +45,14 @@ def restored(mean: Tensor, s: Tensor) -> Tensor:
 
 def _excess(m: Tensor) -> Tensor:
     """E max(n - m, 0)."""
-    return _density(m) - m * torch.special.ndtr(-m)
+    found: Tensor = _density(m) - m * torch.special.ndtr(-m)
+    return found
 
 
 def _square_lost(m: Tensor) -> Tensor:
     """E of n^2 - m^2 where n is more than m, of 0 elsewhere."""
-    return torch.special.ndtr(-m) * (1 - m.square()) + m * _density(m)
+    found: Tensor = torch.special.ndtr(-m) * (1 - m.square()) + m * _density(m)
+    return found
 
 
 def _density(m: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from score_embedding.restoration import clipping
 from score_embedding.restoration.noise import Noise, variances
 
 SIDE, WIDE_SIDE = 9, 33  # pixels along the neighbourhoods whose mean squares are checked
-MEAN_SIDES = (33, 17)  # pixels along those whose means are checked, one after another
+MEAN_SIDES = (65, 33, 17)  # pixels along those whose means are checked, one after another
 CONFIDENCE = 3.0  # standard deviations of q that noise alone may have above 1
 MEAN_CONFIDENCE = 2.0  # standard deviations of the mean of noise that are not given back
 ALL_FROM = 2.5  # q from which the image is kept
