@@ -103,10 +103,9 @@ def test_noise_that_is_estimated(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", [5, 50])
 @pytest.mark.parametrize("name", SHAPES)
-def test_noise_that_is_estimated_thoroughly(name, level):
-    check_no_worse(name, with_noise(name, level))
+def test_little_noise_that_is_estimated(name):
+    check_no_worse(name, with_noise(name, 5))
 
 
 @pytest.mark.slow
