@@ -1,7 +1,8 @@
 """The posterior mean of an image under noise of any model.
 
 Brightness is stabilised, so that the noise is the same everywhere; the image is denoised, and the
-brightness restored; and what was taken away is checked against the noise.
+brightness restored. The bias of noise of one level that is cut off at black and white is undone
+(clipping.py); and what was taken away is checked against the noise.
 """
 
 from __future__ import annotations
