@@ -1,49 +1,57 @@
 """What is taken from an image, checked against the noise it is said to have.
 
-The residual y - D(y) must be noise alone. Where its mean square over a neighbourhood is more than
-the noise's, it holds part of the image too, and the posterior mean and the image are averaged: of
-a residual whose mean square is q times the noise's variance, the share (q - 1) / q is given back
-(James and Stein 1961), so that on average the result is nowhere further from the truth than the
-noisy image; and all of it from q = ALL_FROM on, where little of it is noise. No pixel moves by more
-than a few standard deviations of its noise.
+The residual y - D(y) must be noise alone.
+
+- Its mean over a neighbourhood must be near zero. What is farther from zero than the mean of noise
+  would be is given back, so that no part of an image changes its colour or brightness.
+- Its mean square must not be more than the noise's. Where it is, the residual holds part of the
+  image too, and the posterior mean and the image are averaged: of a residual whose mean square is q
+  times the noise's variance, the share (q - 1) / q is given back (James and Stein 1961), so that on
+  average the result is nowhere further from the truth than the noisy image; and all of it from
+  q = ALL_FROM on, where little of it is noise. A small neighbourhood shows that only if q is large;
+  a wide one also if it is not.
+- No pixel moves by more than a few standard deviations of its noise.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from score_embedding.restoration.noise import Noise
+from score_embedding.restoration import clipping
+from score_embedding.restoration.noise import Noise, variances
 
-SIDE = 9  # pixels along a neighbourhood
+SIDE, WIDE_SIDE = 9, 33  # pixels along the neighbourhoods whose mean squares are checked
+MEAN_SIDES = (65, 33, 17)  # pixels along those whose means are checked, one after another
 CONFIDENCE = 3.0  # standard deviations of q that noise alone may have above 1
+MEAN_CONFIDENCE = 2.0  # standard deviations of the mean of noise that are not given back
 ALL_FROM = 2.5  # q from which the image is kept
 FARTHEST = 4.0  # standard deviations of the noise that a pixel may move
 _LEAST = 1e-6
 
 
-def consistent(y: Tensor, answer: Tensor, noise: Noise) -> Tensor:
+def consistent(y: Tensor, answer: Tensor, noise: Noise, clipped: bool = False) -> Tensor:
     """The denoised image `answer` (c, h, w) of y with as much of y given back as its noise
-    demands."""
-    deviation = _deviation(answer, noise)
-    residual = y - answer
-    power = _mean_square(residual) / _mean_square(deviation)
-    excess = (power - 1 - CONFIDENCE * _spread(noise)).clamp_min(0)
-    share = (excess / (1 + excess) * ALL_FROM / (ALL_FROM - 1)).clamp_max(1)
-    farthest = FARTHEST * deviation
-    return y - torch.minimum(torch.maximum(residual * (1 - share), -farthest), farthest)
+    demands. `clipped`: the noise in y is cut off at black and white, its bias undone in `answer`
+    (clipping.py)."""
+    full = own = deviation(answer, noise)
+    mean = answer
+    if clipped:
+        mean, own = clipping.stored(answer, full)
+    residual = y - mean
+    for side in MEAN_SIDES:
+        shift = _significant_mean(residual, own, noise, side)
+        residual, answer = residual - shift, answer + shift
+    if clipped:  # where the answer has lost black and white, the image still shows them
+        own = torch.minimum(own, clipping.stored(y, full)[1])
+    share = _share_of_the_image(residual, own, noise)
+    farthest = FARTHEST * full
+    change = (answer - y) * (1 - share)
+    return y + torch.minimum(torch.maximum(change, -farthest), farthest)
 
 
-def _mean_square(x: Tensor) -> Tensor:
-    """Over the channels and the neighbourhood of each pixel of x (c, h, w), (1, h, w)."""
-    return F.avg_pool2d(_padded(x.square().mean(dim=0, keepdim=True)), SIDE, stride=1)
-
-
-def _deviation(x: Tensor, noise: Noise) -> Tensor:
+def deviation(x: Tensor, noise: Noise) -> Tensor:
     """The standard deviation of the noise at each pixel of x (c, h, w)."""
     found = noise.at(x.detach().cpu().numpy().astype(np.float64))
     if noise.scale is not None:
@@ -51,13 +59,54 @@ def _deviation(x: Tensor, noise: Noise) -> Tensor:
     return torch.from_numpy(found).to(x).clamp_min(_LEAST)
 
 
-def _spread(noise: Noise) -> float:
-    """The standard deviation of the mean square of noise over a neighbourhood, its own mean 1."""
-    numbers = noise.channels * SIDE**2
-    return math.sqrt(2 * float(np.sum(noise.correlation**2)) / numbers)
+def _significant_mean(residual: Tensor, own: Tensor, noise: Noise, side: int) -> Tensor:
+    """The mean of a residual (c, h, w) around each pixel, less what the mean of noise explains that
+    has standard deviation `own` or, where it is larger, the residual's."""
+    summed = noise.correlation.diagonal().sum(axis=(0, 1)) / variances(noise.correlation)
+    correlated = torch.from_numpy(summed.clip(1)).to(residual)[:, None, None]
+    mean = _mean(residual, side)
+    square = torch.maximum(residual.square(), own.square())
+    variance = correlated * _mean(square, side) / _count(residual, side)
+    explained = MEAN_CONFIDENCE**2 * variance / mean.square().clamp_min(_LEAST**2)
+    return mean * (1 - explained).clamp_min(0)
 
 
-def _padded(x: Tensor) -> Tensor:
-    half = SIDE // 2
-    mode = "reflect" if min(x.shape[1:]) > half else "replicate"
-    return F.pad(x[None], (half, half, half, half), mode=mode)[0]
+def _share_of_the_image(residual: Tensor, own: Tensor, noise: Noise) -> Tensor:
+    """The share of a residual (c, h, w) to give back at each pixel, (1, h, w), where its noise has
+    standard deviation `own`."""
+    power, expected = (of.square().mean(dim=0, keepdim=True) for of in (residual, own))
+    near, wide = (_mean(power, side) / _mean(expected, side) for side in (SIDE, WIDE_SIDE))
+    shown = near - CONFIDENCE * _spread(noise, residual, SIDE)
+    shown_wide = torch.minimum(near, wide) - CONFIDENCE * _spread(noise, residual, WIDE_SIDE)
+    excess = (torch.maximum(shown, shown_wide) - 1).clamp_min(0)
+    return (excess / (1 + excess) * ALL_FROM / (ALL_FROM - 1)).clamp_max(1)
+
+
+def _spread(noise: Noise, x: Tensor, side: int) -> Tensor:
+    """The standard deviation of the mean square of noise over the neighbourhoods of an image
+    (c, h, w), its own mean 1, (h, w)."""
+    numbers = noise.channels * _count(x, side)
+    return (2 * float(np.sum(noise.correlation**2)) / numbers).sqrt()
+
+
+def _mean(x: Tensor, side: int) -> Tensor:
+    """Over the neighbourhood of each pixel of x (c, h, w), as far as it is inside."""
+    total = x.double()
+    for axis in (1, 2):
+        first, last = _bounds(x, axis, side)
+        sums = torch.cat([torch.zeros_like(total.narrow(axis, 0, 1)), total.cumsum(axis)], axis)
+        total = sums.index_select(axis, last) - sums.index_select(axis, first)
+    return (total / _count(x, side)).to(x)
+
+
+def _count(x: Tensor, side: int) -> Tensor:
+    """The number of pixels in the neighbourhood of each pixel of x (c, h, w), (h, w)."""
+    rows, columns = (last - first for first, last in (_bounds(x, axis, side) for axis in (1, 2)))
+    return (rows[:, None] * columns).to(x)
+
+
+def _bounds(x: Tensor, axis: int, side: int) -> tuple[Tensor, Tensor]:
+    """The first index of each neighbourhood along an axis, and that after its last."""
+    length = x.shape[axis]
+    at = torch.arange(length, device=x.device)
+    return (at - side // 2).clamp_min(0), (at + side // 2 + 1).clamp_max(length)

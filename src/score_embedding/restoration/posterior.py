@@ -1,7 +1,8 @@
 """The posterior mean of an image under noise of any model.
 
 Brightness is stabilised, so that the noise is the same everywhere; the image is denoised, and the
-brightness restored; and what was taken away is checked against the noise.
+brightness restored. The bias of noise of one level that is cut off at black and white is undone
+(clipping.py); and what was taken away is checked against the noise.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from score_embedding.restoration import consistency
+from score_embedding.restoration import clipping, consistency
 from score_embedding.restoration.noise import Noise, Stationary
 from score_embedding.restoration.stabilisation import stabilisation, stationary
 
@@ -29,11 +30,14 @@ def restored(x: Tensor, noise: Noise, answer: Answer, checked: bool = True) -> T
         grey = restored(x[:1], _of_one_channel(noise), answer, checked)
         return grey.expand_as(x).clone()
     known = stabilisation(noise, float(x.min()), float(x.max()))
+    clipped = checked and known is None and clipping.is_clipped(x)
     if known is None:
         found = answer(x, stationary(noise, noise.deviations[:, 0]))
+        if clipped:
+            found = clipping.restored(found, consistency.deviation(found, noise))
     else:
         found = known.restored(answer(known.stabilised(x), known.noise))
-    return consistency.consistent(x, found, noise) if checked else found
+    return consistency.consistent(x, found, noise, clipped) if checked else found
 
 
 def _of_one_channel(noise: Noise) -> Noise:
