@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 import score_embedding as se
 from score_embedding import densities
 from score_embedding.densities import fitting
-from score_embedding.restoration import adaptive, consistency, models, noise_estimation
+from score_embedding.restoration import adaptive, consistency, models, quiet_tiles
 from score_embedding.restoration.noise import LEAST_EIGENVALUE, Noise, Stationary
 from score_embedding.restoration.stabilisation import stabilisation
 
@@ -256,7 +256,7 @@ def test_fast_is_between_the_noisy_image_and_the_best():
 
 def test_autocovariance_is_that_of_loops():
     tiles = torch.from_numpy(RNG(13).standard_normal((3, 2, 6, 6)))
-    found = noise_estimation.autocovariance(tiles, 2)
+    found = quiet_tiles.autocovariance(tiles, 2)
     for i, j in ((0, 0), (1, -2), (-2, 1)):
         products = [
             tiles[:, 0, r, q] * tiles[:, 1, r + i, q + j]
