@@ -72,7 +72,7 @@ def test_without_its_steps_it_is_the_mixture():
     y, mixture = held_out.with_noise(photograph(), 0.2, 0), models.bundled(3)
     noise = Stationary.white(0.2, 3)
     known = adaptive.denoiser(mixture, y, noise, adapt=False, halve=False, refine=False)
-    few = mixture.model.truncated(adaptive.passes(3, 0.2).axes)
+    few = mixture.model.truncated(adaptive.passes(3, Stationary.white(0.2, 3)).axes)
     expected = windows.average(
         y[None], (8, 8), adaptive.STRIDE, lambda rows: few.denoise(rows, 0.2, 0.1)
     )
@@ -123,7 +123,7 @@ def test_the_neighbourhoods_are_those_of_both_sizes(monkeypatch):
     y = torch.rand(1, 140, 130)
     noise = Stationary.white(0.2, 1)
     adaptive.denoiser(models.bundled(1), y, noise)(y, noise)
-    averaged = sum(map(len, adaptive.passes(1, 0.2).full))
+    averaged = sum(map(len, adaptive.passes(1, Stationary.white(0.2, 1)).full))
     assert averaged == 3
     assert refined == [((70, 65), 0.1), *averaged * [((140, 130), 0.2)]]
 
@@ -141,7 +141,7 @@ def test_answers_of_two_window_sizes_are_averaged(monkeypatch):
 @pytest.mark.parametrize("fast", [False, True])
 def test_there_are_steps_for_every_noise_level(channels, fast):
     for level in (1e-5, 20 / 255, 0.1, 1.0, 50.0):
-        steps = adaptive.passes(channels, level, fast)
+        steps = adaptive.passes(channels, Stationary.white(level, channels), fast)
         assert steps.full
         assert all(steps.full)
         assert level <= steps.level
@@ -186,7 +186,7 @@ def recorded(monkeypatch):
     seen = []
 
     def refined(y, first, noise, groups):
-        steps = adaptive.passes(len(y), noise.level)
+        steps = adaptive.passes(len(y), noise)
         assert groups in (*itertools.chain(*steps.full), steps.halved)
         seen.append((y.shape[1:], noise.level))
         return first

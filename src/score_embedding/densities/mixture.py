@@ -126,8 +126,8 @@ class GaussianMixture(ArrayModel):
     def _posterior_mean(self, y: Tensor, s: float, min_probability: float) -> Tensor:
         probability = self._log_joint(y, s).softmax(dim=1)
         least = min_probability * probability.amax(dim=1, keepdim=True)
-        probability.masked_fill_(probability < least, 0)
-        probability /= probability.sum(dim=1, keepdim=True)
+        probability = probability.masked_fill(probability < least, 0)
+        probability = probability / probability.sum(dim=1, keepdim=True)
         mean = torch.zeros_like(y)
         for k, (own, axes) in enumerate(zip(self.means, self.axes, strict=True)):
             likely = probability[:, k].nonzero()[:, 0]

@@ -59,6 +59,10 @@ def _colour(side: int, nearest: int) -> Groups:
     return Groups(side, nearest, stride=6)
 
 
+def _camera(nearest: int) -> Groups:
+    return Groups(5, nearest, stride=5, gain=1.1)
+
+
 # By noise level. Larger windows and groups are slower, and better where there is more noise.
 _COLOUR = (
     Passes(20 / 255, 80, ((_colour(4, 28),), (_colour(5, 36),)), _colour(4, 32)),
@@ -85,14 +89,22 @@ _GREY = (
         _grey(7, 32),
     ),
 )
+# A camera's noise is weak but reaches far, and its level is less certain than one that is given.
+_CAMERA = (Passes(math.inf, 80, ((_camera(48),), (_camera(64),)), _camera(48)),)
 _FAST_COLOUR = (Passes(math.inf, 48, ((_colour(4, 28),),), _colour(4, 32)),)
 _FAST_GREY = (Passes(math.inf, 64, ((_grey(7, 24, 6),),), _grey(6, 32, 6)),)
 
 
-def passes(channels: int, level: float, fast: bool = False) -> Passes:
-    """Those of an image of these channels with noise of this level."""
-    tables = (_FAST_GREY, _FAST_COLOUR) if fast else (_GREY, _COLOUR)
-    return next(row for row in tables[channels > 1] if level <= row.level)
+def passes(channels: int, noise: Stationary, fast: bool = False) -> Passes:
+    """Those of an image of these channels with this noise."""
+    correlated = noise.covariance.shape[2] > 1
+    if channels == 1:
+        table = _FAST_GREY if fast else _GREY
+    elif fast:
+        table = _FAST_COLOUR
+    else:
+        table = _CAMERA if correlated else _COLOUR
+    return next(row for row in table if noise.level <= row.level)
 
 
 def refined(
@@ -114,7 +126,7 @@ def refined(
             coarse = at(halved(y), noise.halved(), remaining - 1)
             answer = answer + doubled(coarse - halved(answer), y)
         if refine:
-            own = passes(len(y), noise.level, fast)
+            own = passes(len(y), noise, fast)
             for averaged in own.full if remaining == halvings else ((own.halved,),):
                 found = [neighbourhoods.refined(y, answer, noise, groups) for groups in averaged]
                 answer = torch.stack(found).mean(dim=0)
@@ -146,7 +158,7 @@ def denoiser(
         density = adapted(density, *((halved(noisy), noise.halved()) if halve else (noisy, noise)))
     assert isinstance(density.model, GaussianMixture)
     stride = GREY_STRIDE if len(noisy) == 1 else STRIDE
-    few = density.model.truncated(passes(len(noisy), noise.level, fast).axes)
+    few = density.model.truncated(passes(len(noisy), noise, fast).axes)
     first = of_mixture(replace(density, model=few, stride=stride), LEAST_PROBABILITY)
     return refined(first, int(halve), refine, fast)
 
