@@ -18,7 +18,14 @@ LOSS = 0.1  # dB
 # Of a mean over a region, in standard deviations of the noise, which is cut off or not.
 SHIFTS = {True: 0.25, False: 0.1}
 # The fast model loses more on these, which no window near it resembles.
-LOSS_OF_FAST = {"halftone": 1.0, "dithered": 0.5, "dithered_gradient": 0.35, "noise_alone": 0.8}
+LOSS_OF_FAST = {
+    "halftone": 1.0,
+    "dithered": 0.5,
+    "dithered_gradient": 0.35,
+    "noise_alone": 0.8,
+    "uniform_noise": 1.4,
+    "checkerboard_2": 0.15,
+}
 GREY_LEVEL = 1 / 255
 # Texture or pattern that is as noise in every tile, in pictures of 96 pixels: the level is
 # estimated too high.
