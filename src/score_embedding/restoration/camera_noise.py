@@ -9,7 +9,8 @@ show texture, too, which is longer and greyer than noise. Two remedies:
   hold beyond the usual multiple of the small ones is taken as texture.
 - Cameras differ little in the correlation. Where the tiles' correlation is that of a camera at the
   nearest lags, `typical` takes its place: averaged over whole pictures of three cameras, it is
-  closer to the noise than what tiles of one picture show.
+  closer to the noise than what tiles of one picture show. The level is then drawn towards LIKELY,
+  since cameras differ in it less than the tiles of pictures do.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ DETAIL = 0.7 * QUANTUM  # what fine detail without any noise measures; subtracte
 # The typical correlation: of the variance, the part that all channels share, how fast that falls
 # with the squared distance, and over how many pixels the part of each channel alone falls.
 SHARED, FALL, LONG = 0.65, 0.8, 4.0
+LIKELY = 3 * QUANTUM  # standard deviation in quiet tiles, and
+ABOVE, BELOW = 0.6, 0.8  # powers of its multiple that are relied on: texture raises it more often
 NEAREST = 0.5, 0.9  # correlation of neighbours, and
 CHANNELS = 0.35, 0.98  # of channels, within which the noise is taken as a camera's
 
@@ -41,10 +44,15 @@ def of_ranges(ranges: list[Range], small: list[Range]) -> Noise:
         noise = np.minimum(noise, LARGE_TO_SMALL * np.array([own.total for own in small]))
     noise = less(noise, DETAIL)
     noise = np.maximum(noise, LEAST_SHARE * np.median(noise))
+    varied = each > QUANTUM / 10
     # The channels of a range without any variation have equal parts of what it is given.
-    parts = np.where(each > QUANTUM / 10, totals / each.clip(QUANTUM / 10), 1.0)
+    parts = np.where(varied, totals / each.clip(QUANTUM / 10), 1.0)
+    correlation = _correlation(ranges, totals, varied)
+    if _of_camera(correlation):
+        correlation = typical(len(totals))
+        noise = LIKELY * (noise / LIKELY) ** np.where(noise > LIKELY, ABOVE, BELOW)
     brightness = np.array([own.brightness for own in ranges])
-    return Noise(brightness, PROCESSED * noise * parts, _correlation(ranges, totals))
+    return Noise(brightness, PROCESSED * noise * parts, correlation)
 
 
 def typical(channels: int) -> Values:
@@ -56,13 +64,14 @@ def typical(channels: int) -> Values:
     return shared + np.eye(channels)[:, :, None, None] * own
 
 
-def _correlation(ranges: list[Range], totals: Values) -> Values:
-    """Of the tiles, all ranges together, or `typical`."""
+def _correlation(ranges: list[Range], totals: Values, varied: Values) -> Values:
+    """Of the tiles, all ranges together that vary; of all if none does."""
     shares = totals[:, None] * totals[None]  # (c, c, ranges)
     covariances = np.stack([own.covariance for own in ranges], axis=-1)
     weights = 1 / np.mean(totals**2, axis=0)
-    found = np.average(covariances / shares[:, :, None, None], axis=-1, weights=weights)
-    return typical(len(found)) if _of_camera(found) else np.asarray(found)
+    if varied.any():
+        weights = weights * varied
+    return np.asarray(np.average(covariances / shares[:, :, None, None], axis=-1, weights=weights))
 
 
 def _of_camera(correlation: Values) -> bool:
