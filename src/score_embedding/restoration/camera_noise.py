@@ -25,6 +25,7 @@ PROCESSED = 1.3  # standard deviation elsewhere as a multiple of that of quiet t
 LARGE_TO_SMALL = 1.4  # standard deviation of noise in large tiles as a multiple of that in small
 LEAST_SHARE = 0.6  # of the median over the ranges of brightness: a range that has less is clipped
 DETAIL = 0.7 * QUANTUM  # what fine detail without any noise measures; subtracted in quadrature
+NO_VARIATION = 0.1 * QUANTUM  # a range of less holds no noise
 # The typical correlation: of the variance, the part that all channels share, how fast that falls
 # with the squared distance, and over how many pixels the part of each channel alone falls.
 SHARED, FALL, LONG = 0.65, 0.8, 4.0
@@ -39,14 +40,14 @@ def of_ranges(ranges: list[Range], small: list[Range]) -> Noise:
     its small tiles; of large tiles alone where the numbers of ranges differ."""
     totals = np.stack([own.totals for own in ranges], axis=1)  # (c, ranges)
     each = np.sqrt(np.mean(totals**2, axis=0))
-    noise = each.copy()
+    noise = each
     if len(small) == len(ranges):
         noise = np.minimum(noise, LARGE_TO_SMALL * np.array([own.total for own in small]))
     noise = less(noise, DETAIL)
     noise = np.maximum(noise, LEAST_SHARE * np.median(noise))
-    varied = each > QUANTUM / 10
+    varied = each > NO_VARIATION
     # The channels of a range without any variation have equal parts of what it is given.
-    parts = np.where(varied, totals / each.clip(QUANTUM / 10), 1.0)
+    parts = np.where(varied, totals / each.clip(NO_VARIATION), 1.0)
     correlation = _correlation(ranges, totals, varied)
     if _of_camera(correlation):
         correlation = typical(len(totals))

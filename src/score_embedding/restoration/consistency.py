@@ -90,7 +90,7 @@ def _spread(noise: Noise, x: Tensor, side: int) -> Tensor:
 
 
 def _mean(x: Tensor, side: int) -> Tensor:
-    """Over the neighbourhood of each pixel of x (c, h, w), as far as it is inside."""
+    """The mean over the neighbourhood of each pixel of x (c, h, w), cut off at the border."""
     total = x.double()
     for axis in (1, 2):
         first, last = _bounds(x, axis, side)

@@ -33,7 +33,7 @@ from score_embedding.data import crops
 from score_embedding.restoration import workers
 from score_embedding.restoration.noise import Stationary
 
-# Groups are searched in tiles of at most so many pixels and this far beyond their edges.
+# Pixels along a tile at most, and how far beyond its edges the windows of a group are searched.
 _TILE, _REACH = 18, 6
 BLOCK = 8  # tiles along a side of a block, which is computed at once
 _FLOAT64_BELOW = 0.02  # noise level whose square float32 may lose beside the covariances
@@ -114,7 +114,7 @@ class _Axes:
 
 def _axes(first: Tensor, noise: Stationary, s: float, side: int) -> _Axes:
     """Those of an image (c, h, w) that are not negligible beside noise of level s; at least one."""
-    # Of many, some at random: on a grid they may all lie alike in the windows of the mixture.
+    # A random sample: a grid may coincide with the stride of the mixture's windows.
     windows = first.unfold(1, side, 1).unfold(2, side, 1)  # (c, rows, columns, side, side)
     rows, columns = windows.shape[1:3]
     places = torch.arange(rows * columns, device=first.device)
