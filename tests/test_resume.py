@@ -3,29 +3,33 @@
 import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
-import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from command_line import ENV, assert_mistake, sets, start, tree
+from command_line import ENV, assert_mistake, sets, start, start_calling, tree, undrawn
 from damaged_files import damage
-from score_embedding import atomic_files
+from score_embedding import atomic_files, pipeline
 from score_embedding.config import loading
 from score_embedding.errors import CheckpointError, DivergenceError, Interrupted, RunFolderError
 from score_embedding.methods import ddpm, embedded
+from score_embedding.methods.base import method_of
 from score_embedding.methods.precomputation import precompute
 from score_embedding.runs import folder as run_folder
+from score_embedding.runs import resources
 from score_embedding.runs.folder import RunFolder
 from score_embedding.training import tensor_files
 from score_embedding.training.checkpoints import MAX_RESTARTS, Checkpoints
 from score_embedding.training.loop import NotFiniteError, train
 from score_embedding.training.signals import Signals
+from score_embedding.training.warm_up import warm_up
 from test_training import network_for, tiny_config
 
 EVERYTHING = {"epochs": 8, "ema": 0.99, "warmup": 5, "grad_clip": 1.0}
@@ -404,30 +408,26 @@ def test_weights_that_are_not_finite_are_no_checkpoint(setting, tmp_path):
 # Whole runs, killed
 
 
-RUN = {"training__epochs": 60, "training__ema": 0.9, "model__dropout": 0.1}
-KILLER = """
-    import os, random, signal, sys, time
-    from pathlib import Path
-    import score_embedding.pipeline as pipeline
-    from score_embedding import cli
-    from score_embedding.config import loading
-    from score_embedding.runs import folder as run_folder
-    from score_embedding.runs import resources
-    from score_embedding.runs.folder import RunFolder
-    from score_embedding.training.checkpoints import Checkpoints
-    import torch
+RUN = {"training__epochs": 40, "training__ema": 0.9, "model__dropout": 0.1}
 
-    config = loading.load("quickstart", sys.argv[2:])
-    resources.need(config, 1)  # kept, so that each child comes to its training sooner
-    path, moments, kills = Path(sys.argv[1]), random.Random(0), 0
+
+def run_killed(path, values):
+    """A run with a config's values in a folder, by a child that is killed up to twenty times and
+    started again; says how often it was. In a process that has started no threads."""
+    config = loading.validate(json.loads(values), "test")
+    # What it knows its children know too, so that each comes to its training sooner.
+    resources.need(config, 1)
+    warm_up(method_of(config), torch.device("cpu"))
+    path, moments, kills = Path(path), random.Random(0), 0
     while not run_folder.is_finished(path):
         child = os.fork()
-        if child == 0:  # the parent has started no threads
+        if child == 0:
             resume = (path / run_folder.CONFIG).exists()
-            pipeline.run(config, path, torch.device("cpu"), False, not resume, resume)
+            with undrawn():
+                pipeline.run(config, path, torch.device("cpu"), False, not resume, resume)
             os._exit(0)
         if kills < 20:
-            time.sleep(moments.uniform(0.02, 0.9))
+            time.sleep(moments.uniform(0.02, 0.5))
             os.kill(child, signal.SIGKILL)
             kills += 1
         os.waitpid(child, 0)
@@ -435,7 +435,6 @@ KILLER = """
         for step in checkpoints.steps():  # each of them can be read
             checkpoints.read(step)
     print(kills)
-"""
 
 
 @pytest.mark.slow
@@ -443,13 +442,12 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(call, tmp_pat
     changes = sets(misc__checkpoint_freq=1e-6, **RUN)
     assert call("run", "--config", "quickstart", "--folder-ext", "whole", *changes).returncode == 0
     whole = tmp_path / "saves" / "quickstart_whole"
-    command = [sys.executable, "-c", textwrap.dedent(KILLER), "killed", *changes[1::2]]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 5  # it may end before all twenty
     killed = tmp_path / "killed"
+    config = loading.load("quickstart", changes[1::2])
+    with start_calling(run_killed, str(killed), config.model_dump_json()) as run:
+        stdout, stderr = run.communicate(timeout=300)
+    assert run.returncode == 0, stderr
+    assert int(stdout) >= 5  # it may end before all twenty
     first, second = tree(whole), tree(killed)
     assert sorted(name for name in first) == sorted(name for name in second if name != ".lock")
     for name in ("model.safetensors", "config.yml"):
