@@ -144,10 +144,12 @@ class Started:
         self.wait()
 
 
-def start(cwd, *arguments, env=ENV, drawn=False, longest_file=None):
+def start(cwd, *arguments, env=ENV, drawn=False, longest_file=None, forked=False):
     """A process of the command line, forked from the server; does not wait for it. Its reports are
-    `undrawn` unless they are to be `drawn`; no file may be longer than `longest_file` bytes."""
-    return start_calling(_main, str(cwd), [*map(str, arguments)], dict(env), drawn, longest_file)
+    `undrawn` unless they are to be `drawn`; no file may be longer than `longest_file` bytes. The
+    runs of a comparison are new interpreters, which import all again, or `forked` from it."""
+    options = (dict(env), drawn, longest_file, forked)
+    return start_calling(_main, str(cwd), [*map(str, arguments)], *options)
 
 
 def start_calling(function, *arguments):
@@ -179,7 +181,7 @@ def _call(output, function, arguments):
         atexit._run_exitfuncs()  # a forked process skips them
 
 
-def _main(cwd, arguments, env, drawn, longest_file):
+def _main(cwd, arguments, env, drawn, longest_file, forked):
     """In the forked process: what `python -m score_embedding` does."""
     os.environ.clear()
     os.environ.update(env)
@@ -188,6 +190,9 @@ def _main(cwd, arguments, env, drawn, longest_file):
         import resource  # not everywhere
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (longest_file, longest_file))
+    if forked:
+        context = multiprocessing.get_context("fork")
+        multiprocessing.get_context = lambda _: context
     sys.argv = ["score-embedding", *arguments]
     from score_embedding.cli import main
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from command_line import assert_mistake, empty, null, sets, start, tree
+from command_line import FORKS, assert_mistake, empty, null, sets, start, tree
 from comparison_helpers import (
     MADE,
     METHODS,
@@ -226,11 +226,17 @@ def endless(seeds):
     return spec.build("quickstart", ["none"], seeds, [0.9], options)
 
 
+@pytest.fixture
+def forked_runs(monkeypatch):
+    """The processes of runs come from the server that has imported all."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: FORKS)
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "forked_runs")
 def test_an_interrupted_comparison_ends_its_own_processes_only_and_starts_no_other(tmp_path):
     runs = tmp_path / "c" / "runs"
-    foreign = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(300,))
+    foreign = FORKS.Process(target=time.sleep, args=(300,))
     foreign.start()
     try:
         when_training(runs, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))

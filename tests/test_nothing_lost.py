@@ -159,20 +159,22 @@ def test_a_signal_before_training_says_how_to_resume_and_leaves_no_trace(number,
     assert sorted(os.listdir(folder)) == ["config.yml", "environment.json"]
 
 
-def comparison_under_way(tmp_path):
-    """A comparison whose two runs have written checkpoints: its process, the processes below it,
-    and the folder of its runs."""
-    asked = ("compare", "--config", "quickstart", "--methods", "none,score_embedding")
+def comparison_under_way(tmp_path, methods, forked):
+    """A comparison whose runs have written checkpoints: its process, the processes below it, and
+    the folder of its runs."""
+    asked = ("compare", "--config", "quickstart", "--methods", ",".join(methods))
     asked += ("--seeds", 0, "--processes", 2, "--out", "c", *sets(**LONG))
-    run = start(tmp_path, *asked)
+    run = start(tmp_path, *asked, forked=forked)
     runs = tmp_path / "c" / "runs"
-    wait_for(run, lambda: len({p.parent for p in runs.glob("*/checkpoint_*.safetensors")}) == 2)
+    found = "*/checkpoint_*.safetensors"
+    wait_for(run, lambda: len({path.parent for path in runs.glob(found)}) == len(methods))
     return run, psutil.Process(run.pid).children(recursive=True), runs
 
 
 @pytest.mark.slow
 def test_a_signal_to_a_comparison_stops_its_runs_too(tmp_path):
-    run, workers, runs = comparison_under_way(tmp_path)
+    methods = ("none", "score_embedding")
+    run, workers, runs = comparison_under_way(tmp_path, methods, forked=True)
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 143
@@ -187,7 +189,8 @@ def test_a_signal_to_a_comparison_stops_its_runs_too(tmp_path):
 
 @pytest.mark.slow
 def test_the_runs_of_a_comparison_that_is_killed_end_too_and_keep_their_steps(tmp_path):
-    run, workers, runs = comparison_under_way(tmp_path)
+    """Where nothing but the pipe to their parent tells them: in a new interpreter."""
+    run, workers, runs = comparison_under_way(tmp_path, ["none"], forked=False)
     run.kill()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
