@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import score_embedding as se
+from command_line import start_calling
 from score_embedding import kinds
 from score_embedding.errors import DataError, DivergenceError
 from score_embedding.methods.samplers import start
@@ -337,18 +339,26 @@ def test_an_embedding_is_differentiable_in_the_times():
 # --- torch's defaults --------------------------------------------------------------------------
 
 
-def every_call(path, dtype, device):
-    script = Path(__file__).with_name("every_call.py")
-    subprocess.run([sys.executable, str(script), str(path), dtype, device], check=True)
-    return load_file(path)
+EVERY_CALL = str(Path(__file__).with_name("every_call.py"))
+
+
+def run_every_call(*arguments):
+    sys.argv = [EVERY_CALL, *arguments]
+    runpy.run_path(EVERY_CALL)
 
 
 @pytest.mark.slow
 def test_a_default_dtype_or_device_of_the_user_changes_nothing(tmp_path):
-    usual = every_call(tmp_path / "usual", "float32", "cpu")
+    with start_calling(run_every_call, str(tmp_path / "usual"), "float32", "cpu") as run:
+        _, said = run.communicate(timeout=300)
+    assert run.returncode == 0, said
+    usual = load_file(tmp_path / "usual")
     assert len(usual) > 150
     # Both at once: neither hides the other, as a dtype is compared and a meta tensor has no values.
-    changed = every_call(tmp_path / "changed", "float64", "meta")
+    # What is made at import must not depend on them either: in a new interpreter.
+    arguments = str(tmp_path / "changed"), "float64", "meta"
+    subprocess.run([sys.executable, EVERY_CALL, *arguments], check=True)
+    changed = load_file(tmp_path / "changed")
     assert changed.keys() == usual.keys()
     for name, value in usual.items():
         assert changed[name].dtype == value.dtype, name

@@ -83,30 +83,36 @@ def test_a_kind_of_config_is_warmed_up_once():
     assert len(warm_up._done) == 2
 
 
-TWICE = """
-import json, sys, torch
+THRICE = """
+import json, os, sys, torch
 from pathlib import Path
 from score_embedding import pipeline
 from score_embedding.config import loading
-from score_embedding.report import render
-render.write = lambda folder: None  # after the clock has stopped
-for i in range(3):
-    config = loading.load("quickstart", json.loads(sys.argv[1]))
-    pipeline.run(config, Path(f"run{i}"), torch.device("cpu"), profile=False)
+from score_embedding.report import pictures, render
+# Neither is on the clock.
+pictures.write = render.write = lambda *given: None
+for number, options in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()  # as new as this process, which has called nothing yet
+    if child == 0:
+        for i in range(3):
+            config = loading.load("quickstart", options)
+            path = Path(f"{number}_{i}")
+            pipeline.run(config, path, torch.device("cpu"), profile=False)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "embedding", [[], ["diffusion.embedding=residual", "image_density.side=4"]]
-)
-def test_the_first_run_of_a_process_has_the_clock_of_the_later_ones(tmp_path, embedding):
-    options = json.dumps([*TINY, *embedding])
-    command = [sys.executable, "-c", TWICE, options]
+def test_the_first_run_of_a_process_has_the_clock_of_the_later_ones(tmp_path):
+    embeddings = [[], ["diffusion.embedding=residual", "image_density.side=4"]]
+    options = json.dumps([[*TINY, *embedding] for embedding in embeddings])
+    command = [sys.executable, "-c", THRICE, options]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    clocks = []
-    for i in range(3):
-        seconds = json.loads((tmp_path / f"run{i}" / "timing.json").read_text())
-        del seconds["total"], seconds["sampling"]
-        clocks.append(sum(seconds.values()))
-    assert clocks[0] < 3 * max(clocks[1:]) + 0.3, clocks
+    for number, embedding in enumerate(embeddings):
+        clocks = []
+        for i in range(3):
+            seconds = json.loads((tmp_path / f"{number}_{i}" / "timing.json").read_text())
+            del seconds["total"], seconds["sampling"]
+            clocks.append(sum(seconds.values()))
+        assert clocks[0] < 3 * max(clocks[1:]) + 0.3, (embedding, clocks)
