@@ -3,10 +3,7 @@ spawn."""
 
 import faulthandler
 import multiprocessing
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +12,6 @@ import torch
 import score_embedding as se
 
 LIMIT = 60  # seconds for what takes one: a deadlock has no end
-SCRIPT = """
-import sys
-import test_denoising_processes as own
-
-if __name__ == "__main__":
-    own.denoise_in_a_child(sys.argv[1])
-"""
 
 
 def denoised():
@@ -39,6 +29,8 @@ def denoise_in_a_child(method):
     """In this process, with two threads of torch, and then in a child."""
     torch.set_num_threads(2)
     context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["score_embedding.restoration.denoising"])
     child = context.Process(target=check, args=(denoised(),))
     child.start()
     child.join(3 * LIMIT)
@@ -49,15 +41,9 @@ def denoise_in_a_child(method):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-def test_a_worker_denoises_after_its_parent_did(tmp_path, method):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    places = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    done = subprocess.run(
-        [sys.executable, tmp_path / "script.py", method],
-        env={**os.environ, "PYTHONPATH": places},
-        timeout=5 * LIMIT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_worker_denoises_after_its_parent_did(method):
+    from command_line import start_calling  # whose many imports the children need not repeat
+
+    with start_calling(denoise_in_a_child, method) as parent:
+        _, said = parent.communicate(timeout=5 * LIMIT)
+    assert parent.returncode == 0, said
