@@ -14,6 +14,7 @@ from skimage.restoration import denoise_tv_chambolle, denoise_wavelet
 from skimage.transform import rescale
 from sklearn.datasets import load_sample_images
 
+from command_line import undrawn
 from score_embedding import densities, pipeline
 from score_embedding.config import loading
 from score_embedding.densities import Density
@@ -78,19 +79,21 @@ def white(channels):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Run folders: of the config photographs, and the closed form of its own images."""
+def runs(once):
+    """Run folders: of the config photographs, and the closed form of its own images; to be read
+    only."""
     tiny = ["model.ch=8", "model.ch_mult=[1,2]", "training.epochs=1", "held_out=null"]
     tiny += ["image_density.arrays=300", "image_density.components=2", "sample.solver=heun"]
     tiny += ["data_loader.image_size=16", "data_loader.num_images=4", "sample.steps=2"]
     own = ["diffusion.embedding=input", "sample_method=closed_form"]
-    out = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("score_embedding.report.render.write", lambda _: None)
-        for name, changes in (("residual", []), ("own", own)):
-            config = loading.load("photographs", tiny + changes)
-            pipeline.run(config, out / name, torch.device("cpu"), profile=False)
-    return out
+
+    def make(out):
+        with undrawn():
+            for name, changes in (("residual", []), ("own", own)):
+                config = loading.load("photographs", tiny + changes)
+                pipeline.run(config, out / name, torch.device("cpu"), profile=False)
+
+    return once("runs_that_denoise", make)
 
 
 @pytest.mark.parametrize("s", LEVELS)

@@ -53,13 +53,15 @@ def results(folder):
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """A run by a process of its own."""
-    cwd = tmp_path_factory.mktemp("photographs")
-    done = process(cwd, *asked(), "--profile")
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return cwd / "saves" / "photographs"
+def ran(once):
+    """A run by a process of its own; to be read only."""
+
+    def make(cwd):
+        done = process(cwd, *asked(), "--profile")
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+
+    return once("photographs", make) / "saves" / "photographs"
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ MOUNT = pytest.mark.skipif(not can_mount(), reason="no file system can be mounte
 PYTHON = (sys.executable, "-m", "score_embedding")
 
 
-SHORT = ("run", "--config", "quickstart", *sets(training__epochs=80, misc__checkpoint_freq=1e-6))
+SHORT = ("run", "--config", "quickstart", *sets(training__epochs=40, misc__checkpoint_freq=1e-6))
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,9 @@ def setting(photographs):
 
     def make(ch=8, method="score_embedding"):
         config = tiny_config(**EVERYTHING)
-        model = config.model.model_copy(update={"dropout": 0.2, "ch": ch})
+        # Few tensors: most of these tests is writing checkpoints.
+        smaller = {"ch": ch, "ch_mult": (1,), "attention_resolutions": (8,)}
+        model = config.model.model_copy(update={"dropout": 0.2, **smaller})
         config = config.model_copy(update={"model": model})
         images = photographs(8, 8, 2).float()
         if method == "score_embedding":

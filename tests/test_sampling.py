@@ -1,13 +1,12 @@
 import math
-import subprocess
 import sys
-import textwrap
 import weakref
 
 import numpy as np
 import pytest
 import torch
 
+from command_line import start_calling
 from score_embedding.config.sections import Sample
 from score_embedding.errors import DivergenceError
 from score_embedding.methods.samplers import (
@@ -363,38 +362,40 @@ def test_no_images_have_no_samples():
         in_batches(lambda *_: None, 0, (8, 8))
 
 
-PEAK = """
-    import sys, torch
-    from score_embedding.config.sections import Sample
-    from score_embedding.methods.samplers import draw, in_batches
-    from score_embedding.sde import VarianceExploding
+def peak():
+    with open("/proc/self/status") as file:
+        (line,) = [line for line in file if line.startswith("VmHWM")]
+    return 1024 * int(line.split()[1])
 
-    def peak():
-        with open("/proc/self/status") as file:
-            (line,) = [line for line in file if line.startswith("VmHWM")]
-        return 1024 * int(line.split()[1])
 
+def memory_of_sampling():
+    """In a process of its own: MiB of 256 samples over those of 64 and over their results."""
     images, sde = torch.zeros(256, 3, 32, 32), VarianceExploding(2.0)
     forward, back = (torch.nn.Conv2d(*ends, 3, padding=1) for ends in ((3, 64), (64, 3)))
 
     def sample(n, solver):
         options = Sample(solver=solver, steps=2, tolerance=0.5)
-        score = lambda x, t: -back(forward(x).relu()) / 100
-        part = lambda a, b: draw(score, images[a:b], sde, options, 1e-3, 0, a)
+
+        def part(a, b):
+            return draw(score, images[a:b], sde, options, 1e-3, 0, a)
+
         return in_batches(part, n, (32, 32))
+
+    def score(x, t):  # noqa: ARG001
+        return -back(forward(x).relu()) / 100
 
     for n in (64, 256):
         before = peak()
         results = [sample(n, solver) for solver in ("heun", "rk45")]
     size = sum(samples.x.nbytes + samples.path.nbytes for samples in results)
     print((peak() - before - size) / 2**20)
-"""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory as Linux reports it")
 def test_the_memory_of_sampling_is_that_of_a_batch_and_the_results():
-    command = [sys.executable, "-c", textwrap.dedent(PEAK)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    with start_calling(memory_of_sampling) as sampling:
+        stdout, stderr = sampling.communicate(timeout=300)
+    assert sampling.returncode == 0, stderr
     # Measured: 6 to 30 MiB, as the allocator reuses memory or not; 196 with all images at once.
-    assert float(done.stdout) < 64
+    assert float(stdout) < 64
