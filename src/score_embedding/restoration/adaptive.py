@@ -1,9 +1,11 @@
-"""Image-adaptive denoising: EM on noisy patches, two scales, non-local Bayes refinement.
+"""Image-adaptive denoising: EM on noisy patches, several scales, non-local Bayes refinement.
 
 A patch mixture is adapted to the image by expectation-maximisation on its noisy windows. At half
-the size the noise has half the standard deviation and a window covers four times the area: the
-mixture is fitted there, and the denoised half-size image replaces the coarse part of the result.
-The result is then refined by a Gaussian for each neighbourhood (neighbourhoods.py).
+the size independent noise has half the standard deviation and a window covers four times the area:
+the mixture is fitted there, and the denoised half-size image replaces the coarse part of the
+result. It is itself denoised at half its size, and so on: noise that reaches over many pixels, as a
+camera's does, is found only at the smaller sizes. The result is then refined by a Gaussian for each
+neighbourhood (neighbourhoods.py).
 
 Noise that is correlated between neighbours or channels is whitened: windows and the Gaussians of
 the mixture are multiplied by the root of its inverse covariance.
@@ -32,7 +34,7 @@ EM_STEPS, PRIOR, WINDOWS = 2, 20.0, 2000  # of the adaptation: fitting.adapted h
 GREY_STRIDE, STRIDE = 4, 5  # pixels between the mixture's windows; fewer give no better result
 LEAST_PROBABILITY = 0.1  # share of the likeliest component's, below which one is left out
 HALVED_FROM = 128  # pixels of the shorter side; the half of fewer is too little to fit to
-HALVINGS = 3  # of the image for a denoiser that is not adapted; more gain nothing
+HALVINGS = 3  # of the image at most; more gain nothing
 MIN_SIDE = 32  # pixels that the shorter side of a halved image keeps
 _STEP, _LEAST_SCALE = 1.6, 1e-3  # between levels of noise with a scale, and its least value
 ROUNDOFF_MARGIN = 10.0  # factor by which round-off must stay below the smallest variance
@@ -97,13 +99,12 @@ _FAST_GREY = (Passes(math.inf, 64, ((_grey(7, 24, 6),),), _grey(6, 32, 6)),)
 
 def passes(channels: int, noise: Stationary, fast: bool = False) -> Passes:
     """Those of an image of these channels with this noise."""
-    correlated = noise.covariance.shape[2] > 1
     if channels == 1:
         table = _FAST_GREY if fast else _GREY
     elif fast:
         table = _FAST_COLOUR
     else:
-        table = _CAMERA if correlated else _COLOUR
+        table = _CAMERA if noise.correlated else _COLOUR
     return next(row for row in table if noise.level <= row.level)
 
 
@@ -150,7 +151,7 @@ def denoiser(
     ----------
     density : the patch mixture to start from.
     adapt : whether the mixture is adapted to the image.
-    halve : whether the image is also denoised at half its size, if that is large enough.
+    halve : whether the image is also denoised at smaller sizes, if it is large enough.
     refine, fast : as of `refined`.
     """
     halve = halve and min(noisy.shape[1:]) >= HALVED_FROM
@@ -160,7 +161,7 @@ def denoiser(
     stride = GREY_STRIDE if len(noisy) == 1 else STRIDE
     few = density.model.truncated(passes(len(noisy), noise, fast).axes)
     first = of_mixture(replace(density, model=few, stride=stride), LEAST_PROBABILITY)
-    return refined(first, int(halve), refine, fast)
+    return refined(first, HALVINGS if halve else 0, refine, fast)
 
 
 def of_mixture(density: Density, least_probability: float = MIN_PROBABILITY) -> Estimate:

@@ -134,12 +134,21 @@ def clean(
     if noise.level == 0:
         return x
 
-    def answer(y: Tensor, own: Stationary) -> Tensor:
-        estimate = model.estimate(y, own, mode == "mean")
-        return estimate(y, own) if mode == "mean" else _flow(y, own, estimate)
+    def mean(y: Tensor, own: Stationary) -> Tensor:
+        return model.estimate(y, own, True)(y, own)
+
+    def draft(y: Tensor, own: Stationary) -> Tensor:
+        return (model.draft or model.estimate)(y, own, True)(y, own)
+
+    def sample(y: Tensor, own: Stationary) -> Tensor:
+        return _flow(y, own, model.estimate(y, own, False))
 
     with workers.one_thread_each():
-        return posterior.restored(x, noise, answer, checked=mode == "mean").clamp(*limits)
+        if mode == "mean":
+            found = posterior.restored(x, noise, mean, draft)
+        else:
+            found = posterior.restored(x, noise, sample, None, checked=False)
+        return found.clamp(*limits)
 
 
 @workers.one_thread_each()

@@ -50,6 +50,7 @@ class Denoiser:
     mixture : the Gaussian mixture of windows of images of that many channels, where the model is
         one: inpainting uses it in closed form.
     adapted : whether that mixture is adapted to the image.
+    draft : as `estimate`, sooner, for results that are only steps to another; None: `estimate`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Denoiser:
     caution: str = ""
     mixture: Callable[[int], GaussianMixture] | None = None
     adapted: bool = False
+    draft: Callable[[Tensor, Stationary, bool], Estimate] | None = None
 
     def check_channels(self, channels: int) -> None:
         """Raise DataError where it does not denoise images of this number of channels."""
@@ -83,8 +85,11 @@ def resolve(model: Model, device: torch.device) -> Denoiser:
     if isinstance(model, Density):
         return _of_density(model)
     if model in (FIT, FAST):
-        estimate = partial(_fitted, fast=model == FAST)
-        return Denoiser(model, None, estimate, mixture=_bundled_mixture, adapted=model == FIT)
+        fast = partial(_fitted, fast=True)
+        if model == FAST:
+            return Denoiser(FAST, None, fast, mixture=_bundled_mixture)
+        fit = partial(_fitted, fast=False)
+        return Denoiser(FIT, None, fit, mixture=_bundled_mixture, adapted=True, draft=fast)
     if model == BUNDLED:
         return Denoiser(BUNDLED, None, _bundled_alone, mixture=_bundled_mixture)
     return _of_run(Path(model), device)

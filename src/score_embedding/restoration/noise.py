@@ -67,6 +67,11 @@ class Stationary:
         white[:, :, centre, centre] = np.eye(len(white))
         return bool(np.allclose(self.covariance, white, atol=1e-6))
 
+    @property
+    def correlated(self) -> bool:
+        """Whether it may be shared by neighbouring pixels."""
+        return bool(self.covariance.shape[2] > 1)
+
     def window(self, side: int) -> Values:
         """The covariance of a window of side x side pixels, as a multiple of level^2, (d, d) with
         d = c side^2 in the order of `torch.nn.functional.unfold`."""
@@ -160,6 +165,12 @@ class Noise:
         """The root of the mean variance, over channels, brightness levels and places."""
         mean = math.sqrt(np.mean(self.deviations**2))
         return mean if self.scale is None else mean * math.sqrt(np.mean(self.scale**2))
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it has one standard deviation at all brightness levels, in each channel."""
+        spread = np.ptp(self.deviations, axis=1).max()
+        return bool(spread <= 1e-9 * self.deviations.max())
 
     @property
     def slope(self) -> Values:

@@ -53,7 +53,7 @@ class Stabilisation:
 def stabilisation(noise: Noise, low: float, high: float) -> Stabilisation | None:
     """For noise of an image with pixels from `low` to `high`; None where the curves are constant.
     The function of a channel maps 0 and 1 to themselves."""
-    if np.ptp(noise.deviations, axis=1).max() <= 1e-9 * noise.deviations.max():
+    if noise.is_constant:
         return None
     low, high = min(low, 0.0), max(high, 1.0)
     x = np.linspace(low, high, _GRID)
