@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from score_embedding.errors import DataError
-from score_embedding.restoration import camera_noise
+from score_embedding.restoration import camera_noise, two_values
 from score_embedding.restoration.noise import Noise, independent
 from score_embedding.restoration.quiet_tiles import (
     LEAST_TILES,
@@ -70,6 +70,10 @@ def estimated(x: Tensor, kind: str = "auto") -> Noise:
     tiles = tiles_of(x, min(SIDE, h, w), STEP)
     if len(tiles) < LEAST_TILES:
         return Noise.white(_of_wavelets(x), c)
+    return two_values.at_most(_of_tiles(x, tiles, kind), x)
+
+
+def _of_tiles(x: Tensor, tiles: Tensor, kind: str) -> Noise:
     if kind == "poisson":
         return _poisson(measured(tiles))
     ranges = measured(unclipped(tiles))
@@ -77,7 +81,7 @@ def estimated(x: Tensor, kind: str = "auto") -> Noise:
     independent = quiet.white >= INDEPENDENT * quiet.total or not _may_be_camera(ranges)
     if kind == "white" or (kind == "auto" and independent):
         return replace(_independent(ranges, kind == "white"), impulses=_impulses(x))
-    small = measured(unclipped(tiles_of(x, min(SMALL_SIDE, h, w), SMALL_STEP)))
+    small = measured(unclipped(tiles_of(x, min(SMALL_SIDE, *x.shape[1:]), SMALL_STEP)))
     return camera_noise.of_ranges(ranges, small)
 
 

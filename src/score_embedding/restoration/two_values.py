@@ -1,0 +1,53 @@
+"""Pictures of two values, such as line art, halftones and dithered pictures, under noise.
+
+Where they have no flat place, their tiles show the pattern, not the noise. What varies around each
+of the two values is the noise and whatever else there is: an upper bound of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from skimage.filters import threshold_otsu
+from torch import Tensor
+
+from score_embedding.restoration.noise import Noise, Values
+
+APART = 5.0  # distance of the two values as a multiple of the standard deviation around them from
+# which a picture is taken as one of two values; where all brightness is equally frequent, 3.5
+_LEAST = 1e-6
+_PIXELS = 500  # along each side that are looked at, at most
+
+
+def at_most(noise: Noise, x: Tensor) -> Noise:
+    """The noise of an image x (c, h, w), less strong where two values would leave less."""
+    found = around_two_values(x)
+    if found is None:
+        return noise
+    values, measured, pixels = found
+    expected = noise.at(values)
+    if not expected.any():
+        return noise
+    share = np.average(measured**2, axis=1, weights=pixels).mean()
+    factor = share / np.average(expected**2, axis=1, weights=pixels).mean()
+    return noise.times(float(factor) ** 0.5) if factor < 1 else noise
+
+
+def around_two_values(x: Tensor) -> tuple[Values, Values, Values] | None:
+    """The two values of each channel of an image (c, h, w), (c, 2), the standard deviations around
+    them, (c, 2), and how many pixels have each, (2,); None where it has more values."""
+    rows, columns = (max(1, size // _PIXELS) for size in x.shape[1:])
+    pixels = x[:, ::rows, ::columns].flatten(1).double().numpy()
+    grey = pixels.mean(axis=0)
+    if np.ptp(grey) < _LEAST:
+        return None
+    bright = grey > threshold_otsu(grey)
+    # Any threshold between two separate classes is Otsu's: the middle of their means is safest.
+    bright = grey > (grey[bright].mean() + grey[~bright].mean()) / 2
+    sides = pixels[:, ~bright], pixels[:, bright]
+    low, high = grey[~bright].mean(), grey[bright].mean()
+    if high - low < APART * np.std(grey - np.where(bright, high, low)):
+        return None
+    values, deviations = (
+        np.stack([measure(side, axis=1) for side in sides], axis=1) for measure in (np.mean, np.std)
+    )
+    return values, deviations, np.array([side.shape[1] for side in sides], np.float64)
