@@ -147,7 +147,7 @@ def clean(
         if mode == "mean":
             found = posterior.restored(x, noise, mean, draft)
         else:
-            found = posterior.restored(x, noise, sample, None, checked=False)
+            found = posterior.restored(x, noise, sample)
         return found.clamp(*limits)
 
 

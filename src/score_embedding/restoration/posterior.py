@@ -22,25 +22,23 @@ from score_embedding.restoration.stabilisation import stabilisation, stationary
 Answer = Callable[[Tensor, Stationary], Tensor]  # a stabilised image (c, h, w) and its noise
 
 
-def restored(
-    x: Tensor, noise: Noise, answer: Answer, draft: Answer | None, checked: bool = True
-) -> Tensor:
+def restored(x: Tensor, noise: Noise, answer: Answer, draft: Answer | None = None) -> Tensor:
     """An image x (c, h, w) without its noise; unchanged at level 0. Not clipped. Of three equal
-    channels one is denoised. `draft`: for the estimates that few counts are averaged with; None:
-    they are not. `checked`: what was taken away is checked against the noise, which a sample of the
-    posterior, unlike its mean, need not pass."""
+    channels one is denoised. `draft` makes the estimates that few counts are averaged with. None:
+    `answer` is a sample of the posterior, which is neither averaged nor, since it need not be close
+    to the mean, checked against the noise."""
     if noise.level == 0:
         return x
     if len(x) == 3 and torch.equal(x[0], x[1]) and torch.equal(x[0], x[2]):
-        grey = restored(x[:1], _of_one_channel(noise), answer, draft, checked)
+        grey = restored(x[:1], _of_one_channel(noise), answer, draft)
         return grey.expand_as(x).clone()
-    if noise.counts and draft is not None:
-        steps = (partial(_stabilised, answer=own) for own in (draft, answer))
-        found = few_counts.restored(x, noise, *steps)
+    once = partial(_stabilised, answer=answer)
+    if draft is None:
+        return once(x, noise)
+    if noise.counts:
+        found = few_counts.restored(x, noise, partial(_stabilised, answer=draft), once)
     else:
-        found = _stabilised(x, noise, answer)
-    if not checked:
-        return found
+        found = once(x, noise)
     clipped = noise.is_constant and clipping.is_clipped(x)
     if clipped:
         found = clipping.restored(found, consistency.deviation(found, noise))

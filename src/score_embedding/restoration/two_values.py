@@ -15,7 +15,7 @@ from score_embedding.restoration.noise import Noise, Values
 APART = 5.0  # distance of the two values as a multiple of the standard deviation around them from
 # which a picture is taken as one of two values; where all brightness is equally frequent, 3.5
 _LEAST = 1e-6
-_PIXELS = 500  # along each side that are looked at, at most
+_PIXELS = 500  # along a side: of a larger image every second, third ... is taken
 
 
 def at_most(noise: Noise, x: Tensor) -> Noise:
