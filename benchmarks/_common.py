@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from score_embedding.runs.environment import processor_of
+
 RESULTS = Path(__file__).parent / "results"
 PHOTOGRAPHS = (
     *("astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field"),
@@ -97,7 +99,7 @@ def environment() -> dict[str, Any]:
     """The machine, to be read before the timing: a load near or above the number of cores makes
     times meaningless."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor_of(torch.device("cpu")),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load before": round(os.getloadavg()[0], 2),
@@ -106,13 +108,6 @@ def environment() -> dict[str, Any]:
         "numpy": np.__version__,
         "scipy": scipy.__version__,
     }
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor()
 
 
 def write(name: str, rows: list[dict[str, Any]], environment: dict[str, Any]) -> None:

@@ -102,15 +102,20 @@ def _version(package: str) -> str:
 
 
 def processor_of(device: torch.device) -> str:
-    """The name of the GPU or of the CPU."""
+    """The name of the GPU or of the CPU. A virtual machine may give processors of several
+    generations, which add in different orders, one name: family and model tell them apart."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    if not cpuinfo.is_file():
+        return platform.processor() or platform.machine()
+    first, _, _ = cpuinfo.read_text(encoding="utf-8").partition("\n\n")
+    pairs = [line.partition(":") for line in first.splitlines()]
+    values = {key.strip(): value.strip() for key, _, value in pairs}
+    name = values.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" not in values or "model" not in values:
+        return name
+    return f"{name} (family {values['cpu family']}, model {values['model']})"
 
 
 def _git_commit() -> str | None:
