@@ -61,10 +61,6 @@ def _colour(side: int, nearest: int) -> Groups:
     return Groups(side, nearest, stride=6)
 
 
-def _camera(nearest: int) -> Groups:
-    return Groups(5, nearest, stride=5, gain=1.1)
-
-
 # By noise level. Larger windows and groups are slower, and better where there is more noise.
 _COLOUR = (
     Passes(20 / 255, 80, ((_colour(4, 28),), (_colour(5, 36),)), _colour(4, 32)),
@@ -92,7 +88,9 @@ _GREY = (
     ),
 )
 # A camera's noise is weak but reaches far, and its level is less certain than one that is given.
-_CAMERA = (Passes(math.inf, 80, ((_camera(48),), (_camera(64),)), _camera(48)),)
+# A second refinement gains nothing.
+_OF_CAMERA = Groups(5, 64, stride=5, gain=1.2)
+_CAMERA = (Passes(math.inf, 48, ((_OF_CAMERA,),), _OF_CAMERA),)
 _FAST_COLOUR = (Passes(math.inf, 48, ((_colour(4, 28),),), _colour(4, 32)),)
 _FAST_GREY = (Passes(math.inf, 64, ((_grey(7, 24, 6),),), _grey(6, 32, 6)),)
 

@@ -36,7 +36,7 @@ from score_embedding.restoration.noise import Stationary
 # Pixels along a tile at most, and how far beyond its edges the windows of a group are searched.
 _TILE, _REACH = 18, 6
 BLOCK = 8  # tiles along a side of a block, which is computed at once
-_FLOAT64_BELOW = 0.02  # noise level whose square float32 may lose beside the covariances
+_FLOAT64_BELOW = 0.004  # noise level whose square float32 may lose beside the covariances
 _LEAST_LEVEL = 1e-5  # noise level below which it is lost in float64, too
 _NEGLIGIBLE = 0.002  # variance along an axis, in units of the noise's, below which it is left out
 _COMPARED = 10  # axes along which windows are compared; the others are mostly noise
