@@ -50,6 +50,13 @@ def screen(file):
     return [line.rstrip() for line in lines if line.strip()]
 
 
+def shown(file):
+    """The lines of the terminal once all bars are drawn anew."""
+    with progress.bars_cleared():
+        pass
+    return screen(file)
+
+
 def count_to(total, description="training"):
     with progress.stage(description, total=total) as stage:
         for done in range(1, total + 1):
@@ -189,6 +196,49 @@ def test_a_download_of_unknown_size_learns_it_on_the_way(console, request):
         ]
     elif console == "terminal":
         assert screen(file) == []
+
+
+def test_stages_within_a_whole_move_its_only_bar(terminal):
+    def share():
+        (line,) = shown(terminal)
+        assert line.startswith("photograph")
+        return int(line.partition("%")[0].split()[-1])
+
+    with progress.whole("photograph"):
+        first, second = progress.parts([1, 3])
+        with first, progress.stage("mixture", total=2) as stage:
+            stage.update()
+            assert share() == 12
+            with progress.stage("inner", total=2) as inner:
+                inner.update()  # the bar goes on when its stage does
+                assert share() == 12
+        assert share() == 25
+        with second:
+            with progress.part(0, 1 / 3):
+                pass
+            assert share() == 50
+        assert share() == 100
+    assert screen(terminal) == []
+
+
+def test_a_part_of_nothing_is_without_effect(terminal):
+    with progress.part(0, 0.5), progress.stage("mixture", total=2):
+        (line,) = shown(terminal)
+    assert line.startswith("mixture")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("noise", ["camera", "poisson", "white"])
+@pytest.mark.parametrize("model", ["fast", "fit"])
+def test_a_photograph_has_one_bar_that_only_goes_on(channels, noise, model, plain):
+    image = np.random.default_rng(0).random((150, 140, channels))
+    with progress.whole("photograph"):
+        denoise(image, sigma=0.6, noise=noise, model=model)
+    lines = [line.partition("%")[0] for line in plain.getvalue().splitlines()]
+    shares = [int(line.removeprefix("photograph: ")) for line in lines]
+    assert shares == sorted(shares)
+    assert shares[0] < 30
+    assert shares[-1] == 100
 
 
 def test_sampling_reports_its_progress(plain):

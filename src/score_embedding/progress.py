@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import pairwise
 
 from rich.console import Console
 from tqdm import tqdm
@@ -83,14 +86,84 @@ class Stage:
             self._bar.close()
 
 
+@dataclass(frozen=True)
+class _Share:
+    """A part of a `whole` stage, whose total is 1; None for what is inside a stage of that part."""
+
+    whole: Stage | None
+    start: float = 0.0
+    length: float = 1.0
+
+    def to(self, share: float) -> None:
+        if self.whole is not None:
+            self.whole.to(self.start + self.length * share)
+
+
+_share: ContextVar[_Share | None] = ContextVar("share", default=None)
+
+
+class _Inner(Stage):
+    """A stage within a `whole`, which shows it as a part of its own bar."""
+
+    def __init__(self, description: str, total: float, share: _Share):
+        super().__init__(description, total, shown=False)
+        self._share = share
+
+    def to(self, done: float, note: str = "") -> None:
+        super().to(done, note)
+        self._share.to(done / self.total if self.total else 0)
+
+
 @contextmanager
 def stage(description: str, total: float, least: float = 0) -> Iterator[Stage]:
-    """A stage of `total` units; one of fewer than `least` is not shown. Stages may be nested."""
-    current = Stage(description, total, shown=total >= least)
+    """A stage of `total` units; one of fewer than `least` is not shown. Stages may be nested;
+    within a `whole` they move its bar and have none."""
+    share = _share.get()
+    if share is None:
+        current = Stage(description, total, shown=total >= least)
+    else:
+        current = _Inner(description, total, share)
+    token = _share.set(share and _Share(None))
     try:
         yield current
     finally:
+        _share.reset(token)
         current.close()
+
+
+@contextmanager
+def whole(description: str) -> Iterator[None]:
+    """One bar for all stages within it, each of which moves it on by its `part`."""
+    with stage(description, total=1) as current:
+        token = _share.set(_Share(current))
+        try:
+            yield
+        finally:
+            _share.reset(token)
+
+
+@contextmanager
+def part(first: float, last: float) -> Iterator[None]:
+    """What is done from the share `first` to the share `last`, in [0, 1], of the part around it;
+    without effect outside a `whole`."""
+    around = _share.get()
+    if around is None:
+        yield
+        return
+    length = around.length * (last - first)
+    own = _Share(around.whole, around.start + around.length * first, length)
+    token = _share.set(own)
+    try:
+        yield
+        own.to(1)
+    finally:
+        _share.reset(token)
+
+
+def parts(costs: Sequence[float]) -> list[AbstractContextManager[None]]:
+    """A `part` for each of these costs, one after another, which fill the part around them."""
+    ends = [sum(costs[:number]) / sum(costs) for number in range(len(costs) + 1)]
+    return [part(*pair) for pair in pairwise(ends)]
 
 
 @contextmanager

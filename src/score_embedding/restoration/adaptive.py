@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from score_embedding import progress
 from score_embedding.data import crops
 from score_embedding.densities import Density, fitting, windows
 from score_embedding.densities.mixture import MIN_PROBABILITY, GaussianMixture
@@ -36,6 +37,7 @@ LEAST_PROBABILITY = 0.1  # share of the likeliest component's, below which one i
 HALVED_FROM = 128  # pixels of the shorter side; the half of fewer is too little to fit to
 HALVINGS = 3  # of the image at most; more gain nothing
 MIN_SIDE = 32  # pixels that the shorter side of a halved image keeps
+_COST = 1.5  # of a refinement, as a multiple of that of the mixture or of all smaller sizes
 _STEP, _LEAST_SCALE = 1.6, 1e-3  # between levels of noise with a scale, and its least value
 ROUNDOFF_MARGIN = 10.0  # factor by which round-off must stay below the smallest variance
 
@@ -89,7 +91,7 @@ _GREY = (
 )
 # A camera's noise is weak but reaches far, and its level is less certain than one that is given.
 # A second refinement gains nothing.
-_OF_CAMERA = Groups(5, 64, stride=5, gain=1.2)
+_OF_CAMERA = Groups(5, 64, stride=5, gain=1.1)
 _CAMERA = (Passes(math.inf, 48, ((_OF_CAMERA,),), _OF_CAMERA),)
 _FAST_COLOUR = (Passes(math.inf, 48, ((_colour(4, 28),),), _colour(4, 32)),)
 _FAST_GREY = (Passes(math.inf, 64, ((_grey(7, 24, 6),),), _grey(6, 32, 6)),)
@@ -120,18 +122,30 @@ def refined(
     """
 
     def at(y: Tensor, noise: Stationary, remaining: int) -> Tensor:
-        answer = first(y, noise)
-        if remaining and min(y.shape[1:]) >= 2 * MIN_SIDE:
-            coarse = at(halved(y), noise.halved(), remaining - 1)
-            answer = answer + doubled(coarse - halved(answer), y)
-        if refine:
-            own = passes(len(y), noise, fast)
-            for averaged in own.full if remaining == halvings else ((own.halved,),):
-                found = [neighbourhoods.refined(y, answer, noise, groups) for groups in averaged]
-                answer = torch.stack(found).mean(dim=0)
+        own = passes(len(y), noise, fast)
+        series = own.full if remaining == halvings else ((own.halved,),)
+        costs = [1.0, 1.0, *(_COST * len(averaged) for averaged in series)]
+        whole, smaller, *refinements = progress.parts(costs)
+        with whole:
+            answer = first(y, noise)
+        with smaller:
+            if remaining and min(y.shape[1:]) >= 2 * MIN_SIDE:
+                coarse = at(halved(y), noise.halved(), remaining - 1)
+                answer = answer + doubled(coarse - halved(answer), y)
+        for averaged, refinement in zip(series, refinements, strict=True) if refine else ():
+            with refinement:
+                answer = _averaged(y, answer, noise, averaged)
         return answer
 
     return lambda y, noise: at(y, noise, halvings)
+
+
+def _averaged(y: Tensor, answer: Tensor, noise: Stationary, several: tuple[Groups, ...]) -> Tensor:
+    found = []
+    for groups, part in zip(several, progress.parts([1.0] * len(several)), strict=True):
+        with part:
+            found.append(neighbourhoods.refined(y, answer, noise, groups))
+    return torch.stack(found).mean(dim=0)
 
 
 def denoiser(
@@ -199,10 +213,12 @@ def of_mixture(density: Density, least_probability: float = MIN_PROBABILITY) -> 
         levels = torch.linspace(low, high, count).tolist()
         place = (scale.log() - low) / max((high - low) / max(count - 1, 1), 1e-9)
         answer = torch.zeros_like(y)
-        for number, level in enumerate(levels):
+        parts = progress.parts([1.0] * count)
+        for number, (level, part) in enumerate(zip(levels, parts, strict=True)):
             weight = (1 - (place - number).abs()).clamp_min(0)
             own = replace(noise, level=noise.level * math.exp(level), scale=None)
-            answer += weight * at_level(y, own)
+            with part:
+                answer += weight * at_level(y, own)
         return answer
 
     return estimate

@@ -20,7 +20,7 @@ import numpy as np
 from score_embedding.restoration.noise import Noise, Values
 from score_embedding.restoration.quiet_tiles import QUANTUM, REACH, Range, less
 
-PROCESSED = 1.3  # standard deviation elsewhere as a multiple of that of quiet tiles: the processing
+PROCESSED = 1.4  # standard deviation elsewhere as a multiple of that of quiet tiles: the processing
 # and JPEG take noise from flat places
 LARGE_TO_SMALL = 1.4  # standard deviation of noise in large tiles as a multiple of that in small
 LEAST_SHARE = 0.6  # of the median over the ranges of brightness: a range that has less is clipped

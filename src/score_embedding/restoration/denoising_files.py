@@ -116,7 +116,8 @@ class _Pages:
                 self.levels.append(scale.file_sigma(noise.level))
                 if len(self.levels) == 1:
                     self._log_first(found, scale, known, noise)
-                units.append(_denoised(x, noise, options, self._model) if noise.level else None)
+                with progress.whole(self._source.path.name):
+                    units.append(_denoised(x, noise, options, self._model) if noise.level else None)
                 if len(self.levels) == 1:
                     before = x.cpu()
                     self.first = before, before if units[0] is None else units[0]

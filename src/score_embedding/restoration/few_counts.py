@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_embedding import progress
 from score_embedding.restoration.noise import Noise
 
 ENOUGH = 10.0  # counts, on average, at which the noise of their root is near enough to Gaussian
 STEP, LEAST = 0.2, 0.1  # of `a` between two averages, at most, and its least value
+_COST = 2.0  # of `final`, as a multiple of that of `draft`
 
 Denoise = Callable[[Tensor, Noise], Tensor]  # an image (c, h, w) and its noise -> (c, h, w)
 
@@ -28,10 +30,13 @@ def restored(x: Tensor, noise: Noise, draft: Denoise, final: Denoise) -> Tensor:
     """An image x (c, h, w) of counts, with this noise: denoised by `draft` in all steps but the
     last, by `final` in that. With ENOUGH counts `final` is the only one."""
     steps, average = shares(x, noise), x
-    for share, following in pairwise(steps):
-        estimate = draft(average, noise.times(share))
+    *drafts, last = progress.parts([1.0] * (len(steps) - 1) + [_COST])
+    for (share, following), part in zip(pairwise(steps), drafts, strict=True):
+        with part:
+            estimate = draft(average, noise.times(share))
         average = torch.lerp(estimate, x, following)
-    return final(average, noise.times(steps[-1]))
+    with last:
+        return final(average, noise.times(steps[-1]))
 
 
 def shares(x: Tensor, noise: Noise) -> list[float]:

@@ -36,7 +36,7 @@ from score_embedding.restoration.noise import Stationary
 # Pixels along a tile at most, and how far beyond its edges the windows of a group are searched.
 _TILE, _REACH = 18, 6
 BLOCK = 8  # tiles along a side of a block, which is computed at once
-_FLOAT64_BELOW = 0.004  # noise level whose square float32 may lose beside the covariances
+_ROUNDOFF = 0.01  # of covariances, as a share of the noise's: more is computed in float64
 _LEAST_LEVEL = 1e-5  # noise level below which it is lost in float64, too
 _NEGLIGIBLE = 0.002  # variance along an axis, in units of the noise's, below which it is left out
 _COMPARED = 10  # axes along which windows are compared; the others are mostly noise
@@ -221,12 +221,14 @@ def _changes(noisy: Tensor, clean: Tensor, s: Tensor, groups: Groups) -> tuple[T
     K = clean.shape[1]
     mean = clean.mean(dim=1, keepdim=True)
     spread, offset = clean.sub_(mean), noisy.sub_(mean)
-    if float(s.min()) < _FLOAT64_BELOW:
-        spread, offset, s = spread.double(), offset.double(), s.double()
     # C (C + total I)^-1 with C = spread^T spread / K, by a system of K equations instead of r
     parts = groups.gain**2, groups.missing**2
     total = (K * sum(parts) * s**2)[:, None]
     gram = spread @ spread.mT
+    trace = gram.diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True)
+    if float((trace / total).max()) * torch.finfo(gram.dtype).eps > _ROUNDOFF:
+        spread, offset, total = spread.double(), offset.double(), total.double()
+        gram = spread @ spread.mT
     gram.diagonal(dim1=1, dim2=2).add_(total)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     gain = parts[0] / sum(parts)
