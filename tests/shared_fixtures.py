@@ -1,11 +1,14 @@
 """What test modules share: photographs, finished runs, and ways to call the command line."""
 
+import contextlib
 import functools
 import gc
+import http.server
 import logging
 import os
 import shutil
 import sys
+import threading
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,3 +244,29 @@ def compared_by(once, name, command):
     made = once(name, make)
     cwd = made / "user"
     return SimpleNamespace(cwd=cwd, folder=cwd / "c", stdout=(made / "stdout").read_text("utf-8"))
+
+
+@pytest.fixture
+def serve():
+    """Starts a web server over a folder: gives its address, and the paths asked for so far."""
+    with contextlib.ExitStack() as until_end:
+
+        def start(folder):
+            asked = []
+
+            class Handler(http.server.SimpleHTTPRequestHandler):
+                def __init__(self, *args):
+                    super().__init__(*args, directory=folder)
+
+                def log_message(self, *_):
+                    asked.append(self.path)
+
+            httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            until_end.enter_context(httpd)
+            thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+            thread.start()
+            until_end.callback(thread.join)
+            until_end.callback(httpd.shutdown)
+            return f"http://127.0.0.1:{httpd.server_port}", asked
+
+        yield start

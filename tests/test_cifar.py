@@ -1,13 +1,11 @@
 import contextlib
 import hashlib
-import http.server
 import io
 import pickle
 import shutil
 import socket
 import struct
 import tarfile
-import threading
 import zipfile
 
 import numpy as np
@@ -17,7 +15,7 @@ from PIL import Image
 import cifar_archive
 from score_embedding.config.sections import DataLoader
 from score_embedding.data import cifar
-from score_embedding.data.datasets import load_dataset
+from score_embedding.data.datasets import load_dataset, load_labelled
 from score_embedding.errors import DataError
 
 BATCHES = [f"data_batch_{i}" for i in (1, 2, 3, 4, 5)]
@@ -62,6 +60,11 @@ def expected_dogs():
     return found
 
 
+def dogs(source, count, seed):
+    everyone = cifar.split(source, "train").of_classes(["dog"])
+    return everyone.drawn(count, seed, "CIFAR-10").images
+
+
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "here" / "cifar-10-batches-py"
@@ -84,23 +87,9 @@ def sha256(path):
 
 
 @pytest.fixture
-def server(archive):
+def server(archive, serve):
     """A web server over the archive's folder: its address, and the paths asked for so far."""
-    asked = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=archive.parent)
-
-        def log_message(self, *_):
-            asked.append(self.path)
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}", asked
-        httpd.shutdown()
-        thread.join()
+    return serve(archive.parent)
 
 
 def test_the_batches_of_this_test_are_what_python_reads(folder):
@@ -117,7 +106,7 @@ def test_a_download_is_kept_and_not_repeated(server, archive, tmp_path):
         assert path.read_bytes() == archive.read_bytes()
     assert len(asked) == 1
     assert cifar.find([tmp_path / "cache"]) == path
-    assert len(cifar.dogs(path, 8, 0)) == 8
+    assert len(dogs(path, 8, 0)) == 8
 
 
 def test_a_damaged_copy_is_downloaded_again(server, archive, tmp_path):
@@ -155,11 +144,11 @@ def test_no_network_is_an_error_with_the_remedy(tmp_path):
 @pytest.mark.parametrize("n", [1, 3, 8])
 @pytest.mark.parametrize("kind", ["folder", "archive"])
 def test_dogs_are_the_draw_of_numpys_random_state_in_file_order(kind, n, seed, request):
-    dogs = cifar.dogs(request.getfixturevalue(kind), n, seed)
+    found = dogs(request.getfixturevalue(kind), n, seed)
     everyone = expected_dogs()
     chosen = np.random.RandomState(seed).choice(len(everyone), n, replace=False)
-    assert len(dogs) == n
-    for dog, i in zip(dogs, chosen, strict=True):
+    assert len(found) == n
+    for dog, i in zip(found, chosen, strict=True):
         assert (dog.dtype, dog.shape) == (np.uint8, (32, 32, 3))
         assert np.array_equal(dog, everyone[i])
 
@@ -169,14 +158,14 @@ def test_an_uncompressed_archive_is_read(folder, tmp_path):
     with tarfile.open(path, "w") as tar:
         tar.add(folder, "cifar-10-batches-py")
     assert cifar.find([path]) == path
-    assert np.array_equal(cifar.dogs(path, 8, 1), cifar.dogs(folder, 8, 1))
+    assert np.array_equal(dogs(path, 8, 1), dogs(folder, 8, 1))
 
 
 def test_batches_pickled_by_python_3_are_read_equally(folder):
-    before = cifar.dogs(folder, 8, 1)
+    before = dogs(folder, 8, 1)
     for name, data, labels in zip(BATCHES, pixels(), LABELS, strict=True):
         (folder / name).write_bytes(pickle.dumps({b"data": data, b"labels": labels}, protocol=2))
-    assert np.array_equal(cifar.dogs(folder, 8, 1), before)
+    assert np.array_equal(dogs(folder, 8, 1), before)
 
 
 def test_the_data_is_found_itself_or_in_a_parent(folder, archive):
@@ -194,8 +183,8 @@ def test_nothing_is_found_where_nothing_is(tmp_path):
 
 
 def test_too_few_dogs_are_counted(folder):
-    with pytest.raises(DataError, match="8 dogs, 9 asked for"):
-        cifar.dogs(folder, 9, 0)
+    with pytest.raises(DataError, match="8 images, 9 asked for"):
+        dogs(folder, 9, 0)
 
 
 @pytest.mark.parametrize("name", BATCHES)
@@ -208,7 +197,7 @@ def test_a_missing_batch_is_named(kind, name, folder, tmp_path):
         with tarfile.open(source, "w:gz") as tar:
             tar.add(folder, "cifar-10-batches-py")
     with pytest.raises(DataError, match=name):
-        cifar.dogs(source, 1, 0)
+        dogs(source, 1, 0)
 
 
 ROWS = np.zeros((6, 3072), dtype=np.uint8)
@@ -233,18 +222,20 @@ ROWS = np.zeros((6, 3072), dtype=np.uint8)
         {b"data": ROWS, b"labels": None},
         {b"data": ROWS, b"labels": [[5], [5, 6]]},
         {b"data": ROWS, b"labels": np.full((6, 1), 5)},
+        {b"data": ROWS, b"labels": [5, 5, 5, 5, 5, 10]},
+        {b"data": ROWS, b"labels": ["dog"] * 6},
     ],
     ids=[
         *("dict", "list", "none", "number", "array", "no labels", "no data", "text keys"),
         *("short rows", "bytes", "few labels", "many labels", "one label", "labels none"),
-        *("ragged labels", "labels in a column"),
+        *("ragged labels", "labels in a column", "no class", "words"),
     ],
 )
 def test_a_pickle_that_is_no_batch_is_named(content, folder):
     # protocol 2: what numpy writes for protocol 5 is tested in test_pickles.py
     (folder / "data_batch_3").write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(DataError, match="data_batch_3"):
-        cifar.dogs(folder, 1, 0)
+        dogs(folder, 1, 0)
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
@@ -252,7 +243,7 @@ def test_a_truncated_batch_is_named(share, folder):
     content = (folder / "data_batch_2").read_bytes()
     (folder / "data_batch_2").write_bytes(content[: int(share * len(content))])
     with pytest.raises(DataError, match="data_batch_2"):
-        cifar.dogs(folder, 1, 0)
+        dogs(folder, 1, 0)
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 0.999])
@@ -260,7 +251,7 @@ def test_a_truncated_archive_is_named(share, archive):
     content = archive.read_bytes()
     archive.write_bytes(content[: int(share * len(content))])
     with pytest.raises(DataError, match=archive.name):
-        cifar.dogs(archive, 1, 0)
+        dogs(archive, 1, 0)
 
 
 def test_a_damaged_archive_raises_nothing_but_its_own_error(archive):
@@ -269,15 +260,36 @@ def test_a_damaged_archive_raises_nothing_but_its_own_error(archive):
         for damage in (b"\x00\x00\x00\x00", b"\xff\xff\xff\xff"):
             archive.write_bytes(content[:position] + damage + content[position + 4 :])
             with contextlib.suppress(DataError):
-                cifar.dogs(archive, 1, 0)
+                dogs(archive, 1, 0)
 
 
 def test_a_run_reads_its_dogs_from_the_path_of_the_config(folder):
     options = DataLoader(dataset="cifar", path=str(folder.parent), num_images=3, seed=9)
     images = load_dataset(options)
-    for image, dog in zip(images, cifar.dogs(folder, 3, 9), strict=True):
+    for image, dog in zip(images, dogs(folder, 3, 9), strict=True):
         scaled = (dog - float(dog.min())) / (float(dog.max()) - float(dog.min()))
         assert np.allclose(image.permute(1, 2, 0), scaled, atol=1e-6)
+
+
+def test_classes_of_a_part_in_file_order(folder):
+    rng = np.random.default_rng(8)
+    tested = rng.integers(0, 256, (5, 3072), dtype=np.uint8)
+    (folder / "test_batch").write_bytes(python2_batch(tested, [9, 0, 3, 5, 0]))
+    options = DataLoader(dataset="cifar", path=str(folder), classes=["truck", "airplane"])
+    found = load_labelled(options)
+    assert [found.classes[label] for label in found.labels] == ["airplane", "truck", "airplane"]
+    test = load_labelled(options.model_copy(update={"num_images": 1}), "test")
+    assert test.labels.tolist() == [9, 0, 0]
+    everything = options.model_copy(update={"classes": ["all"], "contrast": "own"})
+    assert len(load_labelled(everything).images) == sum(map(len, LABELS))
+    expected = tested.reshape(5, 3, 32, 32).astype(np.float32) / 255
+    assert np.array_equal(load_labelled(everything, "test").images, expected)
+
+
+def test_a_class_that_is_not_there_is_named(folder):
+    options = DataLoader(dataset="cifar", path=str(folder), classes=["dogs"])
+    with pytest.raises(DataError, match=r"'dogs' is not one of .*; did you mean dog\?"):
+        load_dataset(options)
 
 
 def test_a_run_finds_the_archive_in_the_data_folder(archive, tmp_path, monkeypatch):
@@ -304,7 +316,7 @@ def test_a_zip_of_dogs_becomes_an_archive_that_is_read_in_the_same_order(tmp_pat
     path = tmp_path / cifar.ARCHIVE
     cifar_archive.write_archive(cifar_archive.read_zip(tmp_path / "dogs.zip"), path)
     for seed in (9, 56):
-        found = cifar.dogs(path, 3, seed)
+        found = dogs(path, 3, seed)
         chosen = np.random.RandomState(seed).choice(12, 3, replace=False)
         np.testing.assert_array_equal(found, pictures[chosen])
     with tarfile.open(path) as archive:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import idx_files
 from command_line import TINY
 from score_embedding import kinds
 from score_embedding.config import loading, unread
@@ -254,8 +255,11 @@ def sources(tmp_path):
     faces = np.empty(6, dtype=object)
     faces[:] = list(pixels)
     (tmp_path / "faces.pkl").write_bytes(pickle.dumps(faces))
+    digits = idx_files.write(tmp_path / "digits")
     return {
         "cifar": {"path": folders["batches"]},
+        "fashion_mnist": {"path": digits},
+        "mnist": {"path": digits},
         "celeb": {"path": tmp_path / "faces.pkl"},
         "imagenet": {"path": tmp_path / "faces.pkl"},
         "sample": {"image": "coffee"},

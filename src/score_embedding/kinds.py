@@ -69,10 +69,13 @@ class DensityKind(Kind):
 @dataclass(frozen=True)
 class DatasetKind(Kind):
     """A data set. `of_files`: each image is a picture file, at its own size; `needs`: the key of
-    data_loader, path or image, that must be given."""
+    data_loader, path or image, that must be given; `labelled`: each image is of a class;
+    `published`: the class of which images are taken, by default one, where no classes are given."""
 
     of_files: bool = False
     needs: str | None = None
+    labelled: bool = False
+    published: str | None = None
 
 
 @dataclass(frozen=True)
@@ -189,12 +192,26 @@ DENSITIES = {
 
 # data_loader.dataset: where the images come from.
 DATASETS = {
-    "cifar": DatasetKind(f"{_DATA}.cifar", "CIFAR-10, class dog", unread=_IMAGE),
+    "cifar": DatasetKind(
+        f"{_DATA}.cifar",
+        "CIFAR-10, by default its dogs",
+        labelled=True,
+        published="dog",
+        unread=_IMAGE,
+    ),
+    "fashion_mnist": DatasetKind(
+        f"{_DATA}.idx", "Fashion-MNIST, 28 x 28 in grey", labelled=True, unread=_IMAGE
+    ),
+    "mnist": DatasetKind(f"{_DATA}.idx", "MNIST, 28 x 28 in grey", labelled=True, unread=_IMAGE),
     "celeb": DatasetKind(
-        f"{_DATA}.official", "celeb_data.pkl in the official format", unread=(*_IMAGE, *_SEED)
+        f"{_DATA}.official",
+        "celeb_data.pkl in the official format",
+        unread=(*_IMAGE, *_SEED),
     ),
     "imagenet": DatasetKind(
-        f"{_DATA}.official", "imagenet_data.pkl in the official format", unread=(*_IMAGE, *_SEED)
+        f"{_DATA}.official",
+        "imagenet_data.pkl in the official format",
+        unread=(*_IMAGE, *_SEED),
     ),
     "sample": DatasetKind(
         f"{_DATA}.bundled_pictures",
@@ -204,7 +221,11 @@ DATASETS = {
         unread=(*_PATH, *_SEED),
     ),
     "folder": DatasetKind(
-        f"{_DATA}.files", "all image files of folders", True, "path", unread=(*_IMAGE, *_SEED)
+        f"{_DATA}.files",
+        "all image files of folders",
+        True,
+        "path",
+        unread=(*_IMAGE, *_SEED),
     ),
     "files": DatasetKind(f"{_DATA}.files", "image files", True, "path", unread=(*_IMAGE, *_SEED)),
 }

@@ -8,15 +8,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    field_serializer,
     model_validator,
 )
 
 from score_embedding import kinds
+from score_embedding.config.data_sections import DataLoader as DataLoader
+from score_embedding.config.data_sections import HeldOut as HeldOut
+from score_embedding.config.data_sections import Section as Section
 from score_embedding.config.values import (
     OFFICIAL_DENSITIES,
     Count,
@@ -24,64 +23,14 @@ from score_embedding.config.values import (
     DecayOrOff,
     Int,
     KdeMethod,
-    NoiseLevel,
     Positive,
     PositiveOrOff,
     Prior,
     Rate,
     Share,
     ShareOrOff,
-    Strings,
-    height_width,
-    number,
     one_of,
 )
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class DataLoader(Section):
-    """Which images, and how many of the embedded ones make a batch."""
-
-    dataset: Annotated[str, one_of(kinds.DATASETS)]
-    num_images: Count | None = None  # None: all of a folder or list of files, else one
-    image_size: Annotated[tuple[Count, Count], BeforeValidator(height_width)] = (32, 32)
-    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # which images; training.seed is the run's
-    channels: Annotated[Literal[1, 3], BeforeValidator(number)] = 3
-    batch_size: Count = 20
-    rotate_augment: bool = False
-    # additions
-    path: Strings | None = None  # the data set's file or folder; for `files`, the list of files
-    image: Strings | None = None  # for `sample`: names of pictures that installed packages bring
-    # Crops of image_size at random places of the photographs, flipped at random, instead of whole
-    # photographs resized; num_images of them (default 16) where a method needs a fixed number.
-    crops: bool = False
-    shrink: Count = 1  # crops: the factor by which photographs are first made smaller
-
-    @field_serializer("image_size")
-    def _square_as_one_number(self, size: tuple[int, int]) -> int | list[int]:
-        return size[0] if size[0] == size[1] else list(size)
-
-    @model_validator(mode="after")
-    def _source_given(self) -> DataLoader:
-        needed = kinds.DATASETS[self.dataset].needs
-        if needed and getattr(self, needed) is None:
-            example = ", astronaut for one" if needed == "image" else ""
-            raise ValueError(f"{needed} is needed for dataset {self.dataset}{example}")
-        if self.crops and not self.of_files:
-            *others, last = (name for name, kind in kinds.DATASETS.items() if kind.of_files)
-            of = f"{', '.join(others)} and {last}"
-            raise ValueError(f"crops are of datasets {of}, not {self.dataset}")
-        if self.shrink > 1 and not self.crops:
-            raise ValueError("shrink is of photographs that crops are taken of; set crops: True")
-        return self
-
-    @property
-    def of_files(self) -> bool:
-        """Whether each image is a picture file of its own."""
-        return kinds.DATASETS[self.dataset].of_files
 
 
 class Diffusion(Section):
@@ -156,26 +105,6 @@ class ImageDensity(Section):
             raise ValueError(f"side: {self.side}: {self.kind} takes arrays of at most {size}")
         if self.stride > self.side and not kind.fixed_side:
             raise ValueError(f"stride: {self.stride}: more than side: {self.side}")
-        return self
-
-
-class HeldOut(Section):
-    """Photographs that training never sees: the run then measures how well it denoises them."""
-
-    image: Strings | None = None  # names of pictures that installed packages bring
-    path: Strings | None = None  # files or folders
-    shrink: Count = 1  # the factor by which they are first made smaller
-    # And cut to this middle square; SSIM needs three pixels.
-    crop: Annotated[Count, Field(ge=3)] | None = None
-    # Standard deviations of the noise, white being 1.
-    levels: Annotated[tuple[NoiseLevel, ...], Field(min_length=1)] = (0.05, 0.125, 0.25, 0.5)
-
-    @model_validator(mode="after")
-    def _source_given(self) -> HeldOut:
-        if self.image is None and self.path is None:
-            raise ValueError("image or path is needed: pictures that are not trained on")
-        if len({f"{level:g}" for level in self.levels}) < len(self.levels):
-            raise ValueError(f"levels: {list(self.levels)}: none twice, to six digits")
         return self
 
 

@@ -50,6 +50,12 @@ def _list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _names(value: Any) -> Any:
+    """Numbers, as YAML reads the names of digits, are names."""
+    listed = value if isinstance(value, list | tuple) else [value]
+    return [str(each) if type(each) is int else each for each in listed]
+
+
 Int = Annotated[int, BeforeValidator(number)]
 Count = Annotated[int, BeforeValidator(number), Field(ge=1, le=10**12)]
 Positive = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
@@ -62,6 +68,7 @@ ShareOrOff = Annotated[Share | None, BeforeValidator(_off)]
 DecayOrOff = Annotated[Decay | None, BeforeValidator(_off)]
 CountOrOff = Annotated[Count | None, BeforeValidator(_off)]
 Strings = Annotated[list[str], BeforeValidator(_list), Field(min_length=1)]
+Names = Annotated[list[str], BeforeValidator(_names), Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
 # Values of the official key diffusion.kde_method, and those of diffusion.density that they stand
 # for. The key is checked and not kept: a config is written with `density`.

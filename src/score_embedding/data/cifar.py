@@ -5,7 +5,6 @@ from __future__ import annotations
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pooch
@@ -15,7 +14,7 @@ from score_embedding import progress
 from score_embedding.config.sections import DataLoader
 from score_embedding.data import pickles
 from score_embedding.data.files import data_folder, given, listed, places
-from score_embedding.data.image_files import Named
+from score_embedding.data.labelled import Labelled, Part
 from score_embedding.errors import DataError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -23,17 +22,25 @@ SHA256 = "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001c
 ARCHIVE = "cifar-10-python.tar.gz"
 FOLDER = "cifar-10-batches-py"
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)]  # the training split, in file order
-DOG = 5
+PARTS: dict[Part, list[str]] = {"train": BATCHES, "test": ["test_batch"]}
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 
 
-def read(options: DataLoader) -> list[Named]:
-    """num_images (default 1) dogs: from data_loader.path, else from where data sets are looked for,
-    else from the network."""
+def read_part(options: DataLoader, part: Part) -> Labelled:
+    """All images of a part: from data_loader.path, else from where data sets are looked for, else
+    from the network.
+
+    Raises
+    ------
+    DataError : the data set is not there, or a batch is damaged.
+    """
     archive = find(places(options))
     if archive is None and options.path:
         raise DataError(f"{listed(given(options))}: no CIFAR-10 here (data_loader.path)")
-    chosen = dogs(archive or fetch(data_folder()), options.num_images or 1, options.seed)
-    return [(f"CIFAR-10 dog {i}", dog) for i, dog in enumerate(chosen)]
+    return split(archive or fetch(data_folder()), part)
 
 
 def fetch(folder: Path, url: str = URL, known_hash: str = SHA256) -> Path:
@@ -67,23 +74,19 @@ def find(folders: list[Path]) -> Path | None:
     return None
 
 
-def dogs(source: Path, num_images: int, seed: int) -> list[NDArray[np.uint8]]:
-    """`num_images` dogs of the training split, uint8 (32, 32, 3), drawn without replacement by
-    numpy's RandomState(seed): the images the official configs name.
+def split(source: Path, part: Part) -> Labelled:
+    """All images of a part of the data set, 32 x 32 in colour, in file order, from a folder or an
+    archive.
 
     Raises
     ------
-    DataError : a batch is missing, damaged, or the split holds too few dogs.
+    DataError : a batch is missing or damaged.
     """
-    batches = [_batch(source, name) for name in BATCHES]
-    images = np.concatenate([images[labels == DOG] for images, labels in batches])
-    if num_images > len(images):
-        raise DataError(f"{source}: {len(images)} dogs, {num_images} asked for (num_images)")
-    chosen = np.random.RandomState(seed).choice(len(images), num_images, replace=False)
-    return [images[i] for i in chosen]
+    images, labels = zip(*(_batch(source, name) for name in PARTS[part]), strict=True)
+    return Labelled(np.concatenate(images), np.concatenate(labels), CLASSES)
 
 
-def _batch(source: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+def _batch(source: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     where = f"{source}/{name}"
     try:
         if source.is_dir():
@@ -97,9 +100,11 @@ def _batch(source: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     batch = pickles.read(content, where, encoding="bytes")
     try:
         images = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
-        labels = np.asarray(batch[b"labels"])
+        labels = np.asarray(batch[b"labels"], dtype=np.int64)
         if labels.shape != (len(images),):
             raise ValueError(f"{len(images)} images, labels of shape {labels.shape}")
+        if not ((labels >= 0) & (labels < len(CLASSES))).all():
+            raise ValueError(f"labels from {labels.min()} to {labels.max()}, 0 to 9 are classes")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{where}: not a batch of CIFAR-10 ({error!r})") from error
     return images.transpose(0, 2, 3, 1), labels

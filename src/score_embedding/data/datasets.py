@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,9 +13,11 @@ from score_embedding import kinds
 from score_embedding.config.sections import DataLoader, HeldOut
 from score_embedding.data import bundled_pictures, crops, files
 from score_embedding.data.image_files import Named
-from score_embedding.data.images import load, load_at_own_contrast
+from score_embedding.data.images import load, load_at_own_contrast, of_pixels
+from score_embedding.data.labelled import Labelled, Part
 from score_embedding.errors import DataError
 
+ALL = "all"  # of the classes
 CROPS = 16  # drawn where data_loader.num_images is not given
 
 
@@ -34,12 +37,48 @@ def load_dataset(options: DataLoader) -> Tensor:
         generator = torch.Generator(device="cpu").manual_seed(options.seed)
         count = options.num_images or CROPS
         images = crops.draw(load_photographs(options), options.image_size, count, generator, True)
+    elif kinds.DATASETS[options.dataset].labelled:
+        images = load_labelled(options).images
     else:
-        images = load(_sources(options), options.image_size, options.channels)
+        own = options.contrast == "own"
+        images = load(_sources(options), options.image_size, options.channels, own)
     if options.rotate_augment:
         turned = [torch.rot90(images, k, dims=(2, 3)) for k in quarter_turns(options)]
         images = torch.stack(turned, dim=1).flatten(0, 1)
     return images
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images, float32 (n, c, h, w) on the CPU, the number of the class of each, int64 (n,), and the
+    names of the classes."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+
+def load_labelled(options: DataLoader, part: Part = "train") -> LabelledImages:
+    """The images of a part of a labelled data set that a data_loader section asks for: those of
+    its classes, and of these, for training, num_images drawn from its seed.
+
+    Raises
+    ------
+    DataError : the data set is missing or damaged, has no such class, or too few images.
+    """
+    kind = kinds.DATASETS[options.dataset]
+    found: Labelled = kind.load().read_part(options, part)
+    classes = options.classes or [kind.published or ALL]
+    if classes != [ALL]:
+        found = found.of_classes(classes)
+    count = options.num_images or (None if options.takes_all else 1)
+    if count and part == "train":
+        found = found.drawn(count, options.seed, f"{options.dataset}, {', '.join(classes)}")
+    return LabelledImages(
+        of_pixels(found.images, options.image_size, options.channels, options.contrast == "own"),
+        torch.from_numpy(found.labels),
+        found.classes,
+    )
 
 
 def quarter_turns(options: DataLoader) -> tuple[int, ...]:

@@ -16,11 +16,12 @@ from torch import Tensor
 from score_embedding._deprecated import positional_options
 from score_embedding.arrays import real_array, refuse_gradient, whole
 from score_embedding.data import files, image_files
-from score_embedding.data.image_files import Named
+from score_embedding.data.image_files import LUMA, Named
 from score_embedding.errors import DataError
 
 log = logging.getLogger(__name__)
 
+_BLOCK = 1000  # images
 _SOURCES = "a file, folder, array or tensor, or several of them"
 Source = str | Path | NDArray[Any] | Tensor
 
@@ -95,9 +96,34 @@ def _named(source: Source, i: int) -> list[Named]:
     return [(f"{name}[{k}]", each) for k, each in enumerate(pixels)]
 
 
-def load(named: list[Named], size: tuple[int, int], channels: int) -> Tensor:
-    """All images as one tensor, as `load_images`; the problems of all bad ones in one DataError."""
-    return torch.stack(each(named, lambda pixels, name: _prepare(pixels, name, size, channels)))
+def load(
+    named: list[Named], size: tuple[int, int], channels: int, own_contrast: bool = False
+) -> Tensor:
+    """All images as one tensor, as `load_images`; the problems of all bad ones in one DataError.
+    With `own_contrast` 0 is black and 1 white, in all images."""
+
+    def prepare(pixels: NDArray[Any], name: str) -> Tensor:
+        x = image_files.to_channels(pixels, name, channels)
+        h, w = x.shape[-2:]
+        if h * size[1] != w * size[0]:
+            log.info("%s: %dx%d (h x w) is stretched to %dx%d", name, h, w, *size)
+        return _prepared(x[None], size, own_contrast)[0]
+
+    return torch.stack(each(named, prepare))
+
+
+def of_pixels(
+    pixels: NDArray[np.uint8], size: tuple[int, int], channels: int, own_contrast: bool = False
+) -> Tensor:
+    """8-bit images (n, h, w, c), as `load`; block by block, in double precision only there."""
+    found = torch.empty(len(pixels), channels, *size)
+    for start in range(0, len(pixels), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        x = torch.from_numpy(pixels[block]).permute(0, 3, 1, 2).double() / 255
+        if channels == 1 and x.shape[1] == 3:
+            x = (x * LUMA[:, None, None]).sum(dim=1, keepdim=True)
+        found[block] = _prepared(x, size, own_contrast)  # grey is repeated
+    return found
 
 
 def load_at_own_contrast(named: list[Named], channels: int, shrink: int) -> list[Tensor]:
@@ -123,18 +149,19 @@ def each(named: list[Named], prepare: Callable[[NDArray[Any], str], Tensor]) -> 
     return images
 
 
-def _prepare(pixels: NDArray[Any], name: str, size: tuple[int, int], channels: int) -> Tensor:
-    """(h, w) or (h, w, c) of any dtype to float32 (channels, *size), min-max scaled to [0, 1]."""
-    x = image_files.to_channels(pixels, name, channels)[None]
+def _prepared(x: Tensor, size: tuple[int, int], own_contrast: bool) -> Tensor:
+    """Images (n, c, h, w), 0 black and 1 white, as float32 (n, c, *size); each one scaled so that
+    its smallest value is 0 and its largest 1, or cut to that range."""
     if x.shape[-2:] != size:
-        if x.shape[-2] * size[1] != x.shape[-1] * size[0]:
-            h, w = x.shape[-2:]
-            log.info("%s: %dx%d (h x w) is stretched to %dx%d", name, h, w, *size)
         x = F.interpolate(x, size=size, mode="bicubic", antialias=True)
-    low, high = x.min(), x.max()
-    # Resampling leaves round-off on a constant image: not a contrast to be scaled up.
-    scaled = (x - low) / (high - low) if high - low > 1e-12 else x.clamp(0, 1)
-    return scaled[0].to(torch.float32)
+    scaled = x.clamp(0, 1)
+    if not own_contrast:
+        low, high = (
+            extreme(x, dim=(1, 2, 3), keepdim=True) for extreme in (torch.amin, torch.amax)
+        )
+        # Resampling leaves round-off on a constant image: not a contrast to be scaled up.
+        scaled = torch.where(high - low > 1e-12, (x - low) / (high - low), scaled)
+    return scaled.to(torch.float32)
 
 
 def _shrunk(pixels: NDArray[Any], name: str, channels: int, shrink: int) -> Tensor:

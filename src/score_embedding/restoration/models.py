@@ -184,7 +184,7 @@ def _images_in(folder: RunFolder, method: Method) -> int | None:
     are, of the config. None: unknown."""
     path, data = folder / method.images_file, method.config.data_loader
     if not path.is_file():
-        unknown = data.rotate_augment or (data.num_images is None and data.of_files)
+        unknown = data.rotate_augment or (data.num_images is None and data.takes_all)
         return None if unknown else data.num_images or 1
     try:
         with np.load(path, allow_pickle=False) as content:

@@ -1,0 +1,70 @@
+"""Images with class labels, as 8-bit pixels in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from score_embedding.errors import DataError
+
+Part = Literal["train", "test"]  # a data set's own split
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images of one size, and their classes.
+
+    Attributes
+    ----------
+    images : uint8 (n, h, w, c).
+    labels : int64 (n,), the number of each image's class.
+    classes : the names of all classes.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def of_classes(self, wanted: Sequence[str]) -> Labelled:
+        """The images of these classes, in the order of the data set. DataError for a class that it
+        does not have."""
+        numbers = [self._number(name) for name in wanted]
+        return self._taken(np.flatnonzero(np.isin(self.labels, numbers)))
+
+    def drawn(self, count: int, seed: int, name: str) -> Labelled:
+        """`count` images without replacement, by numpy's RandomState(seed). DataError, which begins
+        with `name`, where there are fewer."""
+        if count > len(self):
+            raise DataError(f"{name}: {len(self)} images, {count} asked for (num_images)")
+        chosen = np.random.RandomState(seed).choice(len(self), count, replace=False)
+        return self._taken(chosen)
+
+    def padded(self, size: tuple[int, int]) -> Labelled:
+        """In the middle of black images of this size (h, w), where no side is shorter than theirs;
+        else as they are."""
+        h, w = self.images.shape[1:3]
+        below, right = size[0] - h, size[1] - w
+        if min(below, right) < 0 or below == right == 0:
+            return self
+        around = [(0, 0), *((rest // 2, rest - rest // 2) for rest in (below, right)), (0, 0)]
+        return replace(self, images=np.pad(self.images, around))
+
+    def _taken(self, places: NDArray[np.int64]) -> Labelled:
+        return replace(self, images=self.images[places], labels=self.labels[places])
+
+    def _number(self, name: str) -> int:
+        if name in self.classes:
+            return self.classes.index(name)
+        close = get_close_matches(name, self.classes, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise DataError(
+            f"data_loader.classes: {name!r} is not one of {', '.join(self.classes)}{hint}"
+        )
