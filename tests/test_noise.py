@@ -1,5 +1,7 @@
 """The model of the noise, its estimate, and what denoising makes of both."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import skimage.data
@@ -194,6 +196,37 @@ def test_places_and_channels_without_noise(deviations):
         image.shape
     )
     assert psnr(se.denoise(noisy, noise=noise), image) > psnr(noisy, image)
+
+
+@pytest.mark.parametrize("model", ["fit", "fast"])
+def test_half_an_image_without_noise(model):
+    image = skimage.data.astronaut()[:128, 140:268] / 255.0
+    sigma = np.zeros((128, 128))
+    sigma[:, 64:] = 0.1
+    noisy = image + sigma[..., None] * RNG(15).standard_normal(image.shape)
+    found = se.denoise(noisy, sigma=sigma, model=model)
+    assert psnr(found[:, 76:], image[:, 76:]) > psnr(noisy[:, 76:], image[:, 76:]) + 6
+    assert np.abs(found - image)[:, :52].max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Noise.white(np.nan, 3), "deviations must be finite and not negative"),
+        (lambda: Noise.white(-0.1, 3), "deviations must be finite and not negative"),
+        (lambda: Noise.white([0.1, 0.2], 3), "one standard deviation or 3"),
+        (lambda: Noise.white(0.1, 0), "channels must be a whole number from 1 on, got 0"),
+        (lambda: Noise.poisson(-1, 0, 3), "slope must be finite and not negative, got -1"),
+        (lambda: Noise.poisson(0.1, np.inf, 3), "offset must be finite and not negative, got inf"),
+        (
+            lambda: replace(Noise.white(0.1, 3), scale=np.full((4, 4), -1.0)),
+            "scale must be finite and not negative",
+        ),
+    ],
+)
+def test_noise_that_cannot_be_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_one_level_for_each_channel():

@@ -21,7 +21,7 @@ from torch import Tensor
 from score_embedding import progress
 from score_embedding._deprecated import positional_options
 from score_embedding.arrays import normal, torch_defaults
-from score_embedding.restoration import conditional, models, pixels
+from score_embedding.restoration import conditional, models, pixels, workers
 from score_embedding.restoration.adaptive import Estimate
 from score_embedding.restoration.models import Denoiser, Model
 from score_embedding.restoration.noise import Stationary
@@ -38,6 +38,7 @@ MARGIN = 48  # pixels around a hole that such a model is evaluated on
 
 @positional_options
 @torch_defaults()
+@workers.one_thread_each()
 def inpaint(
     image: NDArray[Any],
     mask: ArrayLike | None = None,
@@ -90,7 +91,7 @@ def inpaint(
         by_own_range=True,
         device=device,
     )
-    denoiser = models.resolve_for_user(model, found.channels, found.device, stacklevel=4)
+    denoiser = models.resolve_for_user(model, found.channels, found.device, stacklevel=5)
     answer = found.array(filled(x, missing, denoiser) for x, missing in found.images())
     values = pixels.native(np.ma.getdata(image), "image")
     if found.range is None and values.dtype.kind != "f":
@@ -99,6 +100,7 @@ def inpaint(
     return np.where(found.laid_out(found.missing), answer, values).astype(floats, copy=False)
 
 
+@workers.one_thread_each()  # files call it alone
 def filled(x: Tensor, missing: Tensor, model: Denoiser) -> Tensor:
     """An image x (c, h, w) filled in where `missing` (h, w) is true; other pixels bit for bit.
 

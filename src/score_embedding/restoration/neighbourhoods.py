@@ -87,6 +87,7 @@ def refined(
     s = torch.full_like(y[:1], noise.level)
     if noise.scale is not None:
         s *= crops.continued(noise.scale[None].to(y), *y.shape[1:])
+        s = s.clamp_min(_LEAST_LEVEL)  # a map may have places without noise
     with workers.one_thread_each():  # so that their number does not change a digit
         axes = _axes(first, noise, float(s.min()), side)
 

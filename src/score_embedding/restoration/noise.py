@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from score_embedding.arrays import whole
+
 Values = NDArray[np.float64]
 
 LEAST_EIGENVALUE = 0.01  # of a correlation matrix: a direction with less noise is taken as this
@@ -142,16 +144,38 @@ class Noise:
     counts: bool = False
     impulses: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for standard deviations that are none."""
+        for name, values in (("deviations", self.deviations), ("scale", self.scale)):
+            if values is not None and not (np.isfinite(values).all() and (values >= 0).all()):
+                raise ValueError(f"noise: {name} must be finite and not negative, got {values}")
+
     @classmethod
     def white(cls, deviations: float | Values, channels: int) -> Noise:
-        """Independent noise of one standard deviation, or of one for each channel."""
-        each = np.broadcast_to(np.asarray(deviations, np.float64), (channels,))
+        """Independent noise of one standard deviation, or of one for each channel.
+
+        Raises
+        ------
+        ValueError : a deviation that is negative or not finite, or another number of them.
+        """
+        channels = whole(channels, "channels", 1)
+        given = np.asarray(deviations, np.float64)
+        if given.shape not in ((), (channels,)):
+            raise ValueError(
+                f"noise: one standard deviation or {channels}, of each channel, got {deviations}"
+            )
+        each = np.broadcast_to(given, (channels,))
         return cls(np.array([0.5]), each[:, None].copy(), independent(channels))
 
     @classmethod
     def poisson(cls, slope: float, offset: float, channels: int) -> Noise:
         """Noise of variance slope x + offset at brightness x: counts x / slope of a Poisson
-        distribution, with Gaussian noise of variance `offset` added."""
+        distribution, with Gaussian noise of variance `offset` added. ValueError for a slope or
+        offset that is negative or not finite."""
+        channels = whole(channels, "channels", 1)
+        for name, value in (("slope", slope), ("offset", offset)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"noise: {name} must be finite and not negative, got {value}")
         levels = np.linspace(0, 1, 65) ** 2
         deviations = np.sqrt(slope * levels + offset)
         return cls(levels, np.tile(deviations, (channels, 1)), independent(channels), counts=True)
