@@ -13,9 +13,7 @@ from pydantic import (
 )
 
 from score_embedding import kinds
-from score_embedding.config.data_sections import DataLoader as DataLoader
-from score_embedding.config.data_sections import HeldOut as HeldOut
-from score_embedding.config.data_sections import Section as Section
+from score_embedding.config.data_sections import DataLoader, HeldOut, Section
 from score_embedding.config.values import (
     OFFICIAL_DENSITIES,
     Count,
@@ -31,6 +29,21 @@ from score_embedding.config.values import (
     ShareOrOff,
     one_of,
 )
+
+__all__ = [
+    "DataLoader",
+    "Diffusion",
+    "DiscreteSample",
+    "HeldOut",
+    "ImageDensity",
+    "Misc",
+    "Model",
+    "NoiseSchedule",
+    "Sample",
+    "Section",
+    "Start",
+    "Training",
+]
 
 
 class Diffusion(Section):
