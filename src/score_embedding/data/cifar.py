@@ -7,13 +7,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pooch
 from numpy.typing import NDArray
 
-from score_embedding import progress
 from score_embedding.config.sections import DataLoader
 from score_embedding.data import pickles
-from score_embedding.data.files import data_folder, given, listed, places
+from score_embedding.data.files import data_folder, download, given, listed, places
 from score_embedding.data.labelled import Labelled, Part
 from score_embedding.errors import DataError
 
@@ -50,17 +48,8 @@ def fetch(folder: Path, url: str = URL, known_hash: str = SHA256) -> Path:
     ------
     DataError : no network, or a file that does not have the checksum.
     """
-    try:
-        with progress.stage("downloading CIFAR-10", total=0) as bar:
-            downloader = pooch.HTTPDownloader(progressbar=bar)
-            path = pooch.retrieve(url, known_hash, ARCHIVE, folder, downloader=downloader)
-    except Exception as error:  # requests, urllib3, OSError and ValueError (checksum)
-        raise DataError(
-            f"CIFAR-10 is not on disk and could not be downloaded from {url} ({error}); "
-            f"put {ARCHIVE} or the folder {FOLDER} into {folder}, or name it with "
-            f"--set data_loader.path=PATH"
-        ) from error
-    return Path(path)
+    remedy = f"put {ARCHIVE} or the folder {FOLDER} into {folder}, or name it"
+    return download(url, known_hash, folder, "CIFAR-10", remedy)
 
 
 def find(folders: list[Path]) -> Path | None:

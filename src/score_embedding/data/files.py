@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pooch
 
+from score_embedding import progress
 from score_embedding.config.sections import DataLoader
 from score_embedding.data.image_files import Named
 from score_embedding.errors import DataError
@@ -52,6 +53,26 @@ def data_folder() -> Path:
 def places(options: DataLoader) -> list[Path]:
     """Where a data set is looked for: data_loader.path, else ./data, here and `data_folder`."""
     return given(options) or [Path("data"), Path(), data_folder()]
+
+
+def download(url: str, checksum: str, folder: Path, what: str, remedy: str) -> Path:
+    """The file at `url` in `folder`, under its own name: downloaded when it is not there, its
+    checksum verified.
+
+    Raises
+    ------
+    DataError : no network, or a file that does not have the checksum; names `what` and `remedy`.
+    """
+    name = url.rpartition("/")[2]
+    try:
+        with progress.stage(f"downloading {what}", total=0) as bar:
+            downloader = pooch.HTTPDownloader(progressbar=bar)
+            return Path(pooch.retrieve(url, checksum, name, folder, downloader=downloader))
+    except Exception as error:  # requests, urllib3, OSError and ValueError (checksum)
+        raise DataError(
+            f"{what} is not on disk and could not be downloaded from {url} ({error}); {remedy} "
+            f"with --set data_loader.path=PATH"
+        ) from error
 
 
 def listed(paths: list[Path]) -> str:

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pooch
 from numpy.typing import NDArray
 
-from score_embedding import progress
 from score_embedding.config.sections import DataLoader
-from score_embedding.data.files import data_folder, given, listed, places
+from score_embedding.data.files import data_folder, download, given, listed, places
 from score_embedding.data.labelled import Labelled, Part
 from score_embedding.errors import DataError
 
@@ -81,7 +79,9 @@ def read_part(options: DataLoader, part: Part) -> Labelled:
     images, labels = (_read(path, kind) for path, kind in zip(found, _WHAT, strict=True))
     if images.shape[1:] != (SIDE, SIDE):
         h, w = images.shape[1:]
-        raise DataError(f"{found[0]}: images of {h}x{w}, those of {options.dataset} are 28x28")
+        raise DataError(
+            f"{found[0]}: images of {h}x{w}, those of {options.dataset} are {SIDE}x{SIDE}"
+        )
     if len(images) != len(labels):
         raise DataError(f"{found[0]}: {len(images)} images, but {len(labels)} labels in {found[1]}")
     if len(labels) and labels.max() >= len(source.classes):
@@ -106,27 +106,13 @@ def _path(options: DataLoader, name: str) -> Path:
     return fetch(options.dataset, name, data_folder() / options.dataset)
 
 
-def fetch(dataset: str, name: str, folder: Path, url: str | None = None) -> Path:
-    """A file of a data set, packed, in `folder`: downloaded from the folder at `url` when it is not
-    there, its checksum verified.
-
-    Raises
-    ------
-    DataError : no network, or a file that does not have the checksum.
-    """
-    source, packed = SOURCES[dataset], f"{name}.gz"
-    address = f"{url or source.url}/{packed}"
-    try:
-        with progress.stage(f"downloading {packed}", total=0) as bar:
-            downloader = pooch.HTTPDownloader(progressbar=bar)
-            checksum = f"md5:{source.md5[name]}"
-            path = pooch.retrieve(address, checksum, packed, folder, downloader=downloader)
-    except Exception as error:  # requests, urllib3, OSError and ValueError (checksum)
-        raise DataError(
-            f"{dataset} is not on disk and could not be downloaded from {address} ({error}); put "
-            f"its four files into {folder}, or name their folder with --set data_loader.path=PATH"
-        ) from error
-    return Path(path)
+def fetch(dataset: str, name: str, folder: Path) -> Path:
+    """A file of a data set, packed, in `folder`; downloaded when it is not there. DataError as of
+    `files.download`."""
+    source = SOURCES[dataset]
+    remedy = f"put its four files into {folder}, or name their folder"
+    url, checksum = f"{source.url}/{name}.gz", f"md5:{source.md5[name]}"
+    return download(url, checksum, folder, dataset, remedy)
 
 
 def _read(path: Path, kind: bytes) -> NDArray[np.uint8]:

@@ -123,7 +123,8 @@ def refined(
 
     def at(y: Tensor, noise: Stationary, remaining: int) -> Tensor:
         own = passes(len(y), noise, fast)
-        series = own.full if remaining == halvings else ((own.halved,),)
+        full = own.full if remaining == halvings else ((own.halved,),)
+        series = full if refine else ()
         costs = [1.0, 1.0, *(_COST * len(averaged) for averaged in series)]
         whole, smaller, *refinements = progress.parts(costs)
         with whole:
@@ -132,7 +133,7 @@ def refined(
             if remaining and min(y.shape[1:]) >= 2 * MIN_SIDE:
                 coarse = at(halved(y), noise.halved(), remaining - 1)
                 answer = answer + doubled(coarse - halved(answer), y)
-        for averaged, refinement in zip(series, refinements, strict=True) if refine else ():
+        for averaged, refinement in zip(series, refinements, strict=True):
             with refinement:
                 answer = _averaged(y, answer, noise, averaged)
         return answer

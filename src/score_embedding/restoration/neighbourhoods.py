@@ -21,7 +21,7 @@ noise's variance that each group has left (Herbreteau and Kervrann 2022).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -82,12 +82,11 @@ def refined(
     side = groups.side
     y, first = (crops.continued(image, max(H, side), max(W, side)) for image in (y, first))
     total, weight = torch.zeros_like(y), torch.zeros_like(y[:1])
-    noise = replace(noise, level=max(noise.level, _LEAST_LEVEL))
     blocks = list(_blocks(y, groups, block))
     s = torch.full_like(y[:1], noise.level)
     if noise.scale is not None:
         s *= crops.continued(noise.scale[None].to(y), *y.shape[1:])
-        s = s.clamp_min(_LEAST_LEVEL)  # a map may have places without noise
+    s = s.clamp_min(_LEAST_LEVEL)  # a map may have places without noise
     with workers.one_thread_each():  # so that their number does not change a digit
         axes = _axes(first, noise, float(s.min()), side)
 

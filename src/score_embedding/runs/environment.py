@@ -107,9 +107,8 @@ def processor_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file():
-        return platform.processor() or platform.machine()
-    first, _, _ = cpuinfo.read_text(encoding="utf-8").partition("\n\n")
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
+    first, _, _ = text.partition("\n\n")
     pairs = [line.partition(":") for line in first.splitlines()]
     values = {key.strip(): value.strip() for key, _, value in pairs}
     name = values.get("model name") or platform.processor() or platform.machine()
