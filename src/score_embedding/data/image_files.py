@@ -174,9 +174,14 @@ def to_channels(pixels: NDArray[Any], name: str, channels: int) -> Tensor:
     x = torch.from_numpy(pixels.astype(np.float64) / _white(pixels)).permute(2, 0, 1)
     if len(x) == 4:
         x = x[:3] * x[3:] + (1 - x[3:])
-    if channels == 1 and len(x) == 3:
-        x = (x * LUMA[:, None, None]).sum(dim=0, keepdim=True)
-    return x.expand(channels, -1, -1)
+    return as_channels(x, channels)
+
+
+def as_channels(x: Tensor, channels: int) -> Tensor:
+    """Images (..., c, h, w) with 1 or 3 channels: colour as its luminance, grey repeated."""
+    if channels == 1 and x.shape[-3] == 3:
+        x = (x * LUMA[:, None, None]).sum(dim=-3, keepdim=True)
+    return x.expand(*x.shape[:-3], channels, *x.shape[-2:])
 
 
 def _white(pixels: NDArray[Any]) -> float:

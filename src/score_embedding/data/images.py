@@ -16,7 +16,7 @@ from torch import Tensor
 from score_embedding._deprecated import positional_options
 from score_embedding.arrays import real_array, refuse_gradient, whole
 from score_embedding.data import files, image_files
-from score_embedding.data.image_files import LUMA, Named
+from score_embedding.data.image_files import Named
 from score_embedding.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -120,9 +120,8 @@ def of_pixels(
     for start in range(0, len(pixels), _BLOCK):
         block = slice(start, start + _BLOCK)
         x = torch.from_numpy(pixels[block]).permute(0, 3, 1, 2).double() / 255
-        if channels == 1 and x.shape[1] == 3:
-            x = (x * LUMA[:, None, None]).sum(dim=1, keepdim=True)
-        found[block] = _prepared(x, size, own_contrast)  # grey is repeated
+        x = image_files.as_channels(x, channels)
+        found[block] = _prepared(x, size, own_contrast)
     return found
 
 
