@@ -2,9 +2,11 @@
 medical pictures, noise alone; all made here or part of scikit-image."""
 
 import functools
+import io
 
 import numpy as np
 import skimage.data
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
 RNG = np.random.default_rng
@@ -103,6 +105,41 @@ def _smooth(seed, blur, spread):
     return (0.5 + spread * field / field.std()).clip(0, 1)
 
 
+def _drawn(draw):
+    """What `draw` leaves on white, at four times the size, made smaller: with soft edges."""
+    page = Image.new("RGB", (4 * SIDE, 4 * SIDE), "white")
+    draw(ImageDraw.Draw(page))
+    return np.asarray(page.resize((SIDE, SIDE), Image.Resampling.LANCZOS)) / 255
+
+
+def _soft_text(draw):
+    font = ImageFont.load_default(40)
+    for line, text in enumerate(
+        ("score of a", "density at", "each level", "of noise,", "diffused")
+    ):
+        draw.text((10, 75 * line), text, "black", font)
+
+
+def _coloured_lines(draw):
+    random = RNG(8)
+    for _ in range(15):
+        colour = tuple(int(v) for v in random.integers(0, 255, 3))
+        draw.line([int(v) for v in random.integers(0, 4 * SIDE, 4)], colour, 6)
+
+
+def _plot():
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2, 2), dpi=SIDE // 2)
+    axes = figure.subplots()
+    x = np.linspace(0, 6, 50)
+    axes.plot(x, np.sin(x), x, np.cos(2 * x))
+    axes.grid(True)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return np.asarray(Image.open(file).convert("RGB")) / 255
+
+
 MAKERS = {
     # photographs
     "astronaut": lambda: _crop("astronaut", 30, 180),
@@ -138,6 +175,9 @@ MAKERS = {
     "text": lambda: _crop("text", 40, 60),
     "screenshot": _screenshot,
     "logo": lambda: _crop("logo", 200, 200, channels=3),
+    "soft_text": lambda: _drawn(_soft_text),
+    "coloured_lines": lambda: _drawn(_coloured_lines),
+    "plot": _plot,
     "colorwheel": lambda: _crop("colorwheel", 100, 100),
     "dithered": lambda: _dithered(_crop("camera", 60, 180)),
     "dithered_gradient": lambda: _dithered(_gradient()[..., 0]),

@@ -35,7 +35,8 @@ TEXTURES = [
 ]  # fmt: skip
 SHAPES = [name for name in gallery.MAKERS if name not in TEXTURES]
 WITHOUT_GRAIN = [
-    "rocket", "camera_corner", "phantom", "horse", "blobs", "line_art", "screenshot", "colorwheel",
+    "rocket", "camera_corner", "soft_text", "coloured_lines", "plot",
+    "phantom", "horse", "blobs", "line_art", "screenshot", "colorwheel",
     "dithered", "dithered_gradient", "halftone", "halftone_gradient", "checkerboard_1",
     "checkerboard_2", "checkerboard_5", "checkerboard_16", "stripes_2.5", "stripes_4",
     "stripes_20", "sharp_stripes_1", "sharp_stripes_3", "gradient", "grey_gradient",

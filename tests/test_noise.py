@@ -1,11 +1,13 @@
 """The model of the noise, its estimate, and what denoising makes of both."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import score_embedding as se
@@ -137,6 +139,47 @@ def test_noise_that_neighbours_share_is_found_with_its_correlation():
     assert gain > 2
 
 
+@pytest.mark.parametrize("s", [8 / 255, 25 / 255])
+@pytest.mark.parametrize("name", ["retina", "stereo_motorcycle", "camera", "moon", "coffee"])
+def test_blurred_noise_is_found(name, s):
+    image = getattr(skimage.data, name)()
+    image = (image[0] if isinstance(image, tuple) else image)[:400, :400] / 255.0
+    noise = gaussian_filter(RNG(4).standard_normal(image.shape), (1, 1, 0)[: image.ndim])
+    noise *= s / noise.std()
+    found = se.estimate_noise(image + noise)
+    assert found.level == pytest.approx(s, rel=0.3)
+    centre = found.correlation.shape[-1] // 2
+    assert found.correlation[0, 0, centre, centre + 1] == pytest.approx(np.exp(-0.25), abs=0.12)
+
+
+@pytest.mark.parametrize("quality", [75, 95])
+def test_noise_in_a_jpeg_is_shared_by_the_channels(quality):
+    image = skimage.data.chelsea()[:256, 50:306] / 255.0
+    noisy = image + 25 / 255 * RNG(5).standard_normal(image.shape)
+    file = io.BytesIO()
+    Image.fromarray(np.round(255 * noisy.clip(0, 1)).astype(np.uint8)).save(
+        file, "jpeg", quality=quality
+    )
+    stored = np.asarray(Image.open(file)) / 255
+    found = se.estimate_noise(stored)
+    assert found.level == pytest.approx(np.std(stored - image), rel=0.2)
+    centre = found.correlation.shape[-1] // 2
+    assert found.correlation[0, 1, centre, centre] > 0.5
+    assert psnr(se.denoise(stored, model="fast"), image) > psnr(stored, image) + 4.5
+
+
+def test_one_range_of_brightness_with_texture_does_not_make_noise():
+    """Of the coins only the brightest parts have no flat place."""
+    for image in (skimage.data.coins(), skimage.data.camera()):
+        assert 255 * se.estimate_noise(image).level < 1
+
+
+def test_the_noise_at_one_brightness_bounds_that_at_others():
+    brightness = np.array([0.02, 0.2, 0.4, 0.8])
+    found = quiet_tiles.at_most_by_brightness(brightness, np.array([[0.1, 1.0, 5.0, 9.0]]))
+    np.testing.assert_allclose(found, [[0.1, 1.0, 1.25 * 2**0.5, 1.25 * 4**0.5]])
+
+
 @pytest.mark.parametrize("kind", ["checker", "two by two", "stripes", "steps", "dithered"])
 def test_what_is_drawn_has_no_noise_and_stays(kind):
     i, j = np.indices((96, 96))
@@ -174,6 +217,18 @@ def test_where_more_is_taken_away_than_noise_the_image_is_kept():
     found = consistency.consistent(y, torch.zeros_like(y), Noise.white(0.1, 1))
     assert found[:, :, :14].abs().max() == 0
     assert (found - y)[:, :, 26:].abs().max() < 0.02
+
+
+def test_bands_of_rows_make_no_difference(monkeypatch):
+    image = skimage.data.coffee()[:200, 100:250] / 255
+    y = torch.from_numpy(image + 0.1 * RNG(6).standard_normal(image.shape)).permute(2, 0, 1)
+    y, noise = y.clamp(0, 1), Noise.white(0.1, 3)
+    noise = replace(noise, scale=np.linspace(0.5, 1.5, 200)[:, None] * np.ones(150))
+    answer = torch.from_numpy(gaussian_filter(y.numpy(), (0, 4, 4)))
+    whole = consistency.consistent(y, answer, noise, clipped=True)
+    monkeypatch.setattr(consistency, "BAND", 30)
+    bands = consistency.consistent(y, answer, noise, clipped=True)
+    torch.testing.assert_close(bands, whole, rtol=0, atol=1e-9)
 
 
 def test_a_map_of_the_noise():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -185,7 +186,7 @@ def before_after(before: NDArray[Any], after: NDArray[Any], labels: tuple[str, s
         figure = Figure(figsize=(2 * width, height + width + 0.8), layout="constrained")
         axes = figure.subplots(2, 2, height_ratios=[height, width])
     for column, (pixels, label) in enumerate(zip((before, after), labels, strict=True)):
-        step = max(1, max(h, w) // 1600)  # as many pixels as the picture can show
+        step = math.ceil(max(h, w) / 1600)  # as many pixels as the picture can show
         image(axes[0][column], pixels[:, ::step, ::step], label)
         image(axes[1][column], pixels[middle], f"the middle {side} x {side} pixels")
     for axis in axes.flat:

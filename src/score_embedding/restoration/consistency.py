@@ -15,11 +15,14 @@ The residual y - D(y) must be noise alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
+from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
-from score_embedding.restoration import clipping
+from score_embedding.restoration import clipping, workers
 from score_embedding.restoration.noise import Noise, variances
 
 SIDE, WIDE_SIDE = 9, 33  # pixels along the neighbourhoods whose mean squares are checked
@@ -28,17 +31,39 @@ CONFIDENCE = 3.0  # standard deviations of q that noise alone may have above 1
 MEAN_CONFIDENCE = 2.0  # standard deviations of the mean of noise that are not given back
 ALL_FROM = 2.5  # q from which the image is kept
 FARTHEST = 4.0  # standard deviations of the noise that a pixel may move
+BAND = 256  # rows that are computed at a time
+_REACH = sum(side // 2 for side in (*MEAN_SIDES, WIDE_SIDE))  # rows that a row depends on
 _LEAST = 1e-6
 
 
 def consistent(y: Tensor, answer: Tensor, noise: Noise, clipped: bool = False) -> Tensor:
     """The denoised image `answer` (c, h, w) of y with as much of y given back as its noise
-    demands. `clipped`: the noise in y is cut off at black and white, its bias undone in `answer`
-    (clipping.py)."""
-    full = own = deviation(answer, noise)
-    mean = answer
+    demands. `clipped`: the noise in y is cut off at black and white, and the bias that this gives
+    to `answer` is undone first (clipping.py).
+
+    Bands of rows are computed side by side (workers.py), so that beside the three images memory
+    does not grow with their size."""
+    h = y.shape[1]
+    found = torch.empty_like(answer)
+
+    def of_band(top: int) -> tuple[slice, Tensor]:
+        own = slice(top, min(top + BAND, h))
+        around = slice(max(own.start - _REACH, 0), min(own.stop + _REACH, h))
+        scale = None if noise.scale is None else noise.scale[around]
+        whole = _consistent(y[:, around], answer[:, around], replace(noise, scale=scale), clipped)
+        return own, whole[:, own.start - around.start : own.stop - around.start]
+
+    for own, band in workers.in_order(of_band, range(0, h, BAND)):
+        found[:, own] = band
+    return found
+
+
+def _consistent(y: Tensor, answer: Tensor, noise: Noise, clipped: bool) -> Tensor:
+    full = deviation(answer, noise)
     if clipped:
-        mean, own = clipping.stored(answer, full)
+        answer = clipping.restored(answer, full)
+        full = deviation(answer, noise)
+    mean, own = clipping.stored(answer, full) if clipped else (answer, full)
     residual = y - mean
     for side in MEAN_SIDES:
         shift = _significant_mean(residual, own, noise, side)
@@ -91,22 +116,18 @@ def _spread(noise: Noise, x: Tensor, side: int) -> Tensor:
 
 def _mean(x: Tensor, side: int) -> Tensor:
     """The mean over the neighbourhood of each pixel of x (c, h, w), cut off at the border."""
-    total = x.double()
+    found = x.cpu().numpy()
     for axis in (1, 2):
-        first, last = _bounds(x, axis, side)
-        sums = torch.cat([torch.zeros_like(total.narrow(axis, 0, 1)), total.cumsum(axis)], axis)
-        total = sums.index_select(axis, last) - sums.index_select(axis, first)
-    return (total / _count(x, side)).to(x)
+        found = uniform_filter1d(found, side, axis, mode="constant")  # zero beyond the border
+    return torch.from_numpy(found).to(x) * side**2 / _count(x, side)
 
 
 def _count(x: Tensor, side: int) -> Tensor:
     """The number of pixels in the neighbourhood of each pixel of x (c, h, w), (h, w)."""
-    rows, columns = (last - first for first, last in (_bounds(x, axis, side) for axis in (1, 2)))
+    rows, columns = (_counts(length, side) for length in x.shape[1:])
     return (rows[:, None] * columns).to(x)
 
 
-def _bounds(x: Tensor, axis: int, side: int) -> tuple[Tensor, Tensor]:
-    """The first index of each neighbourhood along an axis, and that after its last."""
-    length = x.shape[axis]
-    at = torch.arange(length, device=x.device)
-    return (at - side // 2).clamp_min(0), (at + side // 2 + 1).clamp_max(length)
+def _counts(length: int, side: int) -> Tensor:
+    at = torch.arange(length)
+    return (at + side // 2 + 1).clamp_max(length) - (at - side // 2).clamp_min(0)

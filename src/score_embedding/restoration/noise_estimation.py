@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from score_embedding.errors import DataError
-from score_embedding.restoration import camera_noise, two_values
+from score_embedding.restoration import camera_noise, drawings, shown_noise, two_values
 from score_embedding.restoration.noise import Noise, independent
 from score_embedding.restoration.quiet_tiles import (
     LEAST_TILES,
@@ -31,6 +31,7 @@ from score_embedding.restoration.quiet_tiles import (
     SMALL_STEP,
     STEP,
     Range,
+    at_most_by_brightness,
     less,
     measured,
     tiles_of,
@@ -48,9 +49,6 @@ CONSTANT_WHITE = 1.25  # factor to which the ranges of independent noise agree w
 IMPULSES_FROM = 0.005  # share of the pixels
 DETAIL = 2 * QUANTUM  # what fine detail without any noise measures as `white`; subtracted in
 # quadrature
-DARK = 0.08  # brightness within which of black and white a camera may leave no noise
-_FLAT_SHARE = 0.3  # of the tiles without any variation: drawn, not photographed
-_EMPTY_SHARE = 0.6  # of the tiles that are all black or white
 _LEAST = 1e-6
 
 
@@ -65,7 +63,7 @@ def estimated(x: Tensor, kind: str = "auto") -> Noise:
     check_size(x.shape)
     c, h, w = x.shape
     x = x.detach().cpu().float()
-    if is_drawn(x):
+    if drawings.is_drawn(x):
         return Noise.white(0.0, c)
     tiles = tiles_of(x, min(SIDE, h, w), STEP)
     if len(tiles) < LEAST_TILES:
@@ -77,11 +75,13 @@ def _of_tiles(x: Tensor, tiles: Tensor, kind: str) -> Noise:
     if kind == "poisson":
         return _poisson(measured(tiles))
     ranges = measured(unclipped(tiles))
+    small = measured(unclipped(tiles_of(x, min(SMALL_SIDE, *x.shape[1:]), SMALL_STEP)))
+    if kind == "auto" and shown_noise.is_shown(ranges, small):
+        return shown_noise.of_ranges(ranges, small)
     quiet = min(ranges, key=lambda own: own.total)
     independent = quiet.white >= INDEPENDENT * quiet.total or not _may_be_camera(ranges)
     if kind == "white" or (kind == "auto" and independent):
         return replace(_independent(ranges, kind == "white"), impulses=_impulses(x))
-    small = measured(unclipped(tiles_of(x, min(SMALL_SIDE, *x.shape[1:]), SMALL_STEP)))
     return camera_noise.of_ranges(ranges, small)
 
 
@@ -110,12 +110,12 @@ def _may_be_camera(ranges: list[Range]) -> bool:
 
 
 def _independent(ranges: list[Range], one_level: bool = False) -> Noise:
-    whites = np.stack([own.whites for own in ranges], axis=1)  # (c, ranges)
-    c = len(whites)
+    levels = np.array([own.brightness for own in ranges])
+    measured_whites = np.stack([own.whites for own in ranges], axis=1)  # (c, ranges)
+    whites, c = at_most_by_brightness(levels, measured_whites), len(measured_whites)
     if one_level or len(ranges) < LEAST_RANGES or whites.max() <= CONSTANT_WHITE * whites.min():
         # texture only raises it: the lower quartile, not the median
         return Noise.white(less(np.quantile(whites, 0.25, axis=1), DETAIL), c)
-    levels = np.array([own.brightness for own in ranges])
     return Noise(levels, less(whites, DETAIL), independent(c))
 
 
@@ -144,16 +144,3 @@ def _impulses(x: Tensor) -> float:
     around = F.conv2d(padded, torch.ones(1, 1, 3, 3))[0, 0] - ends
     share = float(((ends == 1) & (around <= 2)).float().mean())
     return share if share > IMPULSES_FROM and float(ends.mean()) < 0.5 else 0.0
-
-
-def is_drawn(x: Tensor) -> bool:
-    """Whether an image has no noise for sure: of two values, or constant in many places that are
-    not clipped."""
-    if len(torch.unique(x[:, ::3, ::3])) <= 2 and len(torch.unique(x)) <= 2:
-        return True
-    tiles = tiles_of(x, min(8, *x.shape[1:]), 8).flatten(2)
-    low, high = tiles.amin(dim=2), tiles.amax(dim=2)
-    inside = ((high < 1 - DARK) & (low > DARK)).all(dim=1)
-    constant = (high == low).all(dim=1)
-    share = float((constant & inside).float().mean())
-    return share > _FLAT_SHARE or float((constant & ~inside).float().mean()) > _EMPTY_SHARE

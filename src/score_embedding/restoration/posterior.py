@@ -40,8 +40,6 @@ def restored(x: Tensor, noise: Noise, answer: Answer, draft: Answer | None = Non
     else:
         found = once(x, noise)
     clipped = noise.is_constant and clipping.is_clipped(x)
-    if clipped:
-        found = clipping.restored(found, consistency.deviation(found, noise))
     return consistency.consistent(x, found, noise, clipped)
 
 

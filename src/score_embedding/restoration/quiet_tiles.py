@@ -29,6 +29,9 @@ QUIETEST = 0.1  # share of the tiles of a brightness range that is taken as nois
 RANGES = 6  # of brightness, with as many tiles each
 LEAST_TILES = 24  # to take from a range
 QUANTUM = 1 / 255  # of the brightness
+MARGIN = 1.25  # factor by which the ranges of the same noise may differ, measured
+DARKEST, END = 0.05, 0.08  # brightness: less is taken as this; next to black or white, where noise
+# is cut off
 _WINDOW = 5  # pixels along a window for principal components
 _MOST_TILES = 20000
 _LEAST = 1e-6
@@ -66,9 +69,11 @@ class Range:
 
 
 def unclipped(tiles: Tensor) -> Tensor:
-    """The tiles without pixels at the ends of the range, where noise is cut off; all if few
-    are."""
-    clipped = ((tiles <= QUANTUM / 2) | (tiles >= 1 - QUANTUM / 2)).flatten(1).any(dim=1)
+    """The tiles without pixels at black or white, where noise is cut off unless there are values
+    beyond; all if few are."""
+    low, high = QUANTUM / 2, 1 - QUANTUM / 2
+    black, white = tiles.amin(dim=(1, 2, 3)), tiles.amax(dim=(1, 2, 3))
+    clipped = (black <= low) & (black.min() >= -low) | (white >= high) & (white.max() <= 2 - high)
     return tiles[~clipped] if int((~clipped).sum()) >= 4 * LEAST_TILES else tiles
 
 
@@ -155,6 +160,32 @@ def _without_plane(tiles: Tensor) -> Tensor:
     flat = tiles.flatten(2)
     rest: Tensor = flat - (flat @ axes) @ axes.T
     return rest.view_as(tiles)
+
+
+def correlation_of(ranges: list[Range]) -> Values:
+    """The mean correlation (c, c, 2 R + 1, 2 R + 1) of ranges, each of which has some variation."""
+    each = []
+    for own in ranges:
+        deviations = own.totals
+        each.append(own.covariance / (deviations[:, None] * deviations)[:, :, None, None])
+    return np.asarray(np.mean(each, axis=0))
+
+
+def at_most_by_brightness(brightness: Values, deviations: Values) -> Values:
+    """Standard deviations (c, r) measured at r levels of brightness (r,), none more than noise
+    could have where it has less at another level.
+
+    Texture raises what a range measures and nothing lowers it, except near black and white. The
+    variance of noise grows at most in proportion to the brightness; the gamma of a file raises it
+    in the dark, more slowly.
+    """
+    levels = brightness.clip(DARKEST)
+    relied = (levels > END) & (levels < 1 - END)
+    if not relied.any():
+        return deviations
+    ratio = levels[:, None] / levels
+    most = deviations[:, None] * MARGIN * np.maximum(ratio**0.5, ratio**-0.25)  # (c, r, r)
+    return np.asarray(np.minimum(deviations, most[:, :, relied].min(axis=2)))
 
 
 def less(deviations: Values, detail: float) -> Values:

@@ -101,13 +101,13 @@ def _expected(x: Values, f: Values, deviation: Values, noise: Noise) -> Values:
 def _each(image: Tensor, x: Values, y: Values) -> Tensor:
     """Piecewise linear functions of the channels (c, h, w), linear beyond the ends; x (n,) or
     (c, n), y (n,) or (c, n)."""
-    planes = []
+    changed = torch.empty_like(image)
     tables = (np.broadcast_to(of, (len(image), of.shape[-1])) for of in (x, y))
-    pixels = image.detach().cpu().numpy().astype(np.float64)
-    for plane, own_x, own_y in zip(pixels, *tables, strict=True):
+    for into, channel, own_x, own_y in zip(changed, image.detach(), *tables, strict=True):
+        plane = channel.cpu().numpy().astype(np.float64)
         found = np.interp(plane, own_x, own_y)
         for end, inner, beyond in ((0, 64, plane < own_x[0]), (-1, -65, plane > own_x[-1])):
             slope = (own_y[end] - own_y[inner]) / (own_x[end] - own_x[inner])
             found[beyond] = own_y[end] + slope * (plane[beyond] - own_x[end])
-        planes.append(found)
-    return torch.from_numpy(np.stack(planes)).to(image)
+        into.copy_(torch.from_numpy(found))
+    return changed

@@ -54,21 +54,26 @@ class Scale:
 
     def unit(self, values: NDArray[Any]) -> Tensor:
         """Values (h, w, c) as float32 (c, h, w) in [0, 1]."""
-        if self.low == 0 and self.high == self.white:
-            x = values.astype(np.float32) / np.float32(self.white)
-        else:
-            wide = values.astype(np.float64)
-            x = ((wide - self.low) / (self.high - self.low)).astype(np.float32)
-        return torch.from_numpy(x.clip(0, 1)).permute(2, 0, 1).contiguous()
+        h, w, c = values.shape
+        x = np.empty((c, h, w), np.float32)
+        for own, channel in zip(x, np.moveaxis(values, 2, 0), strict=True):
+            if self.low == 0 and self.high == self.white:
+                np.divide(channel, np.float32(self.white), out=own, dtype=np.float32)
+            else:
+                own[:] = (channel.astype(np.float64) - self.low) / (self.high - self.low)
+        return torch.from_numpy(x.clip(0, 1, out=x))
 
     def values(self, x: Tensor) -> NDArray[Any]:
         """The inverse: x (c, h, w), clipped to [0, 1], as values (h, w, c); integers are rounded.
         Raises DivergenceError for NaN."""
         if x.isnan().any():
             raise DivergenceError("not written, the result holds pixels that are NaN")
-        unit = x.detach().to("cpu", torch.float64).clamp(0, 1).permute(1, 2, 0).numpy()
-        values = self.low + unit * (self.high - self.low)
-        return (values if self.dtype.kind == "f" else values.round()).astype(self.dtype)
+        c, h, w = x.shape
+        values = np.empty((h, w, c), self.dtype)
+        for channel, unit in enumerate(x.detach().cpu()):  # one at a time: float64 takes memory
+            own = self.low + unit.double().clamp(0, 1).numpy() * (self.high - self.low)
+            values[:, :, channel] = own if self.dtype.kind == "f" else own.round()
+        return values
 
     def unit_sigma(self, sigma: float) -> float:
         """A level of noise, given with white at 1, for images in [0, 1]."""

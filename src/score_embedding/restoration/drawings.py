@@ -1,0 +1,46 @@
+"""Pictures that are drawn: constant in places where a photograph would have noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from score_embedding.restoration.quiet_tiles import tiles_of
+
+DARK = 0.08  # brightness within which of black and white a camera may leave no noise
+_FLAT_SHARE = 0.3  # of the tiles without any variation: drawn, not photographed
+_EMPTY_SHARE = 0.6  # of the tiles that are all black or white
+# Text and lines on white: of small tiles, the share that is all black or white, and of the other
+# tiles, the share that touches neither. An overexposed photograph has more of those.
+_SMALL, _BACKGROUND, _APART = 4, 0.1, 0.25
+
+
+def is_drawn(x: Tensor) -> bool:
+    """Whether an image (c, h, w) has no noise for sure: of two values, constant in many places that
+    are not clipped, or drawn on a background of black or white."""
+    if len(torch.unique(x[:, ::3, ::3])) <= 2 and len(torch.unique(x)) <= 2:
+        return True
+    low, high = _extremes(x, 8)
+    inside = ((high < 1 - DARK) & (low > DARK)).all(dim=1)
+    constant = (high == low).all(dim=1)
+    share = float((constant & inside).float().mean())
+    if share > _FLAT_SHARE or float((constant & ~inside).float().mean()) > _EMPTY_SHARE:
+        return True
+    return _on_background(x)
+
+
+def _on_background(x: Tensor) -> bool:
+    low, high = _extremes(x, _SMALL)
+    empty = ((high <= 0) | (low >= 1)).all(dim=1)
+    if float(empty.float().mean()) < _BACKGROUND:
+        return False
+    low, high = _extremes(x, 2 * _SMALL)
+    empty = ((high <= 0) | (low >= 1)).all(dim=1)
+    apart = ((low > 0) & (high < 1)).all(dim=1)
+    return float(apart.sum()) < _APART * float((~empty).sum())
+
+
+def _extremes(x: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest value of each channel of tiles of this side, (n, c) each."""
+    tiles = tiles_of(x, min(side, *x.shape[1:]), side).flatten(2)
+    return tiles.amin(dim=2), tiles.amax(dim=2)
