@@ -59,15 +59,15 @@ def _grey(side: int, nearest: int, stride: int = 5, missing: float = 0.2) -> Gro
     return Groups(side, nearest, stride, gain=0.9, missing=missing)
 
 
-def _colour(side: int, nearest: int) -> Groups:
-    return Groups(side, nearest, stride=6)
+def _colour(side: int, nearest: int, stride: int = 6) -> Groups:
+    return Groups(side, nearest, stride)
 
 
 # By noise level. Larger windows and groups are slower, and better where there is more noise.
 _COLOUR = (
     Passes(20 / 255, 80, ((_colour(4, 28),), (_colour(5, 36),)), _colour(4, 32)),
-    Passes(35 / 255, 48, ((_colour(4, 28),), (_colour(5, 36),)), _colour(4, 32)),
-    Passes(math.inf, 32, ((_colour(5, 32),), (_colour(7, 32),)), _colour(4, 32)),
+    Passes(35 / 255, 48, ((_colour(4, 28),), (_colour(5, 36, 5),)), _colour(4, 32)),
+    Passes(math.inf, 32, ((_colour(5, 32),), (_colour(7, 32, 5),)), _colour(4, 32)),
 )
 _GREY = (
     Passes(

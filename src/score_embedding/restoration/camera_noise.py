@@ -18,13 +18,20 @@ from __future__ import annotations
 import numpy as np
 
 from score_embedding.restoration.noise import Noise, Values
-from score_embedding.restoration.quiet_tiles import QUANTUM, REACH, Range, less
+from score_embedding.restoration.quiet_tiles import (
+    QUANTUM,
+    REACH,
+    Range,
+    at_most_by_brightness,
+    less,
+)
 
 PROCESSED = 1.4  # standard deviation elsewhere as a multiple of that of quiet tiles: the processing
 # and JPEG take noise from flat places
 LARGE_TO_SMALL = 1.4  # standard deviation of noise in large tiles as a multiple of that in small
 LEAST_SHARE = 0.6  # of the median over the ranges of brightness: a range that has less is clipped
 DETAIL = 0.7 * QUANTUM  # what fine detail without any noise measures; subtracted in quadrature
+MARGIN = 3.0  # factor by which ranges of the same noise may differ beyond what brightness explains
 NO_VARIATION = 0.1 * QUANTUM  # a range of less holds no noise
 # The typical correlation: of the variance, the part that all channels share, how fast that falls
 # with the squared distance, and over how many pixels the part of each channel alone falls.
@@ -40,7 +47,8 @@ def of_ranges(ranges: list[Range], small: list[Range]) -> Noise:
     its small tiles; of large tiles alone where the numbers of ranges differ."""
     totals = np.stack([own.totals for own in ranges], axis=1)  # (c, ranges)
     each = np.sqrt(np.mean(totals**2, axis=0))
-    noise = each
+    brightness = np.array([own.brightness for own in ranges])
+    noise = np.sqrt(np.mean(at_most_by_brightness(brightness, totals, MARGIN) ** 2, axis=0))
     if len(small) == len(ranges):
         noise = np.minimum(noise, LARGE_TO_SMALL * np.array([own.total for own in small]))
     noise = less(noise, DETAIL)
@@ -52,7 +60,6 @@ def of_ranges(ranges: list[Range], small: list[Range]) -> Noise:
     if _of_camera(correlation):
         correlation = typical(len(totals))
         noise = LIKELY * (noise / LIKELY) ** np.where(noise > LIKELY, ABOVE, BELOW)
-    brightness = np.array([own.brightness for own in ranges])
     return Noise(brightness, PROCESSED * noise * parts, correlation)
 
 

@@ -171,20 +171,20 @@ def correlation_of(ranges: list[Range]) -> Values:
     return np.asarray(np.mean(each, axis=0))
 
 
-def at_most_by_brightness(brightness: Values, deviations: Values) -> Values:
+def at_most_by_brightness(brightness: Values, deviations: Values, margin: float = MARGIN) -> Values:
     """Standard deviations (c, r) measured at r levels of brightness (r,), none more than noise
     could have where it has less at another level.
 
     Texture raises what a range measures and nothing lowers it, except near black and white. The
     variance of noise grows at most in proportion to the brightness; the gamma of a file raises it
-    in the dark, more slowly.
+    in the dark, more slowly. `margin`: the factor by which measurements of the same noise differ.
     """
     levels = brightness.clip(DARKEST)
     relied = (levels > END) & (levels < 1 - END)
     if not relied.any():
         return deviations
     ratio = levels[:, None] / levels
-    most = deviations[:, None] * MARGIN * np.maximum(ratio**0.5, ratio**-0.25)  # (c, r, r)
+    most = deviations[:, None] * margin * np.maximum(ratio**0.5, ratio**-0.25)  # (c, r, r)
     return np.asarray(np.minimum(deviations, most[:, :, relied].min(axis=2)))
 
 
