@@ -7,10 +7,13 @@ of the two values is the noise and whatever else there is: an upper bound of it.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
+from score_embedding.restoration import clipping
 from score_embedding.restoration.noise import Noise, Values
+from score_embedding.restoration.quiet_tiles import QUANTUM
 
 APART = 5.0  # distance of the two values as a multiple of the standard deviation around them from
 # which a picture is taken as one of two values; where all brightness is equally frequent, 3.5
@@ -47,7 +50,13 @@ def around_two_values(x: Tensor) -> tuple[Values, Values, Values] | None:
     low, high = grey[~bright].mean(), grey[bright].mean()
     if high - low < APART * np.std(grey - np.where(bright, high, low)):
         return None
-    values, deviations = (
-        np.stack([measure(side, axis=1) for side in sides], axis=1) for measure in (np.mean, np.std)
-    )
+    values = np.stack([side.mean(axis=1) for side in sides], axis=1)
+    deviations = np.stack([_uncut(side).std(axis=1) for side in sides], axis=1)
     return values, deviations, np.array([side.shape[1] for side in sides], np.float64)
+
+
+def _uncut(side: Values) -> Values:
+    """Pixels (c, n) around one value with the standard deviation before noise was cut off."""
+    pixels = torch.from_numpy(side)[None]
+    black, white = clipping.clipped(pixels, QUANTUM / 2)
+    return np.asarray(clipping.uncut(pixels, black, white)[0])
