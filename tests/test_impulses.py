@@ -45,7 +45,9 @@ def test_none_are_found_where_there_are_none(name, level):
 @pytest.mark.parametrize("side", [96, 256])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("level", [5, 12.75, 25.5])
-@pytest.mark.parametrize(("left", "right"), [(0.5, 1.0), (0.95, 0.5), (0.0, 0.5), (0.97, 0.97)])
+@pytest.mark.parametrize(
+    ("left", "right"), [(0.5, 1.0), (0.95, 0.5), (0.0, 0.5), (0.97, 0.97), (0.0, 1.0)]
+)
 def test_noise_that_is_cut_off_is_neither_specks_nor_too_little(left, right, level, channels, side):
     image = np.full((side, side, channels), right)
     image[:, : side // 2] = left
