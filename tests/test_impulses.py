@@ -56,6 +56,14 @@ def test_noise_that_is_cut_off_is_neither_specks_nor_too_little(left, right, lev
     assert 255 * found.level == pytest.approx(level, rel=0.12, abs=0.8)
 
 
+def test_black_and_white_without_flat_places():
+    """The level is that of what is left of the noise: all of it, or half where it is cut off."""
+    noisy = gallery.white(gallery.picture("halftone"), 25)
+    assert 255 * se.estimate_noise(noisy).level == pytest.approx(25, rel=0.1)
+    left = 25 * np.sqrt(0.5 - 1 / (2 * np.pi))
+    assert 255 * se.estimate_noise(gallery.stored(noisy)).level == pytest.approx(left, rel=0.1)
+
+
 def test_a_photograph_that_is_half_white():
     image = ASTRONAUT.copy()
     image[:, :64] = 1

@@ -37,7 +37,8 @@ def at_most(noise: Noise, x: Tensor) -> Noise:
     factor = share / np.average(expected**2, axis=1, weights=pixels).mean()
     if factor >= 1:
         return noise
-    if factor < AGREES and _is_black_and_white(values):
+    cut = x.min() >= 0 and x.max() <= 1
+    if factor < AGREES and cut and _is_black_and_white(values):
         factor *= LEFT_AT_ENDS  # to be safe, as there are no flat places
     return noise.times(float(factor) ** 0.5)
 
