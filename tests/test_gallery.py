@@ -25,6 +25,7 @@ LOSS_OF_FAST = {
     "noise_alone": 0.8,
     "uniform_noise": 1.4,
     "checkerboard_2": 0.15,
+    "hubble_corner": 0.25,  # it has noise of its own, which is found, too
 }
 GREY_LEVEL = 1 / 255
 # Texture or pattern that is as noise in every tile, in pictures of 96 pixels: the level is

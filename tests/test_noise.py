@@ -211,6 +211,47 @@ def test_grey_stored_as_colour_is_denoised_once():
     np.testing.assert_allclose(three[..., 1], se.denoise(noisy, sigma=0.1), atol=1e-6)
 
 
+@pytest.mark.parametrize("tint", [0, 4])
+def test_grey_stored_as_colour_with_round_off(tint):
+    """Channels that differ by a grey level, as after JPEG, are joined; a tint stays."""
+    grey = skimage.data.camera()[100:228, 100:228] / 255.0
+    noisy = (255 * (grey + 0.1 * RNG(5).standard_normal(grey.shape))).clip(8, 240).round()
+    one = (noisy / 255).astype(np.float32)
+    three = noisy[..., None] + RNG(6).integers(-1, 2, (*grey.shape, 3))
+    three[..., 2] += tint
+    found = se.denoise(three.astype(np.uint8), sigma=0.1)
+    alone = psnr(se.denoise(one, sigma=0.1), grey)
+    if tint == 0:
+        assert psnr(found.mean(axis=2), grey) > alone - 0.1
+        np.testing.assert_allclose(np.ptp(found, axis=2), np.ptp(found[0, 0]), atol=1e-6)
+    assert np.mean(found[..., 2] - found[..., 0]) == pytest.approx(tint / 255, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("deviations", "words"),
+    [
+        ([0.0, 0.1, 0.0], "14.7 of 255, from 0.0 to 25.5, most at brightness 128"),
+        ([1e-5, 1.5e-5, 1e-5], "0.003 of 255, from 0.0026 to 0.0038, most at brightness 128"),
+        ([0.02, 0.05, 0.08], "14.2 of 255, from 5.1 in the dark to 20.4 in the light"),
+        ([0.1, 0.1, 0.1], "25.5 of 255"),
+        ([0.0, 0.0, 0.0], "none found"),
+    ],
+)
+def test_noise_in_words(deviations, words):
+    levels = np.array([0.2, 0.5, 0.8])
+    noise = Noise(levels, np.array([deviations]), np.eye(1)[:, :, None, None])
+    assert noise.described() == words
+
+
+@pytest.mark.parametrize("s", [0.05, 0.1])
+def test_a_sample_of_a_pattern_is_hardly_worse_than_the_noisy_picture(s):
+    i, j = np.indices((64, 64))
+    for clean, most in (((i + j) % 2, 0.1), ((i // 2 + j // 2) % 2 * 0.6 + 0.2, 3)):
+        noisy = clean + s * RNG(0).standard_normal(clean.shape)
+        found = se.denoise(noisy, sigma=s, mode="sample", model="bundled")
+        assert psnr(found, clean) > psnr(noisy, clean) - most
+
+
 def test_where_more_is_taken_away_than_noise_the_image_is_kept():
     y = torch.zeros(1, 40, 40)
     y[:, :, 20:] = torch.from_numpy(RNG(6).choice([-1.0, 1.0], (40, 20))).float()
@@ -332,7 +373,7 @@ def test_salt_and_pepper_is_reported():
     image = np.where(specks < 0.025, 0.0, np.where(specks > 0.975, 1.0, image))
     noise = se.estimate_noise(image + 0.0)
     assert noise.impulses == pytest.approx(0.05, abs=0.02)
-    assert "black and white specks" in Noise.white(0.1, 1).described() + noise.described()
+    assert "% isolated specks, which are kept" in noise.described()
 
 
 def test_fast_is_between_the_noisy_image_and_the_best():

@@ -78,7 +78,7 @@ def test_what_cannot_be_read_in_a_folder_is_skipped(call):
     bad = ["cut.png", "empty.png", "loop.png", "nowhere.tif", "text.jpg"]
     done = call("denoise", "in", *BUNDLED)
     assert (done.returncode, lines(done)) == (1, ["in/a_denoised.png", "in/z_denoised.png"])
-    assert "error: denoised 2 photographs, skipped 5:" in done.stderr
+    assert "error: skipped 5 of 7 photographs; 2 denoised:" in done.stderr
     assert all(f"in/{name}: " in done.stderr for name in bad)
     assert "Traceback" not in done.stderr
     # One that is named is checked before anything is written.
@@ -153,7 +153,8 @@ def test_an_interruption_keeps_what_is_finished(call, monkeypatch, number):
     monkeypatch.setattr(before_after, "draw", stop_at_b)
     done = call("denoise", "a.png", "b.png", "c.png", *BUNDLED)
     assert (done.returncode, lines(done)) == (128 + number, ["a_denoised.png", "b_denoised.png"])
-    assert f"stopped by {number.name}: 2 of 3 photographs are denoised" in done.stderr
+    said = f"stopped by {number.name}: denoised 2 of 3 photographs; the same command with"
+    assert f"{said} --skip-existing does the rest" in done.stderr
     assert sorted(os.listdir()) == [
         *("a.png", "a_denoised.png", "a_denoised_before_after.png"),
         *("b.png", "b_denoised.png", "b_denoised_before_after.png", "c.png"),
@@ -174,7 +175,7 @@ def test_a_process_that_is_interrupted_says_what_is_finished(tmp_path):
         started.send_signal(signal.SIGINT)
         stdout, stderr = started.communicate(60)
     assert (started.returncode, stdout) == (130, "denoised: a_denoised.png\n"), stderr
-    assert "stopped by SIGINT: 1 of 3 photographs are denoised" in stderr
+    assert "stopped by SIGINT: denoised 1 of 3 photographs" in stderr
     written = {"a_denoised.png", "a_denoised_before_after.png"}
     assert set(os.listdir()) == {*names, *written}
 

@@ -178,7 +178,7 @@ def test_what_fails_in_a_folder_is_skipped(call):
     Path("in/b.png").touch()
     done = call("denoise", "in", "--preview", *BUNDLED)
     assert (done.returncode, lines(done)) == (1, ["in/a_denoised_preview.png"])
-    assert "previewed 1 photographs, skipped 1:\nin/b.png: an empty file" in done.stderr
+    assert "error: skipped 1 of 2 photographs; 1 previewed:\nin/b.png: an empty file" in done.stderr
 
 
 def test_a_detail_with_texture_and_without():

@@ -54,16 +54,18 @@ def denoise(
         ),
     ] = 1.0,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Less good, in a fraction of the time.")
+        bool,
+        typer.Option("--fast", help="Less good, in a fraction of the time; in place of --model."),
     ] = False,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="fit|bundled|RUN_FOLDER",
-            help="fit: the bundled patch mixture adapted to the photograph; bundled: that mixture "
-            "unchanged; or a trained model, refined by the photograph's own neighbourhoods.",
+            help="fit, the default: the bundled patch mixture adapted to the photograph; bundled: "
+            "that mixture unchanged; or a trained model, refined by the photograph's own "
+            "neighbourhoods.",
         ),
-    ] = "fit",
+    ] = None,
     mode: Annotated[
         str, typer.Option(help="mean (least error) or sample (keeps texture).")
     ] = "mean",
@@ -79,6 +81,13 @@ def denoise(
     out: Out = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Leave out photographs whose result exists, as after an interruption.",
+        ),
+    ] = False,
 ) -> None:
     """Denoise photographs, or all in a folder: PHOTO_denoised beside each, with a before/after
     picture.
@@ -89,9 +98,13 @@ def denoise(
     share it. Where what would be taken away is more than noise, it is kept.
     """
     level = _level(sigma)
-    if fast and model != "fit":
-        raise DataError(f"--fast: only of --model fit, not of {model}")
-    model = "fast" if fast else model
+    if fast and model is not None:
+        raise DataError(
+            f"--fast and --model {model}: --fast has a model of its own; leave out one of the two"
+        )
+    model = "fast" if fast else model or "fit"
+    if overwrite and skip_existing:
+        raise DataError("--overwrite and --skip-existing: leave out one of the two")
     if mode not in ("mean", "sample"):
         raise DataError(f"--mode {mode}: mean or sample is needed")
 
@@ -111,7 +124,7 @@ def denoise(
     work, what = restoration.denoise, "denoised"
     if preview:
         work, what = restoration.preview, "preview"
-    for written in work(photographs, options, out, overwrite):
+    for written in work(photographs, options, out, overwrite, skip_existing):
         _report(what, written)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,12 +37,15 @@ STYLE: Any = {
 }
 _BLUE, _ORANGE, _GREY = "#2066a8", "#d1700d", "#8a8a8a"
 COLOURS = (_BLUE, _ORANGE, "#2f8f4e", "#8c4fa0", "#b03a48", "#4f6d7a")
+_OF_THE_FONT = "Glyph .* missing from|Matplotlib currently does not support"  # warnings
 HOW = {"minmax": "min-max scaled", "clipped": "clipped"}
 
 
 def save(figure: Figure, target: Path | BinaryIO) -> None:
-    """Write a figure as PNG, DPI pixels an inch."""
-    figure.savefig(target, format="png", dpi=DPI, facecolor="white")
+    """Write a figure as PNG, DPI pixels an inch; characters that its font lacks become boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _OF_THE_FONT)
+        figure.savefig(target, format="png", dpi=DPI, facecolor="white")
 
 
 def score_fields(arrays: Arrays) -> Figure:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 CLIPPED_FROM = 1e-3  # share of the values at black or white from which an image is taken as clipped
+MOST_CLIPPED = 0.6  # of noise around black or white itself a half is cut off; more is no noise
 _LEAST_VARIANCE = 1e-3  # of what is stored, as a multiple of the noise's
 _STEPS = 5  # of Newton's method
 
@@ -26,10 +27,8 @@ def is_clipped(y: Tensor) -> bool:
 def stored(x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """The mean and the standard deviation of x + s n cut off at 0 and 1, for standard normal n; x
     and s > 0 of one shape and dtype."""
-    low, high = x / s, (1 - x) / s
-    shift = _excess(low) - _excess(high)  # of the mean, as a multiple of s
-    variance = 1 - _square_lost(low) - _square_lost(high) - shift.square()
-    return x + s * shift, s * variance.clamp_min(_LEAST_VARIANCE).sqrt()
+    shift, deviation = _moments(x / s, (1 - x) / s)
+    return x + s * shift, s * deviation
 
 
 def restored(mean: Tensor, s: Tensor) -> Tensor:
@@ -41,6 +40,35 @@ def restored(mean: Tensor, s: Tensor) -> Tensor:
         slope = torch.special.ndtr(low) - torch.special.ndtr(-high)
         x = (x - error / slope.clamp_min(0.1)).clamp(0, 1)
     return x
+
+
+def clipped(y: Tensor, within: float) -> tuple[Tensor, Tensor]:
+    """Where an image y is black, and where white, `within` round-off; nowhere at an end that some
+    values are beyond."""
+    none = torch.zeros_like(y, dtype=torch.bool)
+    black = y <= within if y.min() >= 0 else none
+    white = y >= 1 - within if y.max() <= 1 else none
+    return black, white
+
+
+def uncut(y: Tensor, black: Tensor, white: Tensor) -> Tensor:
+    """Flat pieces of an image (n, c, ...) with the standard deviation that each had before its
+    noise was cut off, by the share of the pixels that are black and white; unchanged where these
+    are more than MOST_CLIPPED."""
+    shares = [of.flatten(2).double().mean(dim=2) for of in (black, white)]
+    low, high = (-torch.special.ndtri(share.clamp(1e-9, MOST_CLIPPED)) for share in shares)
+    factor = torch.where(shares[0] + shares[1] <= MOST_CLIPPED, 1 / _moments(low, high)[1], 1.0)
+    factor = factor.to(y)[(...,) + (None,) * (y.ndim - 2)]
+    mean = y.mean(dim=tuple(range(2, y.ndim)), keepdim=True)
+    return mean + factor * (y - mean)
+
+
+def _moments(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the standard deviation of a standard normal variable cut off at -low and
+    high."""
+    shift = _excess(low) - _excess(high)
+    variance = 1 - _square_lost(low) - _square_lost(high) - shift.square()
+    return shift, variance.clamp_min(_LEAST_VARIANCE).sqrt()
 
 
 def _excess(m: Tensor) -> Tensor:

@@ -76,6 +76,13 @@ def _consistent(y: Tensor, answer: Tensor, noise: Noise, clipped: bool) -> Tenso
     return y + torch.minimum(torch.maximum(change, -farthest), farthest)
 
 
+def no_more_than_noise(y: Tensor, answer: Tensor, noise: Noise) -> Tensor:
+    """An image `answer` (c, h, w) that need not be the posterior mean of y, with as much of y given
+    back as what was taken away exceeds the noise."""
+    share = _share_of_the_image(y - answer, deviation(answer, noise), noise)
+    return answer + share * (y - answer)
+
+
 def deviation(x: Tensor, noise: Noise) -> Tensor:
     """The standard deviation of the noise at each pixel of x (c, h, w)."""
     found = noise.at(x.detach().cpu().numpy().astype(np.float64))

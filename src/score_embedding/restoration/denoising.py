@@ -22,6 +22,7 @@ from score_embedding import progress
 from score_embedding._deprecated import positional_options
 from score_embedding.arrays import torch_defaults
 from score_embedding.restoration import (
+    highlights,
     inpainting,
     models,
     noise_given,
@@ -30,6 +31,7 @@ from score_embedding.restoration import (
     workers,
 )
 from score_embedding.restoration.adaptive import Estimate
+from score_embedding.restoration.contrast import Contrast
 from score_embedding.restoration.models import Model
 from score_embedding.restoration.noise import Noise, Stationary
 from score_embedding.restoration.noise_given import Kind
@@ -66,7 +68,9 @@ def denoise(
         size and either byte order; each image of a stack is denoised alone. Three channels are
         RGB, four RGBA, of which alpha stays unchanged; others, at most eight, are as many grey
         images. uint8, uint16, bool or floating point; other integers with data_range. Masked pixels
-        are filled in before, and are masked in the result.
+        are filled in before, and are masked in the result. An image of more than 8 bits that fills
+        less than a quarter of black to white, such as 12-bit data in uint16, is stretched for the
+        model and the estimate, and its result is on the scale of the others again.
     sigma : standard deviation of the noise, white being 1, or with data_range in units of the
         image: a number, one a channel (c,), or a map (h, w). None or "auto": estimated, for each
         image of a stack.
@@ -76,7 +80,8 @@ def denoise(
         A network, and a density that is no Gaussian mixture, are evaluated as for white noise of
         the same level; all else uses the correlation and the map of the noise, too.
     mode : "mean", the posterior mean; "sample": along the probability flow from the image's noise
-        level to none, which keeps texture at the price of a larger error.
+        level to none, which keeps texture at the price of a larger error: less than that of the
+        noisy image in photographs, up to 3 dB more in patterns that the model does not know.
     device : to compute on; the CPU in place of a device without float64.
     channel_axis : the axis of the channels, None for none, as in scikit-image: a stack of grey
         images has none. "auto": none in two dimensions, else the last axis, which must be 8 long
@@ -91,9 +96,9 @@ def denoise(
     Returns
     -------
     denoised : float32, shape of the image, white at 1 or, with data_range, on the scale of the
-        image; clipped to black and white, or to the image's own least and largest pixel where
-        these are farther off than noise explains; at sigma 0 the image unchanged. A masked array
-        where pixels of the image are masked.
+        image; clipped to black and white, or to the image's own least and largest pixel where the
+        result goes farther than noise explains, as in highlights above 1; at sigma 0 the image
+        unchanged. A masked array where pixels of the image are masked.
 
     Raises
     ------
@@ -112,8 +117,9 @@ def denoise(
 
     def restored(x: Tensor, missing: Tensor) -> Tensor:
         x = inpainting.start(x, missing) if missing.any() else x
-        own = noise_given.noise_of(x, given, noise, strength)
-        return clean(x, own, resolved, mode, pixels.limits(x, own.level))
+        own, contrast = _noise_and_contrast(x, found.deep, given, noise, strength)
+        answer = clean(contrast.unit(x), own, resolved, mode, beyond=True)
+        return contrast.restored(answer) if own.level else x
 
     answer = found.array(restored(x, missing) for x, missing in found.images())
     masked = found.laid_out(found.missing)
@@ -125,10 +131,10 @@ def clean(
     noise: Noise,
     model: models.Denoiser,
     mode: Mode = "mean",
-    limits: tuple[float, float] = (0.0, 1.0),
+    beyond: bool = False,
 ) -> Tensor:
-    """An image x (c, h, w) with this noise, denoised by `model` and clipped to `limits`; without
-    noise unchanged. ValueError for another mode."""
+    """An image x (c, h, w) with this noise, denoised by `model` and clipped to [0, 1], or with
+    `beyond` to `highlights.limits`; without noise unchanged. ValueError for another mode."""
     if mode not in ("mean", "sample"):
         raise ValueError(f'mode must be "mean" or "sample", got {mode!r}')
     if noise.level == 0:
@@ -148,7 +154,7 @@ def clean(
             found = posterior.restored(x, noise, mean, draft)
         else:
             found = posterior.restored(x, noise, sample)
-        return found.clamp(*limits)
+        return found.clamp(*(highlights.limits(x, found, noise.level) if beyond else (0.0, 1.0)))
 
 
 @workers.one_thread_each()
@@ -167,7 +173,25 @@ def estimate_noise(
     first, *others = (x for x, _ in found.images())
     if others:
         raise ValueError("image: a stack; estimate the noise of each of its images")
-    return noise_given.noise_of(first, None, noise)
+    own, contrast = _noise_and_contrast(first, found.deep, None, noise)
+    return contrast.restored_noise(own)
+
+
+def _noise_and_contrast(
+    x: Tensor, deep: bool, sigma: Any, noise: Kind | Noise, strength: float = 1.0
+) -> tuple[Noise, Contrast]:
+    """How an image x (c, h, w) is stretched, and the noise that it has then."""
+    if isinstance(noise, Noise):
+        own = noise_given.noise_of(x, sigma, noise, strength)
+        contrast = Contrast.of(x, deep, from_zero=noise.counts)
+        return contrast.unit_noise(own), contrast
+    contrast = Contrast.of(x, deep, from_zero=noise == "poisson")
+    if not noise_given.is_auto(sigma):
+        most = np.max(noise_given.checked_sigma(sigma, tuple(x.shape)))
+        if most > contrast.high - contrast.low:
+            contrast = Contrast()  # hardly anything is left of the image in any case
+    unit = contrast.unit(x)
+    return noise_given.noise_of(unit, contrast.unit_sigma(sigma), noise, strength), contrast
 
 
 def _flow(x: Tensor, noise: Stationary, estimate: Estimate) -> Tensor:

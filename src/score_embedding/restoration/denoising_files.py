@@ -24,11 +24,15 @@ log = logging.getLogger(__name__)
 
 
 def denoise(
-    paths: Sequence[Path], options: Options, out: Path | None = None, overwrite: bool = False
+    paths: Sequence[Path],
+    options: Options,
+    out: Path | None = None,
+    overwrite: bool = False,
+    skip_existing: bool = False,
 ) -> Iterator[Path]:
     """Denoise each photograph, and those in each folder, into a file of its name with DENOISED
     appended, beside it or in the folder `out`, and draw a picture of before and after; gives each
-    file when it is written.
+    file when it is written. With `skip_existing` those whose result exists are left out.
 
     Nothing is written, nor `out` created, before all photographs have been checked. One in a folder
     that cannot be denoised is left out. A picture that cannot be drawn is logged as a warning: it
@@ -42,7 +46,7 @@ def denoise(
     IncompleteError : in the end, where photographs in a folder were left out.
     Interrupted : by a signal; what is finished stays.
     """
-    batch = Batch.checked(paths, options, out)
+    batch = Batch.checked(paths, options, out, skip_existing)
     targets = [job.target for job in batch.jobs]
     batch.claim([*targets, *map(before_after.path_of, targets)], overwrite)
     pages = sum(len(job.pages) for job in batch.jobs)
@@ -67,14 +71,16 @@ def _denoise_file(
         results = iter(pages)
         first = next(results)
         whole = len(job.pages) == source.count and target.suffix == path.suffix
-        unchanged = not any(pages.levels) and (source.count == 1 or options.noise.sigma == 0)
+        alone = source.count == 1 or options.noise.sigma == 0 or options.noise.strength == 0
+        unchanged = alone and not any(options.noise.strength * level for level in pages.levels)
         if whole and unchanged:
             file_pages.copy(path, target)
             stage.update(source.count - 1)
         else:
             file_pages.write(chain([first], results), source, job.pages, target)
     pages.log_levels()
-    how = f"noise {pages.levels[0]:.3g} ({options.noise.source})"
+    strength = "" if options.noise.strength == 1 else f", strength {options.noise.strength:g}"
+    how = f"noise {pages.levels[0]:.3g} ({options.noise.source}){strength}"
     name = f"{path.name}{file_pages.suffix(source, options.page).replace('_', ', ')}"
     labels = (f"{name}, {how}", f"model {options.model}, {options.mode}")
     return (*pages.first, labels)
@@ -85,7 +91,7 @@ class _Pages:
 
     Attributes
     ----------
-    levels : of noise of each part of the pages so far, white being 1.
+    levels : of noise of each part of the pages so far, white being 1, before the factor `strength`.
     first : the first page before and after, (c, h, w) in [0, 1].
     """
 
@@ -116,6 +122,7 @@ class _Pages:
                 self.levels.append(scale.file_sigma(noise.level))
                 if len(self.levels) == 1:
                     self._log_first(found, scale, known, noise)
+                noise = noise.times(options.noise.strength)
                 with progress.whole(self._source.path.name):
                     units.append(_denoised(x, noise, options, self._model) if noise.level else None)
                 if len(self.levels) == 1:

@@ -18,7 +18,7 @@ _SMALL, _BACKGROUND, _APART = 4, 0.1, 0.25
 def is_drawn(x: Tensor) -> bool:
     """Whether an image (c, h, w) has no noise for sure: of two values, constant in many places that
     are not clipped, or drawn on a background of black or white."""
-    if len(torch.unique(x[:, ::3, ::3])) <= 2 and len(torch.unique(x)) <= 2:
+    if has_two_values(x):
         return True
     low, high = _extremes(x, 8)
     inside = ((high < 1 - DARK) & (low > DARK)).all(dim=1)
@@ -27,6 +27,10 @@ def is_drawn(x: Tensor) -> bool:
     if share > _FLAT_SHARE or float((constant & ~inside).float().mean()) > _EMPTY_SHARE:
         return True
     return _on_background(x)
+
+
+def has_two_values(x: Tensor) -> bool:
+    return len(torch.unique(x[:, ::3, ::3])) <= 2 and len(torch.unique(x)) <= 2
 
 
 def _on_background(x: Tensor) -> bool:

@@ -44,10 +44,21 @@ class FileNoise:
         return "estimated" if self.sigma is None else "given"
 
     def described(self, noise: Noise, scale: Scale) -> str:
-        """The noise of an image in [0, 1] in words, for messages."""
+        """The noise of an image in [0, 1], before the factor `strength`, and that factor in words,
+        for messages."""
         level = scale.file_sigma(noise.level)
+        if level == 0:
+            return noise.described() if self.sigma is None else f"0, {self.source}"
         words = f"{level:.4g}" if scale.has_own_unit else f"{level:.4f} ({noise.described()})"
-        return f"{words}, {self.source}"
+        return f"{words}, {self.source}{self._factor(level)}"
+
+    def _factor(self, level: float) -> str:
+        if self.strength == 1:
+            return ""
+        if self.strength == 0:
+            return "; strength 0 changes nothing"
+        removed = self.strength * level
+        return f"; strength {self.strength:g}: as much is removed as of noise {removed:.4g}"
 
     def check_sigma(self) -> None:
         """Raise DataError for a level that suits no scale."""
@@ -69,10 +80,10 @@ class FileNoise:
         return known
 
     def of(self, x: Tensor, scale: Scale) -> Noise:
-        """The noise of x (c, h, w) in [0, 1], given or estimated. Raises DataError where it cannot
-        be."""
+        """The noise of x (c, h, w) in [0, 1], given or estimated, before the factor `strength`.
+        Raises DataError where it cannot be."""
         with self._in_unit(scale) as sigma:
-            return noise_given.noise_of(x, sigma, self.kind, self.strength)
+            return noise_given.noise_of(x, sigma, self.kind)
 
     def check(self, found: Photograph, part: slice, scale: Scale) -> None:
         """As `of` a part, without estimating it: that is done when the photograph is denoised."""

@@ -100,7 +100,10 @@ def log_unread(source: Source) -> None:
             source.count + source.further,
         )
     if source.left_out:
-        log.info("%s: %d previews or masks in it are left out", source.path, source.left_out)
+        log.info("%s: previews or masks in it (%d) are left out", source.path, source.left_out)
+    if source.lost_tags:
+        codes = ", ".join(map(str, source.lost_tags))
+        log.info("%s: not kept: TIFF tags that point to places in it (%s)", source.path, codes)
 
 
 def size(found: Photograph) -> str:

@@ -40,6 +40,12 @@ def variances(covariance: Values) -> Values:
     return covariance[:, :, centre, centre].diagonal()
 
 
+def _grey_levels(deviation: float) -> str:
+    """A standard deviation in grey levels of 255, in two digits where it is below one."""
+    value = 255 * float(deviation)
+    return f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.2g}"
+
+
 @dataclass(frozen=True)
 class Stationary:
     """Gaussian noise of one covariance at every place of an image, but for a factor.
@@ -213,12 +219,8 @@ class Noise:
 
     def described(self) -> str:
         """The noise in plain words, with standard deviations in grey levels of 255."""
-        if self.level == 0:
-            return "none found"
-        words = [f"{255 * self.level:.1f} of 255"]
-        curve = 255 * np.sqrt(np.mean(self.deviations**2, axis=0))
-        if len(curve) > 1 and curve.max() > 1.2 * curve.min():
-            words.append(f"from {curve[0]:.1f} in the dark to {curve[-1]:.1f} in the light")
+        words = [f"{_grey_levels(self.level)} of 255" if self.level else "none found"]
+        words += self._by_brightness()
         centre = self.correlation.shape[2] // 2
         if centre and self.correlation[0, 0, centre, centre + 1 :].any():
             nearest = self.correlation[0, 0, centre, centre + 1]
@@ -226,5 +228,17 @@ class Noise:
         if self.scale is not None:
             words.append("by a map")
         if self.impulses:
-            words.append(f"and {100 * self.impulses:.1f} % black and white specks, which are kept")
+            words.append(f"and {100 * self.impulses:.1f} % isolated specks, which are kept")
         return ", ".join(words)
+
+    def _by_brightness(self) -> list[str]:
+        """How the standard deviation depends on the brightness, if it visibly does."""
+        curve = np.sqrt(np.mean(self.deviations**2, axis=0))
+        least, most = _grey_levels(curve.min()), _grey_levels(curve.max())
+        if curve.max() <= 1.2 * curve.min() or least == most:
+            return []
+        if abs(curve[-1] - curve[0]) >= 0.5 * np.ptp(curve):
+            first, last = _grey_levels(curve[0]), _grey_levels(curve[-1])
+            return [f"from {first} in the dark to {last} in the light"]
+        at = 255 * self.levels[curve.argmax()]
+        return [f"from {least} to {most}, most at brightness {at:.0f}"]

@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from scipy.optimize import nnls
 from skimage.restoration import estimate_sigma as wavelet_sigma
 from torch import Tensor
-from torch.nn import functional as F
 
 from score_embedding.errors import DataError
-from score_embedding.restoration import camera_noise, drawings, shown_noise, two_values
+from score_embedding.restoration import camera_noise, drawings, impulses, shown_noise, two_values
 from score_embedding.restoration.noise import Noise, independent
 from score_embedding.restoration.quiet_tiles import (
     LEAST_TILES,
@@ -46,7 +44,6 @@ BUSIER = 2.0  # times as much energy, and
 FORGOTTEN = 0.25  # the correlation at the largest lag is less
 LEAST_RANGES = 3  # of brightness that can agree or differ
 CONSTANT_WHITE = 1.25  # factor to which the ranges of independent noise agree where it is constant
-IMPULSES_FROM = 0.005  # share of the pixels
 DETAIL = 2 * QUANTUM  # what fine detail without any noise measures as `white`; subtracted in
 # quadrature
 _LEAST = 1e-6
@@ -63,12 +60,16 @@ def estimated(x: Tensor, kind: str = "auto") -> Noise:
     check_size(x.shape)
     c, h, w = x.shape
     x = x.detach().cpu().float()
-    if drawings.is_drawn(x):
+    if drawings.has_two_values(x):
         return Noise.white(0.0, c)
     tiles = tiles_of(x, min(SIDE, h, w), STEP)
-    if len(tiles) < LEAST_TILES:
-        return Noise.white(_of_wavelets(x), c)
-    return two_values.at_most(_of_tiles(x, tiles, kind), x)
+    if drawings.is_drawn(x):
+        found = Noise.white(0.0, c)
+    elif len(tiles) < LEAST_TILES:
+        found = Noise.white(_of_wavelets(x), c)
+    else:
+        found = two_values.at_most(_of_tiles(x, tiles, kind), x)
+    return replace(found, impulses=impulses.share(x))
 
 
 def _of_tiles(x: Tensor, tiles: Tensor, kind: str) -> Noise:
@@ -81,7 +82,7 @@ def _of_tiles(x: Tensor, tiles: Tensor, kind: str) -> Noise:
     quiet = min(ranges, key=lambda own: own.total)
     independent = quiet.white >= INDEPENDENT * quiet.total or not _may_be_camera(ranges)
     if kind == "white" or (kind == "auto" and independent):
-        return replace(_independent(ranges, kind == "white"), impulses=_impulses(x))
+        return _independent(ranges, kind == "white")
     return camera_noise.of_ranges(ranges, small)
 
 
@@ -135,12 +136,3 @@ def _of_wavelets(x: Tensor) -> float:
         warnings.simplefilter("ignore")  # a channel that is constant, or has few columns
         found = [float(wavelet_sigma(channel)) for channel in x.numpy()]
     return sum(s for s in found if math.isfinite(s)) / len(found)
-
-
-def _impulses(x: Tensor) -> float:
-    """The share of pixels, black or white in all channels, that stand alone."""
-    ends = ((x <= 0).all(dim=0) | (x >= 1).all(dim=0)).float()
-    padded = F.pad(ends[None, None], (1, 1, 1, 1))
-    around = F.conv2d(padded, torch.ones(1, 1, 3, 3))[0, 0] - ends
-    share = float(((ends == 1) & (around <= 2)).float().mean())
-    return share if share > IMPULSES_FROM and float(ends.mean()) < 0.5 else 0.0

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from score_embedding.arrays import real_array, refuse_gradient, with_float64
 
-__all__ = ["ChannelAxis", "Pixels", "limits", "native", "read"]
+__all__ = ["ChannelAxis", "Pixels", "native", "read"]
 
 ChannelAxis = int | Literal["auto"] | None
 
 MAX_CHANNELS = 8  # of an array whose channel axis is not given: its last axis may be that
 RGB, ALPHA = 3, 3  # number of colour channels, and the channel that follows them in RGBA
+ROUNDOFF = 1e-3  # of grey levels of 255 in float32
 MAX_VALUE = 10.0  # of floats, white being 1: larger ones are on another scale
-NOISE_SPAN = 6.0  # standard deviations that noise may carry pixels beyond black and white
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Pixels:
         to be filled in.
     range : black and white of the array, if its results are on the scale of the array; else None.
     opaque : the alpha of pixels that are filled in.
+    deep : whether the array has more than 8 bits, by its type and by its values.
     shape, axis : of the array, and its channel axis (None: it has none).
     device : of the images.
     """
@@ -47,6 +48,7 @@ class Pixels:
     missing: NDArray[np.bool_]
     range: tuple[float, float] | None
     opaque: float
+    deep: bool
     shape: tuple[int, ...]
     axis: int | None
     device: torch.device
@@ -145,14 +147,14 @@ def read(
     low, high = ends if values.dtype.kind == "f" else (0.0, 1.0)
     opaque = (1 - low) / (high - low)  # of floats, alpha is 1 whatever the range of the colours
     scale = ends if on_scale else None
-    return Pixels(unit, missing, scale, opaque, array.shape, axis, usable(device))
+    deep = array.dtype.itemsize > 1 and not _has_8_bits(unit)
+    return Pixels(unit, missing, scale, opaque, deep, array.shape, axis, usable(device))
 
 
-def limits(x: Tensor, sigma: float) -> tuple[float, float]:
-    """What the result for an image x with noise of level sigma is clipped to: 0 and 1, or its own
-    least and largest pixel where noise does not explain them, as of highlights above white."""
-    least, most, beyond = float(x.min()), float(x.max()), NOISE_SPAN * sigma
-    return (least if least < -beyond else 0.0), (most if most > 1 + beyond else 1.0)
+def _has_8_bits(unit: NDArray[np.float32]) -> bool:
+    """Whether values in [0, 1] are whole grey levels of 255."""
+    levels = 255 * unit
+    return bool((np.abs(levels - levels.round()) < ROUNDOFF).all())
 
 
 def flagged(mask: Any, name: str = "mask") -> NDArray[np.bool_]:

@@ -102,9 +102,11 @@ def _pictures_in(folder: Path) -> list[Path]:
     return found
 
 
-def check_free(written: Sequence[Path], given: Sequence[Path], overwrite: bool) -> None:
+def check_free(
+    written: Sequence[Path], given: Sequence[Path], overwrite: bool, remedy: str = ""
+) -> None:
     """Raise DataError or RunFolderError where files, results or pictures of them, may not be
-    written."""
+    written; with a further remedy for those that exist."""
     places, taken = ([os.path.realpath(path) for path in paths] for paths in (written, given))
     counts = Counter(places)
     twice = sorted(place for place, count in counts.items() if count > 1)
@@ -119,7 +121,8 @@ def check_free(written: Sequence[Path], given: Sequence[Path], overwrite: bool) 
     existing = [str(path) for path in written if path.exists()]
     if existing and not overwrite:
         raise RunFolderError(
-            f"{_names(existing)}: already there; --overwrite replaces, --out DIR writes elsewhere"
+            f"{_names(existing)}: already there; --overwrite replaces, {remedy}--out DIR writes "
+            f"elsewhere"
         )
     for folder in {path.parent for path in written}:
         run_folder.check_place(folder)

@@ -12,35 +12,43 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from score_embedding.restoration import clipping, consistency, few_counts
 from score_embedding.restoration.noise import Noise, Stationary
 from score_embedding.restoration.stabilisation import stabilisation, stationary
 
+GREY = 2.5 / 255  # largest difference of channels that are taken as grey
 Answer = Callable[[Tensor, Stationary], Tensor]  # a stabilised image (c, h, w) and its noise
 
 
 def restored(x: Tensor, noise: Noise, answer: Answer, draft: Answer | None = None) -> Tensor:
-    """An image x (c, h, w) without its noise; unchanged at level 0. Not clipped. Of three equal
-    channels one is denoised. `draft` makes the estimates that few counts are averaged with. None:
-    `answer` is a sample of the posterior, which is neither averaged nor, since it need not be close
-    to the mean, checked against the noise."""
+    """An image x (c, h, w) without its noise; unchanged at level 0. Not clipped. Of three channels
+    that are grey the mean is denoised, and the tint of the whole is kept. `draft` makes
+    the estimates that few counts are averaged with. None: `answer` is a sample of the posterior,
+    which is not averaged, and in which no bias is undone. What is taken away is checked against the
+    noise in any case: for a sample x of the posterior, y - x is distributed as the noise is."""
     if noise.level == 0:
         return x
-    if len(x) == 3 and torch.equal(x[0], x[1]) and torch.equal(x[0], x[2]):
-        grey = restored(x[:1], _of_one_channel(noise), answer, draft)
-        return grey.expand_as(x).clone()
+    if is_grey(x):
+        mean = x[:1] + (x - x[:1]).mean(dim=0)  # exact where all three are equal
+        tint = (x - mean).mean(dim=(1, 2), keepdim=True)
+        return restored(mean, _of_one_channel(noise), answer, draft) + tint
     once = partial(_stabilised, answer=answer)
     if draft is None:
-        return once(x, noise)
+        return consistency.no_more_than_noise(x, once(x, noise), noise)
     if noise.counts:
         found = few_counts.restored(x, noise, partial(_stabilised, answer=draft), once)
     else:
         found = once(x, noise)
     clipped = noise.is_constant and clipping.is_clipped(x)
     return consistency.consistent(x, found, noise, clipped)
+
+
+def is_grey(x: Tensor) -> bool:
+    """Whether an image (c, h, w) has three channels that differ by round-off of a file at most,
+    such as that of JPEG."""
+    return len(x) == 3 and bool((x.amax(dim=0) - x.amin(dim=0)).max() <= GREY)
 
 
 def _stabilised(x: Tensor, noise: Noise, answer: Answer) -> Tensor:

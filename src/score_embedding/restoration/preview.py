@@ -25,7 +25,6 @@ from score_embedding.restoration.models import Denoiser
 from score_embedding.restoration.noise import Noise
 from score_embedding.restoration.photographs.photograph import Mask
 from score_embedding.restoration.photographs.scale import Scale
-from score_embedding.restoration.places import PREVIEW
 
 if TYPE_CHECKING:
     from score_embedding.report.preview_figure import Curve
@@ -43,33 +42,31 @@ CENTRE = 0.02  # what the distance from the centre to a corner counts, as such a
 
 
 def preview(
-    paths: Sequence[Path], options: Options, out: Path | None = None, overwrite: bool = False
+    paths: Sequence[Path],
+    options: Options,
+    out: Path | None = None,
+    overwrite: bool = False,
+    skip_existing: bool = False,
 ) -> Iterator[Path]:
     """For each photograph, and those in each folder, a picture of one detail of its first page at
-    several strengths and of its noise curve, under the name of the result of `denoise` with PREVIEW
-    appended; gives each file when it is written.
+    several strengths and of its noise curve, under the name of the result of `denoise` with
+    places.PREVIEW appended; gives each file when it is written.
 
     Errors as of `denoise`, also where a picture cannot be written: it is the result here.
     """
-    batch = Batch.checked(paths, options, out, "previewed", first_page=True)
-    targets = [path_of(job.target) for job in batch.jobs]
-    batch.claim(targets, overwrite)
-    with progress.stage("preview", total=len(STRENGTHS) * len(targets), least=2) as stage:
-        for job, target in zip(batch.jobs, targets, strict=True):
+    batch = Batch.checked(paths, options, out, skip_existing, preview=True)
+    batch.claim((job.target for job in batch.jobs), overwrite)
+    with progress.stage("preview", total=len(STRENGTHS) * len(batch.jobs), least=2) as stage:
+        for job in batch.jobs:
             with batch.guarded(job):
-                _draw(job, target, options, batch, stage)
+                _draw(job, options, batch, stage)
                 batch.done += 1
-                yield target
+                yield job.target
     if batch.done:
         log.info(
             "choose a strength in the picture, and denoise with --strength S without --preview"
         )
     batch.end()
-
-
-def path_of(target: Path) -> Path:
-    """Of the preview of a result."""
-    return target.with_name(f"{target.stem}{PREVIEW}.png")
 
 
 def strengths(now: float) -> tuple[float, ...]:
@@ -110,20 +107,20 @@ def detail(x: Tensor, known: Mask | None = None) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _draw(job: Job, target: Path, options: Options, batch: Batch, stage: progress.Stage) -> None:
+def _draw(job: Job, options: Options, batch: Batch, stage: progress.Stage) -> None:
     path = job.given.path
     with file_pages.opened(path) as source:
         found = file_pages.read(source, job.pages[0], options.model, options.device)
         page = file_pages.suffix(source, options.page).replace("_", ", ")
     known, part = options.noise.known(found), found.parts[0]
     x, scale = found.unit(part, known), found.scale(part, known)
-    noise = replace(options.noise, strength=1.0).of(x, scale)
+    noise = options.noise.of(x, scale)
     log.info(
         "%s%s: %s; noise %s; model %s; only a detail is denoised",
         path,
         batch.position(job),
         file_pages.size(found),
-        options.noise.described(noise, scale),
+        replace(options.noise, strength=1.0).described(noise, scale),
         options.model,
     )
     # Here, since an MPLBACKEND that matplotlib does not know makes its import fail.
@@ -144,7 +141,7 @@ def _draw(job: Job, target: Path, options: Options, batch: Batch, stage: progres
     heading = f"{name}: a detail at several strengths (model {options.model}, {options.mode})"
     whole = preview_figure.Whole(x.numpy(), *place)
     curve = _curve(noise, scale, options)
-    with atomic_files.replacing(target) as partial:
+    with atomic_files.replacing(job.target) as partial:
         figures.save(preview_figure.preview(heading, panels, whole, curve), partial)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from score_embedding.data.image_files import LUMA
+from score_embedding.restoration import clipping
 from score_embedding.restoration.noise import Values, variances
 
 SIDE, STEP, REACH = 24, 8, 7  # pixels along a tile and between tiles; largest lag of a correlation
@@ -69,12 +70,15 @@ class Range:
 
 
 def unclipped(tiles: Tensor) -> Tensor:
-    """The tiles without pixels at black or white, where noise is cut off unless there are values
-    beyond; all if few are."""
-    low, high = QUANTUM / 2, 1 - QUANTUM / 2
-    black, white = tiles.amin(dim=(1, 2, 3)), tiles.amax(dim=(1, 2, 3))
-    clipped = (black <= low) & (black.min() >= -low) | (white >= high) & (white.max() <= 2 - high)
-    return tiles[~clipped] if int((~clipped).sum()) >= 4 * LEAST_TILES else tiles
+    """The tiles without pixels at the ends of the range, where noise is cut off. Where these are
+    few, those with as many as noise explains, and the standard deviation undone that is lost."""
+    black, white = clipping.clipped(tiles, QUANTUM / 2)
+    share = (black | white).flatten(2).double().mean(dim=2).amax(dim=1)
+    for most in (0.0, clipping.MOST_CLIPPED, 1.0):
+        usable = share <= most
+        if int(usable.sum()) >= 4 * LEAST_TILES:
+            break
+    return clipping.uncut(tiles[usable], black[usable], white[usable])
 
 
 def measured(tiles: Tensor) -> list[Range]:

@@ -7,13 +7,19 @@ of the two values is the noise and whatever else there is: an upper bound of it.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
+from score_embedding.restoration import clipping
 from score_embedding.restoration.noise import Noise, Values
+from score_embedding.restoration.quiet_tiles import QUANTUM
 
 APART = 5.0  # distance of the two values as a multiple of the standard deviation around them from
 # which a picture is taken as one of two values; where all brightness is equally frequent, 3.5
+AGREES = 0.8  # of variances: the tiles show the noise, not the pattern
+LEFT_AT_ENDS = 0.341  # of the variance of noise around black or white itself, half of it cut off
+END = 0.1  # brightness within which of black and white a value counts as these
 _LEAST = 1e-6
 _PIXELS = 500  # along a side: of a larger image every second, third ... is taken
 
@@ -29,7 +35,12 @@ def at_most(noise: Noise, x: Tensor) -> Noise:
         return noise
     share = np.average(measured**2, axis=1, weights=pixels).mean()
     factor = share / np.average(expected**2, axis=1, weights=pixels).mean()
-    return noise.times(float(factor) ** 0.5) if factor < 1 else noise
+    if factor >= 1:
+        return noise
+    cut = x.min() >= 0 and x.max() <= 1
+    if factor < AGREES and cut and _is_black_and_white(values):
+        factor *= LEFT_AT_ENDS  # to be safe, as there are no flat places
+    return noise.times(float(factor) ** 0.5)
 
 
 def around_two_values(x: Tensor) -> tuple[Values, Values, Values] | None:
@@ -47,7 +58,18 @@ def around_two_values(x: Tensor) -> tuple[Values, Values, Values] | None:
     low, high = grey[~bright].mean(), grey[bright].mean()
     if high - low < APART * np.std(grey - np.where(bright, high, low)):
         return None
-    values, deviations = (
-        np.stack([measure(side, axis=1) for side in sides], axis=1) for measure in (np.mean, np.std)
-    )
+    values = np.stack([side.mean(axis=1) for side in sides], axis=1)
+    deviations = np.stack([_uncut(side).std(axis=1) for side in sides], axis=1)
     return values, deviations, np.array([side.shape[1] for side in sides], np.float64)
+
+
+def _is_black_and_white(values: Values) -> bool:
+    """Whether the two values of each channel (c, 2) are black and white."""
+    return bool((values[:, 0] < END).all() and (values[:, 1] > 1 - END).all())
+
+
+def _uncut(side: Values) -> Values:
+    """Pixels (c, n) around one value with the standard deviation before noise was cut off."""
+    pixels = torch.from_numpy(side)[None]
+    black, white = clipping.clipped(pixels, QUANTUM / 2)
+    return np.asarray(clipping.uncut(pixels, black, white)[0])

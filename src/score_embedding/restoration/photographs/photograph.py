@@ -13,6 +13,7 @@ from torch import Tensor
 from score_embedding.restoration.photographs.scale import Scale, opaque
 
 if TYPE_CHECKING:
+    from score_embedding.restoration.photographs.multi_picture import FurtherPictures
     from score_embedding.restoration.photographs.tiff_tags import TiffOrigin
 
 Mask = NDArray[np.bool_]  # (h, w)
@@ -33,6 +34,7 @@ class Photograph:
     dpi : dots per inch across and down, or None.
     duration : milliseconds that a frame of an animation is shown.
     tiff : what only a TIFF file holds, or None.
+    others : pictures behind it in a JPEG file, or None.
     """
 
     colour: NDArray[Any]
@@ -43,6 +45,7 @@ class Photograph:
     dpi: tuple[float, float] | None = None
     duration: float = 0
     tiff: TiffOrigin | None = None
+    others: FurtherPictures | None = None
 
     @property
     def parts(self) -> list[slice]:

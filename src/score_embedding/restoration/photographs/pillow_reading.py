@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from PIL.ImageOps import exif_transpose
 
 from score_embedding.data import image_files
 from score_embedding.errors import DataError
-from score_embedding.restoration.photographs import exif
+from score_embedding.restoration.photographs import exif, multi_picture
+from score_embedding.restoration.photographs.multi_picture import FurtherPictures
 from score_embedding.restoration.photographs.photograph import Photograph
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,15 @@ def read(path: Path, page: int = 0) -> Photograph:
             kept, info = exif.kept_of(path, opened), opened.info
             if opened.format != "TIFF" and colour.dtype == np.int32 and _is_deep(colour):
                 colour = colour.astype(np.uint16)
-    return _photograph(colour, alpha, kept, info)
+            others = _others(path, opened) if page == 0 else None
+    return replace(_photograph(colour, alpha, kept, info), others=others)
+
+
+def _others(path: Path, opened: ImageFile) -> FurtherPictures | None:
+    if opened.format not in ("JPEG", "MPO"):
+        return None
+    upright = opened.getexif().get(Base.Orientation, 1) == 1
+    return multi_picture.further(path, opened.info, upright)
 
 
 class Frames:

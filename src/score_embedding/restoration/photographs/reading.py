@@ -27,6 +27,7 @@ class Source:
     count : pages or frames.
     further : images that are read only when asked for by number, such as the preview of a JPEG.
     left_out : previews and masks of the pages, which are not read.
+    lost_tags : TIFF tags that cannot be kept.
     shape : channels without alpha (1 or 3), height and width of a page before its orientation is
         applied, by its header.
     read : a page, counted from 0. Raises DataError for pixels that are damaged.
@@ -45,6 +46,7 @@ class Source:
     plays: int = 0
     starts_with_still: bool = False
     left_out: int = 0
+    lost_tags: tuple[int, ...] = ()
 
 
 @contextmanager
@@ -114,7 +116,7 @@ def _tiff(path: Path, pages: tiff_reading.TiffPages) -> Source:
     only_tiff = any(pages.fits_only_tiff(index) for index in range(count))
     kind: Kind = "pages" if count > 1 else "single"
     found = _checked(path, kind, count, shape, read, only_tiff)
-    return replace(found, left_out=pages.left_out)
+    return replace(found, left_out=pages.left_out, lost_tags=tuple(pages.lost_tags))
 
 
 def _by_pillow(path: Path) -> Source:

@@ -62,6 +62,11 @@ class TiffPages:
     def __len__(self) -> int:
         return len(self._places) if self._stack is None else len(self._stack)
 
+    @property
+    def lost_tags(self) -> list[int]:
+        """The tags of all pages that cannot be kept."""
+        return sorted(set().union(*(tiff_tags.lost(self._page(k)) for k in range(len(self)))))
+
     def place(self, index: int) -> int:
         """The position of a page among all directories of the file."""
         return self._places[index if self._stack is None else 0]

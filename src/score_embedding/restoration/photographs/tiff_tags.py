@@ -20,7 +20,7 @@ _STORAGE = {
 _STALE = {34377, 37724, 33628, 33629, 33630, 33631, 34412}
 _IMAGEJ = {50838, 50839}  # labels, overlays and colour tables of a whole stack
 _IMAGEJ_STACK = ("images", "channels", "slices", "frames", "hyperstack", "mode", "loop")
-_LONG8 = {13, 16, 17, 18}  # types that only BigTIFF has, or that point to a directory
+_POINTERS = {13, 18}  # types of places of directories in the file
 XMP = 700
 
 Order = Literal["<", ">"]
@@ -65,7 +65,7 @@ def of_page(file: tifffile.TiffFile, page: tifffile.TiffPage) -> TiffOrigin:
     orientation = page.tags.valueof(Base.Orientation) or 1
     tags = []
     for tag in page.tags:
-        if tag.code in _STORAGE or tag.code in _STALE or int(tag.dtype) in _LONG8:
+        if tag.code in _STORAGE or _is_lost(tag):
             continue
         if tag.code == XMP and orientation != 1:  # it may hold the orientation, too
             continue
@@ -91,6 +91,15 @@ def of_page(file: tifffile.TiffFile, page: tifffile.TiffPage) -> TiffOrigin:
         tuple(tags),
         resolution,
     )
+
+
+def lost(page: tifffile.TiffPage) -> set[int]:
+    """The tags of programs that cannot be kept, as they point to other places of the file."""
+    return {tag.code for tag in page.tags if tag.code not in _STORAGE and _is_lost(tag)}
+
+
+def _is_lost(tag: tifffile.TiffTag) -> bool:
+    return tag.code in _STALE or int(tag.dtype) in _POINTERS
 
 
 def _is_fraction(value: Any) -> bool:

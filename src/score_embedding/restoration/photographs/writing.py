@@ -14,7 +14,8 @@ from PIL import Image
 
 from score_embedding import atomic_files
 from score_embedding.errors import DataError
-from score_embedding.restoration.photographs import png, tiff_writing
+from score_embedding.restoration.photographs import multi_picture, png, tiff_writing
+from score_embedding.restoration.photographs.multi_picture import FurtherPictures
 from score_embedding.restoration.photographs.photograph import Photograph
 from score_embedding.restoration.photographs.scale import converted
 
@@ -24,7 +25,7 @@ Kind = Literal["single", "pages", "frames"]
 
 # By the ending of the file name; some hold less than a photograph may have.
 FORMATS = {".png": "PNG", ".apng": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"}
-FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG") | {".bmp": "BMP"}
+FORMATS |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG") | {".bmp": "BMP"}
 _DEEP, _TRANSPARENT, _BARE = ("PNG", "TIFF"), ("PNG", "TIFF", "WEBP"), ("BMP",)
 _OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
@@ -156,7 +157,26 @@ def _save_by_pillow(photograph: Photograph, path: Path, partial: Path, format: s
         log.info("%s: EXIF and colour profile are left out, %s has none", path, format)
         kept = {name: value for name, value in kept.items() if name == "dpi"}
     picture = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
-    picture.save(partial, format=format, **kept, **_OPTIONS.get(format, {}))
+    others = photograph.others
+    if others is None:
+        picture.save(partial, format=format, **kept, **_OPTIONS.get(format, {}))
+        return
+    _log_others(path, format, others)
+    if format == "JPEG" and others.pictures:
+        picture.save(partial, format=format, xmp=others.xmp, **kept, **_OPTIONS[format])
+        multi_picture.append(partial, others)
+    else:
+        picture.save(partial, format=format, **kept, **_OPTIONS.get(format, {}))
+
+
+def _log_others(path: Path, format: str, others: FurtherPictures) -> None:
+    count = len(others.pictures)
+    if count and format == "JPEG":
+        log.info("%s: further pictures in it (%d) are kept unchanged", path, count)
+    elif count:
+        log.info("%s: further pictures (%d) are left out, %s has none", path, count, format)
+    if others.previews:
+        log.info("%s: previews (%d) of it as it was are left out", path, others.previews)
 
 
 def _kept(photograph: Photograph) -> dict[str, Any]:
