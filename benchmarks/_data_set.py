@@ -45,7 +45,6 @@ _FASHION = (
     "data_loader.dataset=fashion_mnist",
     "data_loader.classes=[all]",
     "data_loader.contrast=own",
-    "data_loader.channels=1",
     "model.ch_mult=[1,2,2]",
 )
 
@@ -67,7 +66,8 @@ TINY = Size(64, 8, 8, 4, 3.0)
 def config(density: str, channels: int, changes: list[str]) -> AnyConfig:
     """A residual model of a density on images of 32 x 32, with cifar1's network unless `changes`
     have another."""
-    shape = [f"model.in_channels={channels}", f"model.out_channels={channels}"]
+    sections = ("data_loader.channels", "model.in_channels", "model.out_channels")
+    shape = [f"{key}={channels}" for key in sections]
     overrides = [*_OVERRIDES, f"image_density.kind={density}", *shape, *changes]
     return loading.load("cifar1", overrides)
 

@@ -140,17 +140,25 @@ def training(options: Options) -> Iterator[Row]:
     cifar = [f"model.ch={size.ch}", f"data_loader.batch_size={size.cifar_batch}"]
     many = crops(size.batch, 32).float().to(options.device)
     changes = [f"model.ch={size.ch}", f"data_loader.batch_size={size.batch}"]
-    settings = {
-        "cifar1": (loading.load("cifar1", cifar), image),
-        "data set": (_data_set.config("white", 3, changes), many),
-    }
+    of_package = {name: variant for name, variant in _steps.EAGER.items() if variant.package}
+    plain = {_steps.PLAIN: _steps.EAGER[_steps.PLAIN]}
     eager = _steps.EAGER | (_steps.TF32 if on_cuda else {})
-    for name, (config, images) in settings.items():
-        yield from _steps_of(name, config, images, eager, options)
+    settings = {
+        "cifar1": (loading.load("cifar1", cifar), image, eager),
+        "data set": (_data_set.config("white", 3, changes), many, eager),
+        # A step with a density in it.
+        "data set, patch_mixture": (
+            _data_set.config("patch_mixture", 3, [*changes, "image_density.arrays=2000"]),
+            many,
+            plain | of_package,
+        ),
+    }
+    for name, (config, images, variants) in settings.items():
+        yield from _steps_of(name, config, images, variants, options)
     for variant in _steps.COMPILED.items() if on_cuda else ():
-        for name, (config, images) in settings.items():
-            compared = {_steps.PLAIN: _steps.EAGER[_steps.PLAIN], variant[0]: variant[1]}
-            yield list(_steps_of(name, config, images, compared, options))[-1]
+        for name in ("cifar1", "data set"):
+            config, images, _ = settings[name]
+            yield list(_steps_of(name, config, images, plain | dict([variant]), options))[-1]
 
 
 def _steps_of(
