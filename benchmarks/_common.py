@@ -24,6 +24,7 @@ from torch.nn.functional import interpolate
 
 from score_embedding.runs.environment import processor_of
 
+CPU = torch.device("cpu")
 RESULTS = Path(__file__).parent / "results"
 PHOTOGRAPHS = (
     *("astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field"),
@@ -59,11 +60,17 @@ def crops(n: int, size: int) -> Tensor:
 
 
 def in_turns(
-    functions: dict[str, Callable[[], Any]], rounds: int, calls: dict[str, int] | None = None
+    functions: dict[str, Callable[[], Any]],
+    rounds: int,
+    calls: dict[str, int] | None = None,
+    device: torch.device = CPU,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds per call of each function in each round, after one call that is not counted.
 
-    `calls`: the number of calls per measurement, for functions that take little time.
+    `calls`: the number of calls per measurement, for functions that take little time. `device`:
+    a measurement ends when it has done its work. `clock`: time.process_time gives the seconds of
+    this process alone, which other processes disturb less.
     """
     for function in functions.values():
         function()
@@ -71,11 +78,19 @@ def in_turns(
     for _ in range(rounds):
         for name, function in functions.items():
             repeats = (calls or {}).get(name, 1)
-            started = time.perf_counter()
+            wait_for(device)
+            started = clock()
             for _ in range(repeats):
                 function()
-            seconds[name].append((time.perf_counter() - started) / repeats)
+            wait_for(device)
+            seconds[name].append((clock() - started) / repeats)
     return seconds
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all that it was given to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def ratios(numerator: list[float], denominator: list[float]) -> list[float]:
@@ -122,11 +137,15 @@ def write(name: str, rows: list[dict[str, Any]], environment: dict[str, Any]) ->
 
 def table(name: str, rows: list[dict[str, Any]], environment: dict[str, Any]) -> str:
     """A Markdown table of the rows under a title and a line about the environment."""
+    described = ", ".join(f"{k} {v}" for k, v in environment.items())
+    return "\n".join([f"# {name}", "", described, "", *table_lines(rows)]) + "\n"
+
+
+def table_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The lines of a Markdown table of the rows, whose keys are its columns."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [f"# {name}", "", ", ".join(f"{k} {v}" for k, v in environment.items()), ""]
-    lines += [_table_line(columns), _table_line(["---"] * len(columns))]
-    lines += [_table_line([_cell(row.get(column)) for column in columns]) for row in rows]
-    return "\n".join(lines) + "\n"
+    lines = [_table_line(columns), _table_line(["---"] * len(columns))]
+    return lines + [_table_line([_cell(row.get(column)) for column in columns]) for row in rows]
 
 
 def _table_line(cells: list[str]) -> str:

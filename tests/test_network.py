@@ -199,3 +199,22 @@ def test_time_intervals_tell_images_apart_by_the_time_alone(name):
 def test_time_intervals_of_one_image_are_the_time_itself():
     network = small_network(image_conditioning="time_interval")
     assert set(network.state_dict()) == set(small_network().state_dict())
+
+
+@both
+def test_training_keeps_the_memory_format_and_drops_out(name):
+    network = small_network(network=name, dropout=0.5).to(memory_format=torch.channels_last)
+    inputs = []
+    for name_of, module in network.named_modules():
+        if name_of.endswith("conv_shortcut"):
+            module.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
+    x, t = torch.rand(2, 3, 16, 16).contiguous(memory_format=torch.channels_last), torch.rand(2)
+    network.train()
+    network.unet(x, t)
+    assert inputs
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in inputs)
+    dropouts = [module for module in network.modules() if isinstance(module, nn.Dropout)]
+    assert all(module.training for module in dropouts)
+    assert not torch.equal(network(x, t), network(x, t))
+    network.eval()
+    assert torch.equal(network(x, t), network(x, t))

@@ -11,7 +11,14 @@ import torch
 from scipy.interpolate import RegularGridInterpolator
 from scipy.stats import multivariate_normal, norm
 
-from score_embedding.densities import gaussian, low_rank, mixture, stationary, windows
+from score_embedding.densities import (
+    gaussian,
+    low_rank,
+    mixture,
+    mixture_levels,
+    stationary,
+    windows,
+)
 from score_embedding.densities.density import Density
 from score_embedding.densities.empirical import Empirical
 from score_embedding.densities.mixture import GaussianMixture
@@ -87,6 +94,18 @@ def test_a_mixture_is_the_one_by_brute_force(s, rank, generator):
         assert_near(mix.denoise(y, s, min_probability=0.0, batch_rows=rows), mean, 1e-10)
         assert_near(mix.log_density(y, s, batch_rows=rows), log_density, 1e-10)
     assert_near(mix.responsibilities(y, s).sum(dim=1), torch.ones(23).double(), 1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (1, 6, 6)])
+@pytest.mark.parametrize("numbers", [1, 700, 2**21])
+def test_many_noise_levels_at_once_are_one_after_the_other(shape, numbers, generator, monkeypatch):
+    monkeypatch.setitem(mixture_levels.NUMBERS, "cpu", numbers)
+    mix = random_mixture(generator, shape=shape, least=2e-6)
+    levels = [2.0, 1e-3, 0.3, 0.05, 0.3, 6.0]
+    assert len({mix._visible(s).axes.shape for s in levels}) > 3  # axes are merged
+    x = 0.3 + normal((6, shape[0], 7, 9), generator)
+    one_by_one = [mix.denoise_images(x[i : i + 1], s, 2) for i, s in enumerate(levels)]
+    assert_near(mix.denoise_each(x, levels, 2), torch.cat(one_by_one), 1e-10)
 
 
 @pytest.mark.parametrize("s", LEVELS)

@@ -102,7 +102,8 @@ def test_each_image_has_its_own_noise_level(kind, generator):
     levels = torch.tensor([0.3, 0.0, 1.25])
     together = density.denoise(x, levels)
     for n, s in enumerate(levels.tolist()):
-        assert torch.equal(together[n], density.denoise(x[n : n + 1], s)[0])
+        alone = density.denoise(x[n : n + 1], s)[0]
+        torch.testing.assert_close(together[n], alone, rtol=0, atol=1e-5)
         assert torch.equal(together[n], density.denoise(x, levels.tolist())[n])
     assert torch.equal(together[1], x[1])
     assert not torch.equal(together[0], density.denoise(x[:1], 0.5)[0])
@@ -257,13 +258,13 @@ def test_the_log_density_of_points_without_noise_is_refused():
 
 
 def test_results_that_are_not_finite_are_refused():
-    density, x = small("white"), torch.rand(1, 3, 4, 4)
+    density, x = small("white"), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with pytest.raises(DivergenceError, match=r"the score is not finite .* a larger sigma"):
         density.score(x, 1e-25)
     with pytest.raises(DivergenceError, match="the log-density is not finite"):
         density.log_density(1e30 * x, 0.1)
     with pytest.raises(DivergenceError, match="the posterior mean is not finite"):
-        small("empirical").denoise(1e25 * x.repeat(1, 1, 2, 2), 0.1)
+        small("empirical").denoise(1e25 * x, 0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from score_embedding.arrays import (
     whole,
 )
 from score_embedding.data import crops
-from score_embedding.densities.model import FitOptions, Model
+from score_embedding.densities.model import FitOptions, Model, by_level
 
 ENOUGH_NUMBERS = 2**24  # in all windows together: more of them add nothing
 
@@ -88,7 +88,7 @@ class Density:
         tensor = self._images(x)
         levels = _positive(_levels(sigma, tensor), "log-density")
         found = tensor.new_empty(len(tensor))
-        for s, same in _by_level(levels):
+        for s, same in by_level(levels):
             found[same] = self.model.log_density_images(tensor[same], s)
         return finite(found.to(result_dtype(x)), "the log-density", _REMEDY)
 
@@ -108,11 +108,11 @@ class Density:
         return images
 
     def _denoised(self, x: Tensor, levels: list[float]) -> Tensor:
-        """Images x (n, c, h, w) with noise of one level each; those of equal level together."""
-        denoised = torch.empty_like(x)
-        for s, same in _by_level(levels):
-            noisy = x[same]
-            denoised[same] = self.model.denoise_images(noisy, s, self.stride) if s > 0 else noisy
+        """Images x (n, c, h, w) with noise of one level each."""
+        if all(s > 0 for s in levels):
+            return self.model.denoise_each(x, levels, self.stride)
+        denoised, noisy = x.clone(), [i for i, s in enumerate(levels) if s > 0]
+        denoised[noisy] = self.model.denoise_each(x[noisy], [levels[i] for i in noisy], self.stride)
         return denoised
 
 
@@ -218,12 +218,6 @@ def _levels(sigma: float | Tensor, images: Tensor) -> list[float]:
             f"sigma: one finite number >= 0, or {n} of them, below {largest:.2g}, got {sigma}"
         )
     return [float(s) for s in np.broadcast_to(levels, n)]
-
-
-def _by_level(levels: list[float]) -> Iterator[tuple[float, list[int]]]:
-    """Each noise level, and the images that have it."""
-    for s in dict.fromkeys(levels):
-        yield s, [i for i, level in enumerate(levels) if level == s]
 
 
 def _positive(levels: list[float], what: str) -> list[float]:

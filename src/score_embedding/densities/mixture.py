@@ -21,6 +21,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from score_embedding.densities import windows
+from score_embedding.densities.mixture_levels import Levels
 from score_embedding.densities.model import ArrayModel
 
 # Axes of variance below this share of s^2 are merged into the rest at noise level s.
@@ -69,6 +71,18 @@ class GaussianMixture(ArrayModel):
                 for rows in torch.split(y, batch_rows)
             ]
         )
+
+    def denoise_each(self, x: Tensor, levels: list[float], stride: int) -> Tensor:
+        """As `Model.denoise_each`: images of different levels in one evaluation."""
+        if len(set(levels)) < 2:
+            return super().denoise_each(x, levels, stride)
+        own = Levels(**self.to(x).tensors(), negligible=NEGLIGIBLE, min_probability=MIN_PROBABILITY)
+        s = torch.tensor(levels, dtype=x.dtype, device=x.device)
+
+        def estimate(rows: Tensor) -> Tensor:
+            return own.posterior_mean(rows.view(len(x), -1, self.d), s).flatten(0, 1)
+
+        return windows.average(x, self.shape[1:], stride, estimate)
 
     def log_density(self, y: Tensor, s: float, batch_rows: int = BATCH_ROWS) -> Tensor:
         """As `ArrayModel.log_density`; s may be 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Protocol, Self
 
@@ -32,6 +33,9 @@ class Model(Protocol):
         """The posterior mean of images x (n, c, h, w) at noise level s > 0, shape and dtype of x.
         A density of small arrays is applied to windows every `stride` pixels."""
 
+    def denoise_each(self, x: Tensor, levels: list[float], stride: int) -> Tensor:
+        """As `denoise_images`, each image at a noise level of its own."""
+
     def log_density_images(self, x: Tensor, s: float) -> Tensor:
         """log p of images x (n, c, h, w) with noise of level s > 0, (n,). Raises ValueError where
         they have no density in closed form."""
@@ -51,6 +55,17 @@ class Parameters:
     """A frozen dataclass whose fields are the tensors of a density."""
 
     NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ()  # names of weights and variances
+
+    @abstractmethod
+    def denoise_images(self, x: Tensor, s: float, stride: int) -> Tensor:
+        """As `Model.denoise_images`."""
+
+    def denoise_each(self, x: Tensor, levels: list[float], stride: int) -> Tensor:
+        """As `Model.denoise_each`, the images of equal level together."""
+        denoised = torch.empty_like(x)
+        for s, same in by_level(levels):
+            denoised[same] = self.denoise_images(x[same], s, stride)
+        return denoised
 
     def tensors(self) -> dict[str, Tensor]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -112,6 +127,12 @@ class ArrayModel(Parameters):
         if min(c, h, w) < 1 or stride > min(h, w):
             raise ValueError(f"shape {self.shape}, stride {stride}")
         super().check(stride)
+
+
+def by_level(levels: list[float]) -> Iterator[tuple[float, list[int]]]:
+    """Each noise level, and the images that have it."""
+    for s in dict.fromkeys(levels):
+        yield s, [i for i, level in enumerate(levels) if level == s]
 
 
 def shape_of(arrays: Tensor) -> tuple[int, int, int]:

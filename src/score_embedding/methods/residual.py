@@ -26,7 +26,7 @@ from score_embedding import kinds
 from score_embedding.arrays import normal, uniform
 from score_embedding.config.schema import Config
 from score_embedding.config.sections import Model
-from score_embedding.data import crops
+from score_embedding.data.crops import Crops
 from score_embedding.data.datasets import load_photographs
 from score_embedding.methods import preconditioning
 from score_embedding.methods.base import Batch, Known, Network
@@ -40,17 +40,16 @@ _LOG_NORMAL = (-1.9, 1.2)  # mean and width of ln(s): Karras et al.'s, for image
 
 @dataclass(frozen=True)
 class ResidualMatching:
-    """Denoising of crops drawn from photographs, or of whole images where they are of `size`."""
+    """Denoising of crops drawn from photographs, or of whole images where they are of that size."""
 
-    photographs: list[Tensor]
-    size: tuple[int, int]
+    crops: Crops
     precomputed: Precomputed
     config: Config
     num_images: int
 
     @property
     def device(self) -> torch.device:
-        return self.photographs[0].device
+        return self.crops.images[0].device
 
     def __len__(self) -> int:
         return self.num_images
@@ -60,7 +59,7 @@ class ResidualMatching:
         levels, targets the crops without noise."""
         count = self.config.data_loader.batch_size
         flip = self.config.data_loader.crops
-        x_0 = crops.draw(self.photographs, self.size, count, generator, flip)
+        x_0 = self.crops.draw(count, generator, flip)
         s = draw_levels(self.precomputed, self.config.training.noise_levels, count, generator)
         z = normal(x_0.shape, generator)
         s, z = s.to(self.device), z.to(self.device)
@@ -79,8 +78,8 @@ def objective(
     photographs: list[Tensor], precomputed: Precomputed, config: Config, num_images: int
 ) -> ResidualMatching:
     """Of photographs (c, h, w); an epoch is `num_images` steps."""
-    size = config.data_loader.image_size
-    return ResidualMatching(photographs, size, precomputed, config, num_images)
+    crops = Crops.of(photographs, config.data_loader.image_size)
+    return ResidualMatching(crops, precomputed, config, num_images)
 
 
 def draw_levels(

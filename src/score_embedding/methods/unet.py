@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusers import UNet2DModel
 from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from score_embedding.config.sections import Model
@@ -41,6 +42,20 @@ class TimeProjection(nn.Module):
             scaled, self.ch, downscale_freq_shift=1, max_period=self.max_positions
         )
         return features
+
+
+class ResidualBlock(ResnetBlock2D):  # type: ignore[misc]
+    """diffusers' residual block, which keeps the memory format of its input in training, too.
+
+    Where `training` is set, ResnetBlock2D.forward copies the input of its shortcut into NCHW, to
+    avoid a warning of DistributedDataParallel, and in channels-last memory that convolution has to
+    copy it back. It reads `training` for nothing else; dropout is a module with its own.
+    """
+
+    def train(self, mode: bool = True) -> ResidualBlock:
+        super().train(mode)
+        self.training = False
+        return self
 
 
 class UNet(ScoreNetwork):
@@ -88,7 +103,10 @@ class UNet(ScoreNetwork):
         )
         if not model.resample_with_conv:
             _resample_without_convolution(unet)
-        self.unet = unet
+        for module in unet.modules():
+            if isinstance(module, ResnetBlock2D):
+                module.__class__ = ResidualBlock
+        self.unet = unet.train()
         self.ch = model.ch
 
     def forward(self, x: Tensor, t: Tensor, index: Tensor | None = None) -> Tensor:

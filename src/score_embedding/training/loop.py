@@ -70,7 +70,7 @@ def train(
     """
     options, device = config.training, objective.device
     steps, seconds = options.steps(len(objective)), options.seconds or math.inf
-    forward = _forward(network, config, device)
+    forward = forward_of(network, config, device)
     before, first = precompute_seconds or {}, 0 if config.held_out else config.misc.profile_freq
     state = training_state.start(network, options, device, before, first)
 
@@ -95,7 +95,7 @@ def train(
             _evaluate_when_due(state, evaluate, config, signals, describe)
             while not done() and state.history.training_seconds < due:
                 with signals.postponed():
-                    _step(forward, state, objective, config)
+                    step(forward, state, objective, config)
                 stage.to(state.history.step, note=f"loss {state.history.rows[-1]['loss']:.4g}")
                 _evaluate_when_due(state, evaluate, config, signals, describe)
             state.finished = done()
@@ -120,7 +120,7 @@ def train(
     return state.history
 
 
-def _step(forward: Network, state: TrainingState, objective: Objective, config: AnyConfig) -> None:
+def step(forward: Network, state: TrainingState, objective: Objective, config: AnyConfig) -> None:
     """One step of the optimiser and its row of the history."""
     options, history = config.training, state.history
     started = time.perf_counter()
@@ -174,7 +174,7 @@ def _evaluate_when_due(
         log.info("the target %g is reached after %d steps", target, history.step)
 
 
-def _forward(network: ScoreNetwork, config: AnyConfig, device: torch.device) -> ScoreNetwork:
+def forward_of(network: ScoreNetwork, config: AnyConfig, device: torch.device) -> ScoreNetwork:
     """The network as training calls it: compiled, and under bfloat16 autocast, where the config
     asks for it.
 
