@@ -133,14 +133,15 @@ def fit(
 
     Parameters
     ----------
-    kind : "white", "empirical", "gaussian", "low_rank", "stationary" or "patch_mixture": see
-        score_embedding.densities.
+    kind : "white", "empirical", "gaussian", "low_rank", "stationary", "patch_mixture",
+        "image_mixture" or "combined": see score_embedding.densities.
     images : (n, c, h, w), or a list of (c, h, w) of any sizes; floating point. Fitted in float64
         where they are float64, else in float32.
     side : of the square arrays that the density is of; by kind if None. Images of exactly that size
         are taken unchanged, from others windows are drawn.
     stride : of the windows when larger images are denoised; at most `side`.
-    components, em_steps : of patch_mixture; more of both are slower and a little better.
+    components : of patch_mixture and combined, and at most those of image_mixture; more are slower
+        and a little better. em_steps : of patch_mixture and combined, the same.
     rank : of low_rank.
     arrays : number of windows drawn, all places equally likely; of large windows, as many as hold
         2^24 numbers.
@@ -157,7 +158,8 @@ def fit(
     listed = [_image(image) for image in images]
     if not listed or len({image.shape[0] for image in listed}) > 1:
         raise ValueError("images of the same number of channels are needed, one or more")
-    side = whole(about.side_of(side), "side", 1, about.largest)
+    shortest = min(min(image.shape[1:]) for image in listed)
+    side = whole(about.side_of(side, shortest), "side", 1, about.largest)
     stride = whole(stride, "stride", 1)
     if stride > side and not about.fixed_side:
         raise ValueError(f"stride: from 1 to the side of the arrays, {side}, got {stride}")

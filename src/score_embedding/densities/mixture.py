@@ -129,7 +129,8 @@ class GaussianMixture(ArrayModel):
         probability = probability.masked_fill(probability < least, 0)
         probability = probability / probability.sum(dim=1, keepdim=True)
         mean = torch.zeros_like(y)
-        for k, (own, axes) in enumerate(zip(self.means, self.axes, strict=True)):
+        for k in (probability > 0).any(dim=0).nonzero()[:, 0].tolist():
+            own, axes = self.means[k], self.axes[k]
             likely = probability[:, k].nonzero()[:, 0]
             centred = y[likely] - own
             gain = self.variances[k] / (self.variances[k] + s**2)

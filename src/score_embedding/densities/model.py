@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, get_type_hints
 
 import torch
 from torch import Tensor
@@ -42,29 +42,77 @@ class Model(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """The parameters by name, as they are saved."""
 
+    def array_shapes(self) -> dict[str, tuple[int, ...] | None]:
+        """The shapes (c, h, w) of the arrays that it and its parts are densities of."""
+
     def check(self, stride: int) -> None:
         """Raise ValueError where the parts, as read from a file, do not fit together."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """A frozen dataclass whose fields are the tensors of a density."""
+    """A frozen dataclass whose fields are the tensors of a density, or other densities: its parts,
+    of which the tensors are saved as `part.name`."""
 
     NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ()  # names of weights and variances
 
-    def tensors(self) -> dict[str, Tensor]:
+    @classmethod
+    def read(cls, tensors: dict[str, Tensor], shapes: dict[str, Any], name: str = "") -> Self:
+        """From `tensors()`, and the shapes of arrays by the name of a part, "" for the whole.
+        Raises TypeError where a tensor is missing or there is one too many."""
+        own = {key: value for key, value in tensors.items() if "." not in key}
+        hints = get_type_hints(cls)
+        for part in {key.split(".")[0] for key in tensors if "." in key}:
+            if not issubclass(hints.get(part, object), Parameters):
+                raise TypeError(f"no part {part}")
+            inner = {
+                key.removeprefix(f"{part}."): value
+                for key, value in tensors.items()
+                if key.startswith(f"{part}.")
+            }
+            own[part] = hints[part].read(inner, shapes, f"{name}.{part}".lstrip("."))
+        shape = {"shape": tuple(shapes[name])} if shapes.get(name) else {}
+        return cls(**shape, **own)
+
+    def parts(self) -> dict[str, Parameters]:
+        """The densities that it is made of, by their names."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Parameters)}
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """The tensors that are of no part."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
+    def tensors(self) -> dict[str, Tensor]:
+        found = self.own_tensors()
+        for name, part in self.parts().items():
+            found |= {f"{name}.{key}": value for key, value in part.tensors().items()}
+        return found
+
+    def array_shapes(self) -> dict[str, tuple[int, ...] | None]:
+        """The shapes of arrays as `read` needs them."""
+        found: dict[str, tuple[int, ...] | None] = {"": getattr(self, "shape", None)}
+        for name, part in self.parts().items():
+            found |= {
+                f"{name}.{key}".rstrip("."): shape for key, shape in part.array_shapes().items()
+            }
+        return found
+
     def to(self, like: Tensor) -> Self:
-        return replace(self, **{name: value.to(like) for name, value in self.tensors().items()})
+        moved: dict[str, Tensor | Parameters] = {
+            name: value.to(like) for name, value in self.own_tensors().items()
+        }
+        return replace(self, **moved, **{k: part.to(like) for k, part in self.parts().items()})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape that each tensor must have to fit the others."""
-        return {name: tuple(value.shape) for name, value in self.tensors().items()}
+        """The shape that each of its own tensors must have to fit the others."""
+        return {name: tuple(value.shape) for name, value in self.own_tensors().items()}
 
     def check(self, stride: int) -> None:  # noqa: ARG002 - of windows, which not all have
-        tensors, wanted = self.tensors(), self.shapes()
+        for part in self.parts().values():
+            part.check(1)
+        tensors, wanted = self.own_tensors(), self.shapes()
         if not all(v.is_floating_point() and v.isfinite().all() for v in tensors.values()):
             raise ValueError("values that are not finite numbers")
         shapes = {name: tuple(value.shape) for name, value in tensors.items()}

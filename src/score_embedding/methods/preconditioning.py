@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from score_embedding import atomic_files, densities, kinds
+from score_embedding import atomic_files, densities, frequencies, kinds
 from score_embedding.arrays import normal
 from score_embedding.config.schema import Config
 from score_embedding.config.sections import ImageDensity
@@ -26,7 +26,6 @@ from score_embedding.densities import Density, fit
 from score_embedding.densities.density import number_of_arrays
 from score_embedding.densities.fitting import FLOOR
 from score_embedding.errors import CheckpointError, ConfigError
-from score_embedding.methods import frequencies
 from score_embedding.methods.base import Network
 from score_embedding.sde import VarianceExploding
 
@@ -96,8 +95,13 @@ class Precomputed:
 def check(images: Tensor, options: ImageDensity) -> None:
     """Raise ConfigError where the density cannot be fitted to images (n, c, h, w)."""
     kind = kinds.DENSITIES[options.kind]
-    side = kind.side_of(options.side)
+    side = kind.side_of(options.side, min(images.shape[2:]))
     count = number_of_arrays(list(images), side, options.arrays)
+    if count < kind.least:
+        raise ConfigError(
+            f"image_density.kind: {options.kind} needs {kind.least} images or windows, of which "
+            f"some are held out, there are {count}; patch_mixture needs fewer"
+        )
     if kind.mixture and count < max(2, options.components):
         raise ConfigError(
             f"image_density.components: {options.components} cannot be fitted to {count} window(s) "
