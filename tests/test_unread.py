@@ -27,7 +27,7 @@ SMALL = TINY | {
     "data_loader.image": "[astronaut, coffee]",
     "data_loader.num_images": 2,
     "image_density.side": 2,
-    "image_density.arrays": 64,
+    "image_density.arrays": 256,
     "image_density.components": 4,
     "image_density.em_steps": 1,
     "image_density.rank": 4,

@@ -2,6 +2,10 @@
 
 A density is fitted to the photographs; the standard deviation of x_0 - D_pre(x, s) is measured at
 noise levels s of the diffusion and in rings of spatial frequency. Both are saved with the run.
+
+A density knows the images that it was fitted to, the more so the more parameters it has, and its
+residual is larger on others. It is measured on others where there are enough images. Training is on
+all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from score_embedding.config.schema import Config
 from score_embedding.config.sections import ImageDensity
 from score_embedding.data import crops
 from score_embedding.dct import dct, inverse_dct
-from score_embedding.densities import Density, fit
+from score_embedding.densities import Density, fit, splitting
 from score_embedding.densities.density import number_of_arrays
 from score_embedding.densities.fitting import FLOOR
 from score_embedding.errors import CheckpointError, ConfigError
@@ -30,7 +34,9 @@ from score_embedding.methods.base import Network
 from score_embedding.sde import VarianceExploding
 
 _LEVELS = 9  # noise levels at which c_out is measured, even in their logarithm
-_MEASURED = 32  # crops at each of them
+_MEASURED = 32  # crops at each of them, at least
+_DIVIDED_FROM = 100  # images on, some are held out from the density, and the residual is theirs
+_HELD_OUT = 256  # of them, at most
 _LEAST_STD = 1e-3  # smallest residual over the noise: a density may be exact
 
 
@@ -115,8 +121,9 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
     that both took. Raises ConfigError where the density cannot be fitted to them."""
     clock = [time.perf_counter()]
     options, seed = config.image_density, config.training.seed
+    fitted, others = divided(photographs, seed)
     # On the CPU, wherever the images are: not every device knows float64 and eigenvectors.
-    here = [photograph.cpu() for photograph in photographs]
+    here = [photograph.cpu() for photograph in fitted]
     try:
         density = fit(images=here, seed=seed, **options.model_dump()).to(photographs[0])
     except ValueError as error:
@@ -128,12 +135,21 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
     levels = torch.linspace(first, last, _LEVELS, dtype=torch.float32, device="cpu").exp()
     size = config.data_loader.image_size
     rings = 1 if kinds.DENSITIES[options.kind].pointwise else frequencies.count(*size)
-    residual_std = measure_residual(density, photographs, levels, size, rings, seed)
+    residual_std = measure_residual(density, others, levels, size, rings, seed)
     clock.append(time.perf_counter())
     pixels = torch.cat([photograph.flatten() for photograph in photographs])
     sigma_data = max(float(pixels.std(correction=0)), FLOOR**0.5)  # 0 of a constant image
     precomputed = Precomputed(density, float(pixels.mean()), sigma_data, levels, residual_std)
     return precomputed, {"density": clock[1] - clock[0], "preconditioning": clock[2] - clock[1]}
+
+
+def divided(photographs: list[Tensor], seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The photographs that the density is fitted to, and those that its residual is measured on:
+    others where there are at least _DIVIDED_FROM, else the same."""
+    if len(photographs) < _DIVIDED_FROM:
+        return photographs, photographs
+    fitted, others = splitting.split(len(photographs), seed, _HELD_OUT)
+    return [photographs[i] for i in fitted.tolist()], [photographs[i] for i in others.tolist()]
 
 
 def measure_residual(
@@ -147,7 +163,7 @@ def measure_residual(
     """The standard deviation of x_0 - D_pre at noise levels (L,) in `rings` rings of
     spatial frequency, on crops of this size: (L, rings)."""
     generator = torch.Generator().manual_seed(seed)
-    x_0 = crops.draw(photographs, size, _MEASURED, generator)
+    x_0 = crops.draw(photographs, size, max(_MEASURED, len(photographs)), generator)
     measured = []
     for s in levels.tolist():
         z = normal(x_0.shape, generator).to(x_0)
