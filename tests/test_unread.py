@@ -81,6 +81,7 @@ OTHER = {
     "sample.tolerance": 1e-1,
     "sample.conditional_weight": 0.5,
     "sample.prior": "matched",
+    "sample.gaussian_above": 1.5,
     "data_loader.seed": 5,
     "data_loader.image": "rocket",
 }

@@ -124,6 +124,7 @@ _OF_DENSITY = (*_SOLVE, "training.target", "model.num_images", "model.image_cond
 _OF_STEPS = ("misc.eps", "training.noise_levels")
 _MIXTURE = ("image_density.components", "image_density.em_steps")
 _RANK = ("image_density.rank",)
+_GAUSSIAN = ("sample.gaussian_above",)
 _WINDOWS = ("image_density.side", "image_density.stride")
 _IMAGE, _PATH, _SEED = ("data_loader.image",), ("data_loader.path",), ("data_loader.seed",)
 
@@ -275,7 +276,7 @@ METHODS = {
         "the paper's embedded images",
         (SCORES,),
         by_name=False,
-        unread=("image_density", "training.noise_levels"),
+        unread=("image_density", "training.noise_levels", *_GAUSSIAN),
     ),
     "residual": MethodKind(
         f"{_METHODS}.residual",
@@ -296,7 +297,7 @@ METHODS = {
     "closed_form": MethodKind(
         f"{_METHODS}.exact",
         "the exact score of the images, no training",
-        unread=(*_SOLVE, *_NETWORK, *_TRAINING, "image_density"),
+        unread=(*_SOLVE, *_NETWORK, *_TRAINING, "image_density", *_GAUSSIAN),
     ),
 }
 

@@ -85,6 +85,10 @@ class Combined(ArrayModel):
     def log_density(self, y: Tensor, s: float) -> Tensor:
         return self.log_density_images(y, s)
 
+    def flow(self, y: Tensor, s_from: float, s_to: float) -> Tensor:
+        """As `ArrayModel.flow`, of the images."""
+        return self.images.flow(y, s_from, s_to)
+
     def _denoised(self, x: Tensor, s: float, stride: int) -> tuple[Tensor, Tensor]:
         """D_k of images x (n, c, h, w), (2, n, c, h, w), and the mean (1, c, h, w)."""
         side, small = self.shape[1], self.patches.shape[1]

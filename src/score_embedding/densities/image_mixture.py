@@ -14,7 +14,7 @@ they cannot be told apart.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -64,6 +64,13 @@ class ImageMixture(ArrayModel):
         count = centred.shape[1] - along.shape[1]
         log_p = -(others / variance + count * (2 * math.pi * variance).log()) / 2
         return log_p + self.coordinates.log_density(along, s)
+
+    def flow(self, y: Tensor, s_from: float, s_to: float) -> Tensor:
+        """As `ArrayModel.flow`."""
+        inner = self.coordinates.gaussian()
+        mean, axes = self.mean + self.axes @ inner.means[0], self.axes @ inner.axes[0]
+        whole = replace(inner, means=mean[None], axes=axes[None], rest=self.rest)
+        return whole.flow(y, s_from, s_to)
 
 
 Model = ImageMixture

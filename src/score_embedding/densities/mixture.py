@@ -95,6 +95,32 @@ class GaussianMixture(ArrayModel):
         variances, rest = (values / (values + s**2) for values in (self.variances, self.rest))
         return replace(self, variances=variances, rest=rest).covariances()
 
+    def gaussian(self) -> GaussianMixture:
+        """One Gaussian of the same mean and covariance."""
+        if len(self.weights) == 1:
+            return self
+        mean = self.weights @ self.means
+        centred = self.means - mean
+        between = centred.mT @ (self.weights[:, None] * centred)
+        within = (self.weights[:, None, None] * self.covariances()).sum(dim=0)
+        variances, axes = torch.linalg.eigh((within + between).double())
+        variances, axes = variances.flip(0).clamp_min(0).to(mean), axes.flip(1).to(mean)
+        one, rest = variances.new_ones(1), variances.new_zeros(1)
+        return GaussianMixture(
+            self.shape, one, mean[None], axes[None].contiguous(), variances[None], rest
+        )
+
+    def flow(self, y: Tensor, s_from: float, s_to: float) -> Tensor:
+        """As `ArrayModel.flow`: each principal axis of variance v is scaled by the root of
+        (v + s_to^2) / (v + s_from^2)."""
+        own = self.gaussian().to(y)
+        scale, others = (
+            ((v + s_to**2) / (v + s_from**2)).sqrt() for v in (own.variances[0], own.rest)
+        )
+        centred = y - own.means
+        along = centred @ own.axes[0]
+        return own.means + others * centred + ((scale - others) * along) @ own.axes[0].T
+
     def truncated(self, rank: int) -> GaussianMixture:
         """Only the `rank` leading axes kept; the trace of every covariance stays."""
         kept, dropped = self.variances[:, :rank], self.variances[:, rank:]

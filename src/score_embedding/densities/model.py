@@ -36,6 +36,10 @@ class Model(Protocol):
         """log p of images x (n, c, h, w) with noise of level s > 0, (n,). Raises ValueError where
         they have no density in closed form."""
 
+    def gaussian_flow(self, x: Tensor, s_from: float, s_to: float) -> Tensor:
+        """Images x (n, c, h, w) at noise level s_from moved to s_to by the probability flow of the
+        Gaussian of the same mean and covariance. Raises ValueError where they have none."""
+
     def to(self, like: Tensor) -> Self:
         """On the device and in the dtype of `like`."""
 
@@ -141,19 +145,33 @@ class ArrayModel(Parameters):
     def log_density(self, y: Tensor, s: float) -> Tensor:
         """log p of arrays y (L, d) with noise of level s > 0, (L,)."""
 
+    def flow(self, y: Tensor, s_from: float, s_to: float) -> Tensor:  # noqa: ARG002 - not all have
+        """As `Model.gaussian_flow`, of arrays y (L, d)."""
+        raise ValueError(f"{type(self).__name__} defines no flow of its Gaussian")
+
     def denoise_images(self, x: Tensor, s: float, stride: int) -> Tensor:
         return windows.average(x, self.shape[1:], stride, lambda y: self.denoise(y, s))
 
     def log_density_images(self, x: Tensor, s: float) -> Tensor:
+        return self.log_density(self._rows(x), s).reshape(len(x), -1).sum(dim=1)
+
+    def gaussian_flow(self, x: Tensor, s_from: float, s_to: float) -> Tensor:
+        moved = self.flow(self._rows(x), s_from, s_to)
+        n, c, h, w = x.shape
+        if self.shape[1:] == (1, 1):
+            return moved.view(n, h, w, c).permute(0, 3, 1, 2)
+        return moved.view(x.shape)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """Images (n, c, h, w), which are one array each, or one for each pixel: (L, d)."""
         if self.shape[1:] == (1, 1):  # pixels are independent
-            pixels = x.permute(0, 2, 3, 1).flatten(0, 2)  # (n h w, c)
-            return self.log_density(pixels, s).reshape(len(x), -1).sum(dim=1)
+            return x.permute(0, 2, 3, 1).flatten(0, 2)  # (n h w, c)
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(
                 f"images of shape {tuple(x.shape[1:])}: this density is one of arrays of shape "
                 f"{self.shape}, and its windows have no joint density in closed form"
             )
-        return self.log_density(x.flatten(1), s)
+        return x.flatten(1)
 
     def check(self, stride: int) -> None:
         c, h, w = self.shape

@@ -116,6 +116,27 @@ def check(images: Tensor, options: ImageDensity) -> None:
         )
 
 
+def check_gaussian(density: Density, config: Config) -> None:
+    """Raise ConfigError where sample.gaussian_above is too low, or the density has no Gaussian of
+    whole images."""
+    level, size = config.sample.gaussian_above, config.data_loader.image_size
+    if level is None:
+        return
+    least = float(VarianceExploding(config.diffusion.sigma).std(config.misc.eps))
+    if level <= least:
+        raise ConfigError(
+            f"sample.gaussian_above: {level:g} is not above the noise at misc.eps, {least:.3g}; "
+            f"the flow is nearly that of a Gaussian above some 20 standard deviations of the pixels"
+        )
+    try:
+        density.gaussian_flow(torch.zeros(1, density.channels, *size), level, level)
+    except ValueError as error:
+        raise ConfigError(
+            f"sample.gaussian_above: {error}; use image_density.kind combined, image_mixture, "
+            f"gaussian or low_rank with image_density.side of the images, or stationary"
+        ) from None
+
+
 def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, dict[str, float]]:
     """The density of photographs (c, h, w) with its residual at each noise level, and the seconds
     that both took. Raises ConfigError where the density cannot be fitted to them."""
@@ -128,6 +149,7 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
         density = fit(images=here, seed=seed, **options.model_dump()).to(photographs[0])
     except ValueError as error:
         raise ConfigError(f"image_density: {error}") from error
+    check_gaussian(density, config)
     clock.append(time.perf_counter())
     sde = VarianceExploding(config.diffusion.sigma)
     ends = sde.std(torch.tensor([config.misc.eps, 1.0], dtype=torch.float64)).log()
