@@ -133,28 +133,29 @@ def fit(arrays: Tensor, options: FitOptions) -> Combined:
         arrays[i.to(arrays.device)] for i in split(len(arrays), options.seed, HELD_OUT)
     )
     generator = torch.Generator(device="cpu").manual_seed(options.seed)
-    c, h, w = shape_of(arrays)
+    _, h, w = shape_of(arrays)
     side = min(PATCH, h, w)
     patches = fitted
     if (h, w) != (side, side):
         patches = crops.draw(list(fitted), (side, side), PATCHES, generator)
-    rings = frequencies.count(h, w)
-    levels = _levels(fitted).to(arrays)
-    unknown = Combined(
-        (c, h, w),
-        image_mixture.fit(fitted, options),
-        patch_mixture.fit(patches, options),
-        levels,
-        levels.new_zeros(LEVELS, 2, rings),
-    )
-    return replace(unknown, weights=_fitted_weights(unknown, held_out, generator).to(arrays))
+    of_images, of_patches = image_mixture.fit(fitted, options), patch_mixture.fit(patches, options)
+    return combine(of_images, of_patches, held_out, frequencies.count(h, w), generator)
 
 
-def _levels(arrays: Tensor) -> Tensor:
-    """LEVELS noise levels, even in their logarithm."""
-    std = max(float(arrays.std(correction=0)), 1e-3)
+def combine(
+    images: ImageMixture,
+    patches: GaussianMixture,
+    held_out: Tensor,
+    rings: int,
+    generator: torch.Generator,
+) -> Combined:
+    """Two densities with the a_k of least squared error on images (n, c, h, w) that neither was
+    fitted to, in `rings` rings of spatial frequency."""
+    std = max(float(held_out.std(correction=0)), 1e-3)
     low, high = (math.log(std * end) for end in RANGE)
-    return torch.linspace(low, high, LEVELS, dtype=torch.float64, device="cpu").exp()
+    levels = torch.linspace(low, high, LEVELS, dtype=torch.float64, device="cpu").exp().to(held_out)
+    unknown = Combined(images.shape, images, patches, levels, levels.new_zeros(LEVELS, 2, rings))
+    return replace(unknown, weights=_fitted_weights(unknown, held_out, generator).to(held_out))
 
 
 def _fitted_weights(model: Combined, x_0: Tensor, generator: torch.Generator) -> Tensor:
