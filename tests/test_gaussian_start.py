@@ -155,6 +155,10 @@ def test_a_level_or_a_density_that_cannot_be_is_refused():
     low = config.model_copy(update={"sample": Sample(gaussian_above=0.01)})
     with pytest.raises(ConfigError, match=r"gaussian_above: 0\.01 is not above the noise at misc"):
         preconditioning.precompute(images, low)
+    known, _ = preconditioning.precompute(images, config.model_copy(update={"sample": Sample()}))
+    finished = TrainedModel(method_of(config), None, KnownDensity({}, known, []))
+    with pytest.raises(ConfigError, match=r"sample\.gaussian_above: images of shape.*combined"):
+        finished.sample(images[0][None])
     values = {"name": "x", "data_loader": {"dataset": "cifar"}, "sample": {"gaussian_above": -1}}
     with pytest.raises(ConfigError, match="gaussian_above"):
         loading.validate(values, "test")

@@ -162,6 +162,8 @@ class Residual(ContinuousMethod):
 
     def gaussian_flow(self, known: Known) -> GaussianFlow:
         assert isinstance(known, KnownDensity)
+        # Also here: the sample section of a finished run can be another.
+        preconditioning.check_gaussian(known.precomputed.density, self.config)
         return known.precomputed.density.gaussian_flow
 
     def denoise(self, network: Network | None, x: Tensor, s: Tensor, known: Known) -> Tensor:
