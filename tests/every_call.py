@@ -76,7 +76,7 @@ for kind in DENSITIES:
     densities.save(density, f"{path}.density")
     density = densities.load(f"{path}.density").to(images)
     for given in (images[..., :4, :4], images[..., :4, :4].half().numpy()):
-        for name in ("denoise", "score", "log_density"):
+        for name in ("denoise", "score", "log_density")[: 2 + DENSITIES[kind].likelihood]:
             keep(f"{kind} {name} {given.dtype}", getattr(density, name)(given, [0.1, 0.3, 0.1]))
     keep(f"{kind} windows", density.denoise(images.double(), 0.4))
 

@@ -8,7 +8,17 @@ PACKAGE = Path(__file__).parents[1] / "src" / "score_embedding"
 # Each imports only those before it. `_deprecated` knows how old names warn; what they stand for is
 # imported when they are used.
 ORDER = (
-    *("_deprecated", "errors", "arrays", "progress", "sde", "dct", "atomic_files", "kinds"),
+    *(
+        "_deprecated",
+        "errors",
+        "arrays",
+        "progress",
+        "sde",
+        "dct",
+        "frequencies",
+        "atomic_files",
+        "kinds",
+    ),
     *("config", "data", "fokker_planck", "densities", "methods", "training"),
     *("evaluation", "runs", "report", "restoration", "pipeline", "comparison", "cli", "__main__"),
 )

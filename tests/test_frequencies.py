@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.fft import dctn, idctn
 
+from score_embedding import frequencies
 from score_embedding.dct import dct, inverse_dct
-from score_embedding.methods import frequencies
 
 SIZES = [(1, 1), (1, 9), (2, 2), (4, 100), (5, 7), (8, 8), (32, 32), (128, 97)]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 from scipy.fft import dctn, idctn
+from sklearn.datasets import load_digits
 
 from score_embedding import densities
 from score_embedding.config import loading
@@ -179,6 +180,40 @@ def test_an_untrained_network_answers_as_the_density_to_the_bit(kind, photograph
     moved = model_of(config, network, known).denoise(x, s) - alone
     expected = known.c_out(s, *x.shape[-2:])[..., :1, :1].expand_as(moved)  # at frequency 0
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5)
+
+
+def digits(count):
+    pixels = torch.from_numpy(load_digits().images[:count] / 16).float()
+    return list(pixels[:, None])
+
+
+def test_of_many_images_the_residual_is_that_of_images_that_were_not_fitted_to():
+    config = config_of("empirical", **GREY, image_density={"side": 8})
+    images = digits(400)
+    known, _ = preconditioning.precompute(images, config)
+    fitted, others = preconditioning.divided(images, 0)
+    assert (len(fitted), len(others)) == (360, 40)
+    assert {id(x) for x in fitted}.isdisjoint(id(x) for x in others)
+    assert torch.equal(known.density.model.points, torch.stack(fitted).flatten(1))
+    again = densities.fit("empirical", torch.stack(fitted), side=8)
+    measured = preconditioning.measure_residual(again, others, known.levels, (8, 8), 4, 0)
+    torch.testing.assert_close(known.residual_std, measured)
+    # On its own images it is nearly exact, and c_out would be far too small.
+    on_fitted = preconditioning.measure_residual(again, fitted, known.levels, (8, 8), 4, 0)
+    assert float(on_fitted[0].mean()) < 0.01 * float(known.residual_std[0].mean())
+    error = again.denoise(torch.stack(others), float(known.levels[0])) - torch.stack(others)
+    assert float(known.residual_std[0].square().mean()) == pytest.approx(
+        float(error.square().mean()), rel=0.4
+    )
+    pixels = torch.stack(images).numpy()
+    assert (known.mean, known.sigma_data) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-4)
+
+
+def test_of_few_images_the_density_is_fitted_to_all():
+    for count in (1, 99):
+        images = digits(count)
+        fitted, measured = preconditioning.divided(images, 3)
+        assert fitted is measured is images
 
 
 # Training

@@ -27,7 +27,7 @@ SMALL = TINY | {
     "data_loader.image": "[astronaut, coffee]",
     "data_loader.num_images": 2,
     "image_density.side": 2,
-    "image_density.arrays": 64,
+    "image_density.arrays": 256,
     "image_density.components": 4,
     "image_density.em_steps": 1,
     "image_density.rank": 4,
@@ -81,6 +81,7 @@ OTHER = {
     "sample.tolerance": 1e-1,
     "sample.conditional_weight": 0.5,
     "sample.prior": "matched",
+    "sample.gaussian_above": 1.5,
     "data_loader.seed": 5,
     "data_loader.image": "rocket",
 }

@@ -52,17 +52,24 @@ class PixelDensityKind(Kind):
 class DensityKind(Kind):
     """A density of images. `side`: pixels along a side of the square arrays that it is fitted to,
     where the config gives none, or always with `fixed_side`; `largest`: the largest such side;
-    `mixture`: of components, for each of which at least one array is needed; `pointwise`: its
-    posterior mean is the image itself, rescaled, and tells a network nothing beside the image."""
+    `of_images`: the side is that of the images where they are no larger than `side`; `mixture`: of
+    components, for each of which at least one array is needed; `least`: arrays that it needs;
+    `pointwise`: its posterior mean is the image itself, rescaled, and tells a network nothing
+    beside the image; `likelihood`: it has a log-density in closed form."""
 
     side: int = 8
     largest: int = 32
     fixed_side: bool = False
+    of_images: bool = False
     mixture: bool = False
+    least: int = 1
     pointwise: bool = False
+    likelihood: bool = True
 
-    def side_of(self, side: int | None) -> int:
-        """The side of the arrays where `side` is asked for."""
+    def side_of(self, side: int | None, shortest: int) -> int:
+        """The side of the arrays where `side` is asked for, of images with this shortest side."""
+        if self.of_images and side is None:
+            return min(self.side, shortest)
         return self.side if side is None or self.fixed_side else side
 
 
@@ -117,6 +124,7 @@ _OF_DENSITY = (*_SOLVE, "training.target", "model.num_images", "model.image_cond
 _OF_STEPS = ("misc.eps", "training.noise_levels")
 _MIXTURE = ("image_density.components", "image_density.em_steps")
 _RANK = ("image_density.rank",)
+_GAUSSIAN = ("sample.gaussian_above",)
 _WINDOWS = ("image_density.side", "image_density.stride")
 _IMAGE, _PATH, _SEED = ("data_loader.image",), ("data_loader.path",), ("data_loader.seed",)
 
@@ -188,6 +196,23 @@ DENSITIES = {
     "patch_mixture": DensityKind(
         f"{_DENSITIES}.patch_mixture", "a mixture of Gaussians", 8, mixture=True, unread=_RANK
     ),
+    "image_mixture": DensityKind(
+        f"{_DENSITIES}.image_mixture",
+        "a mixture of Gaussians of whole images",
+        32,
+        of_images=True,
+        unread=("image_density.em_steps", *_RANK),
+    ),
+    "combined": DensityKind(
+        f"{_DENSITIES}.combined",
+        "image_mixture and patch_mixture, combined at each noise level",
+        32,
+        of_images=True,
+        mixture=True,
+        least=20,
+        likelihood=False,
+        unread=_RANK,
+    ),
 }
 
 # data_loader.dataset: where the images come from.
@@ -251,7 +276,7 @@ METHODS = {
         "the paper's embedded images",
         (SCORES,),
         by_name=False,
-        unread=("image_density", "training.noise_levels"),
+        unread=("image_density", "training.noise_levels", *_GAUSSIAN),
     ),
     "residual": MethodKind(
         f"{_METHODS}.residual",
@@ -272,7 +297,7 @@ METHODS = {
     "closed_form": MethodKind(
         f"{_METHODS}.exact",
         "the exact score of the images, no training",
-        unread=(*_SOLVE, *_NETWORK, *_TRAINING, "image_density"),
+        unread=(*_SOLVE, *_NETWORK, *_TRAINING, "image_density", *_GAUSSIAN),
     ),
 }
 

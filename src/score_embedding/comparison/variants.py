@@ -112,10 +112,12 @@ VARIANTS: dict[str, Variant] = {
     },
 }
 DEFAULT = ("score_embedding", "none", "closed_form", "ddpm", "ddim", "ddpm_plain")
+# Densities of whole images are for data sets, not for crops of photographs.
+_OF_WINDOWS = tuple(kind for kind in DENSITIES if not kinds.DENSITIES[kind].of_images)
 DEFAULT_OF_DENOISING = (
     *("plain", "ddpm_plain", "input"),
-    *(f"{kind}_residual" for kind in DENSITIES),
-    *(f"{kind}_alone" for kind in DENSITIES),
+    *(f"{kind}_residual" for kind in _OF_WINDOWS),
+    *(f"{kind}_alone" for kind in _OF_WINDOWS),
 )
 
 

@@ -241,6 +241,9 @@ class Sample(Start):
     # rk45: relative and absolute; round-off of float32 prevents less
     tolerance: Annotated[Positive, Field(ge=1e-9)] = 1e-3
     steps: Count = 10  # heun
+    # residual: from the start down to this noise level by the flow of the density's Gaussian, in
+    # closed form, without evaluations of the network
+    gaussian_above: PositiveOrOff = None
     denoise: bool = False  # end with the posterior mean x + std(eps)^2 score
 
 

@@ -15,7 +15,7 @@ from score_embedding.config.schema import AnyConfig, Config
 _UNREAD_OF_VALUES: dict[str, dict[str, tuple[str, ...]]] = {
     "sample.type": {
         "unconditional": ("sample.conditional_weight",),
-        "conditional": ("sample.prior",),
+        "conditional": ("sample.prior", "sample.gaussian_above"),
     },
     "model.image_conditioning": {"index": (), "time_interval": (), "none": ("model.num_images",)},
     "model.embedding_method": {"linear": ("model.max_positions",), "fourier": ()},

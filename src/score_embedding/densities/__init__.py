@@ -15,6 +15,8 @@ the theory; each kind of density is a file, named in kinds.DENSITIES:
 | low_rank | the same with few leading axes | windows, or whole images of their size |
 | stationary | one Gaussian, diagonal in the DCT | whole images of any size |
 | patch_mixture | a mixture of Gaussians | windows, or whole images of their size |
+| image_mixture | a mixture of Gaussians in the principal axes | whole images |
+| combined | the last two, combined at each noise level and frequency | whole images |
 """
 
 from __future__ import annotations

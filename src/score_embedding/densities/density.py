@@ -92,6 +92,22 @@ class Density:
             found[same] = self.model.log_density_images(tensor[same], s)
         return finite(found.to(result_dtype(x)), "the log-density", _REMEDY)
 
+    def gaussian_flow(self, x: ArrayLike, sigma_from: float, sigma_to: float) -> Tensor:
+        """Images x (n, c, h, w) at noise level sigma_from, moved to sigma_to by the probability
+        flow of the Gaussian of the same mean and covariance, in closed form: each principal axis of
+        variance v is scaled by the root of (v + sigma_to^2) / (v + sigma_from^2). At much noise
+        that is nearly the flow of the density itself. Shape, device and dtype as of `denoise`.
+
+        Raises
+        ------
+        ValueError : levels out of range, or images larger than the density's arrays, where these
+            are windows.
+        """
+        tensor = self._images(x)
+        (s_from,), (s_to,) = (_levels(s, tensor[:1]) for s in (sigma_from, sigma_to))
+        moved = self.model.gaussian_flow(tensor, _positive([s_from], "flow")[0], s_to)
+        return finite(moved.to(result_dtype(x)), "the flow", _REMEDY)
+
     def to(self, like: Tensor) -> Density:
         """On the device and in the dtype of `like`."""
         return replace(self, model=self.model.to(like))
@@ -109,9 +125,12 @@ class Density:
 
     def _denoised(self, x: Tensor, levels: list[float]) -> Tensor:
         """Images x (n, c, h, w) with noise of one level each."""
-        if all(s > 0 for s in levels):
+        noisy = [i for i, s in enumerate(levels) if s > 0]
+        if noisy and len(noisy) == len(x):
             return self.model.denoise_each(x, levels, self.stride)
-        denoised, noisy = x.clone(), [i for i, s in enumerate(levels) if s > 0]
+        denoised = x.clone()
+        if not noisy:
+            return denoised
         denoised[noisy] = self.model.denoise_each(x[noisy], [levels[i] for i in noisy], self.stride)
         return denoised
 
@@ -133,14 +152,15 @@ def fit(
 
     Parameters
     ----------
-    kind : "white", "empirical", "gaussian", "low_rank", "stationary" or "patch_mixture": see
-        score_embedding.densities.
+    kind : "white", "empirical", "gaussian", "low_rank", "stationary", "patch_mixture",
+        "image_mixture" or "combined": see score_embedding.densities.
     images : (n, c, h, w), or a list of (c, h, w) of any sizes; floating point. Fitted in float64
         where they are float64, else in float32.
     side : of the square arrays that the density is of; by kind if None. Images of exactly that size
         are taken unchanged, from others windows are drawn.
     stride : of the windows when larger images are denoised; at most `side`.
-    components, em_steps : of patch_mixture; more of both are slower and a little better.
+    components : of patch_mixture and combined, and at most those of image_mixture; more are slower
+        and a little better. em_steps : of patch_mixture and combined, the same.
     rank : of low_rank.
     arrays : number of windows drawn, all places equally likely; of large windows, as many as hold
         2^24 numbers.
@@ -157,7 +177,8 @@ def fit(
     listed = [_image(image) for image in images]
     if not listed or len({image.shape[0] for image in listed}) > 1:
         raise ValueError("images of the same number of channels are needed, one or more")
-    side = whole(about.side_of(side), "side", 1, about.largest)
+    shortest = min(min(image.shape[1:]) for image in listed)
+    side = whole(about.side_of(side, shortest), "side", 1, about.largest)
     stride = whole(stride, "stride", 1)
     if stride > side and not about.fixed_side:
         raise ValueError(f"stride: from 1 to the side of the arrays, {side}, got {stride}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from score_embedding.densities import gaussian
 from score_embedding.densities.model import ArrayModel, FitOptions, shape_of
 
 BATCH_ROWS = 2048  # arrays at a time
@@ -44,6 +45,11 @@ class Empirical(ArrayModel):
             for rows in torch.split(y, batch_rows)
         ]
         return torch.cat(log_p) - constant
+
+    def flow(self, y: Tensor, s_from: float, s_to: float) -> Tensor:
+        """As `ArrayModel.flow`."""
+        arrays = self.points.to(y).view(-1, *self.shape)
+        return gaussian.fit(arrays, FitOptions()).flow(y, s_from, s_to)
 
 
 Model = Empirical

@@ -21,7 +21,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from score_embedding.densities import windows
 from score_embedding.densities.mixture_levels import Levels
 from score_embedding.densities.model import ArrayModel
 
@@ -72,17 +71,10 @@ class GaussianMixture(ArrayModel):
             ]
         )
 
-    def denoise_each(self, x: Tensor, levels: list[float], stride: int) -> Tensor:
-        """As `Model.denoise_each`: images of different levels in one evaluation."""
-        if len(set(levels)) < 2:
-            return super().denoise_each(x, levels, stride)
-        own = Levels(**self.to(x).tensors(), negligible=NEGLIGIBLE, min_probability=MIN_PROBABILITY)
-        s = torch.tensor(levels, dtype=x.dtype, device=x.device)
-
-        def estimate(rows: Tensor) -> Tensor:
-            return own.posterior_mean(rows.view(len(x), -1, self.d), s).flatten(0, 1)
-
-        return windows.average(x, self.shape[1:], stride, estimate)
+    def denoise_levels(self, y: Tensor, levels: list[float]) -> Tensor:
+        """As `ArrayModel.denoise_levels`, in one evaluation."""
+        own = Levels(**self.to(y).tensors(), negligible=NEGLIGIBLE, min_probability=MIN_PROBABILITY)
+        return own.posterior_mean(y, torch.tensor(levels, dtype=y.dtype, device=y.device))
 
     def log_density(self, y: Tensor, s: float, batch_rows: int = BATCH_ROWS) -> Tensor:
         """As `ArrayModel.log_density`; s may be 0."""
@@ -108,6 +100,32 @@ class GaussianMixture(ArrayModel):
         """C_k (C_k + s^2 I)^-1, (K, d, d); s^2 times it is the covariance of x given y."""
         variances, rest = (values / (values + s**2) for values in (self.variances, self.rest))
         return replace(self, variances=variances, rest=rest).covariances()
+
+    def gaussian(self) -> GaussianMixture:
+        """One Gaussian of the same mean and covariance."""
+        if len(self.weights) == 1:
+            return self
+        mean = self.weights @ self.means
+        centred = self.means - mean
+        between = centred.mT @ (self.weights[:, None] * centred)
+        within = (self.weights[:, None, None] * self.covariances()).sum(dim=0)
+        variances, axes = torch.linalg.eigh((within + between).double())
+        variances, axes = variances.flip(0).clamp_min(0).to(mean), axes.flip(1).to(mean)
+        one, rest = variances.new_ones(1), variances.new_zeros(1)
+        return GaussianMixture(
+            self.shape, one, mean[None], axes[None].contiguous(), variances[None], rest
+        )
+
+    def flow(self, y: Tensor, s_from: float, s_to: float) -> Tensor:
+        """As `ArrayModel.flow`: each principal axis of variance v is scaled by the root of
+        (v + s_to^2) / (v + s_from^2)."""
+        own = self.gaussian().to(y)
+        scale, others = (
+            ((v + s_to**2) / (v + s_from**2)).sqrt() for v in (own.variances[0], own.rest)
+        )
+        centred = y - own.means
+        along = centred @ own.axes[0]
+        return own.means + others * centred + ((scale - others) * along) @ own.axes[0].T
 
     def truncated(self, rank: int) -> GaussianMixture:
         """Only the `rank` leading axes kept; the trace of every covariance stays."""
@@ -143,7 +161,8 @@ class GaussianMixture(ArrayModel):
         probability = probability.masked_fill(probability < least, 0)
         probability = probability / probability.sum(dim=1, keepdim=True)
         mean = torch.zeros_like(y)
-        for k, (own, axes) in enumerate(zip(self.means, self.axes, strict=True)):
+        for k in (probability > 0).any(dim=0).nonzero()[:, 0].tolist():
+            own, axes = self.means[k], self.axes[k]
             likely = probability[:, k].nonzero()[:, 0]
             centred = y[likely] - own
             gain = self.variances[k] / (self.variances[k] + s**2)

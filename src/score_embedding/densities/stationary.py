@@ -13,6 +13,7 @@ basis do not depend on the size of the image.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -53,7 +54,20 @@ class Stationary(Parameters):
         return torch.stack([self.log_density(y, s) for y in x])
 
     def denoise(self, y: Tensor, s: float) -> Tensor:
-        """The posterior mean of an image y (c, h, w) at noise level s, shape and dtype of y.
+        """The posterior mean of an image y (c, h, w) at noise level s, shape and dtype of y."""
+        return self._filtered(y, lambda V: V / (V + s**2))
+
+    def gaussian_flow(self, x: Tensor, s_from: float, s_to: float) -> Tensor:
+        """As `Model.gaussian_flow`, of images of any size."""
+
+        def scale(V: Tensor) -> Tensor:
+            return ((V + s_to**2) / (V + s_from**2)).sqrt()
+
+        return torch.stack([self._filtered(y, scale) for y in x])
+
+    def _filtered(self, y: Tensor, gain_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """An image y (c, h, w) of which each colour and frequency is multiplied by the gain of its
+        variance.
 
         The DCT is the real FFT of the image beside its mirror images, one colour after the other:
         beside the image and its result that takes some 18 of its channels.
@@ -64,7 +78,7 @@ class Stationary(Parameters):
         filtered = torch.empty_like(coloured)
         for colour, variances in enumerate(own.variances):
             V = _variances_at(variances, _indices(2 * h, y), _indices(w + 1, y), h, w)
-            gain = V.div_(V + s**2)
+            gain = gain_of(V)
             spectrum = torch.fft.rfft2(crops.continued(coloured[colour], 2 * h, 2 * w))
             torch.view_as_real(spectrum).mul_(gain[..., None])  # complex, it would be a copy
             filtered[colour] = torch.fft.irfft2(spectrum, (2 * h, 2 * w))[:h, :w]

@@ -16,12 +16,13 @@ from score_embedding.errors import CheckpointError
 
 def save(density: Density, path: str | Path) -> None:
     """Write the density to a file, whole or not at all."""
-    tensors = density.model.tensors()
+    tensors, shapes = density.model.tensors(), density.model.array_shapes()
     about = {
         "model": type(density.model).__name__,
         "kind": density.kind,
         "stride": density.stride,
-        "shape": getattr(density.model, "shape", None),
+        "shape": shapes.pop(""),
+        **({"parts": shapes} if shapes else {}),
     }
     with atomic_files.replacing(Path(path)) as partial:
         save_file(
@@ -42,7 +43,8 @@ def load(path: str | Path) -> Density:
         with safe_open(path, framework="pt", device="cpu") as file:
             about = json.loads((file.metadata() or {})["density"])
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-        return _density(about["kind"], about["model"], about["stride"], about["shape"], tensors)
+        shapes = {"": about["shape"], **about.get("parts", {})}
+        return _density(about["kind"], about["model"], about["stride"], shapes, tensors)
     except (
         *(OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError),
         *(RuntimeError, RecursionError),
@@ -50,12 +52,12 @@ def load(path: str | Path) -> Density:
         raise CheckpointError(f"{path}: not a density that can be read ({error})") from None
 
 
-def _density(kind: str, model: str, stride: int, shape: list[int] | None, tensors: Any) -> Density:
+def _density(kind: str, model: str, stride: int, shapes: Any, tensors: Any) -> Density:
     """Raises ValueError, or TypeError for parameters that are missing, where the parts do not fit
     together."""
     family = kinds.named(kinds.DENSITIES, kind, "kind").load().Model
     if model != family.__name__ or type(stride) is not int or stride < 1:
         raise ValueError(f"kind {kind}, model {model}, stride {stride}")
-    known = family(**({} if shape is None else {"shape": tuple(shape)}), **tensors)
+    known = family.read(tensors, shapes)
     known.check(stride)
     return Density(kind, known, stride)

@@ -10,7 +10,7 @@ from torch import Tensor
 from score_embedding.config.schema import Config
 from score_embedding.methods import samplers
 from score_embedding.methods.base import Known, Method, Network
-from score_embedding.methods.samplers import Samples, Score
+from score_embedding.methods.samplers import GaussianFlow, Samples, Score
 from score_embedding.sde import VarianceExploding
 
 
@@ -37,6 +37,11 @@ class ContinuousMethod(Method):
         (b, c, h, w), numbered index (b,) among the training images."""
         raise NotImplementedError
 
+    def gaussian_flow(self, known: Known) -> GaussianFlow | None:
+        """The flow of the data's Gaussian in closed form, where it is known."""
+        del known
+        return None
+
     def sample(
         self,
         network: Network | None,
@@ -47,4 +52,5 @@ class ContinuousMethod(Method):
     ) -> Samples:
         score, options = self.score(network, known, images, index), self.config.sample
         eps, seed = self.config.misc.eps, self.config.training.seed
-        return samplers.draw(score, images, self.sde, options, eps, seed, first)
+        flow = self.gaussian_flow(known)
+        return samplers.draw(score, images, self.sde, options, eps, seed, first, flow)

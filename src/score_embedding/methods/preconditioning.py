@@ -2,6 +2,10 @@
 
 A density is fitted to the photographs; the standard deviation of x_0 - D_pre(x, s) is measured at
 noise levels s of the diffusion and in rings of spatial frequency. Both are saved with the run.
+
+A density knows the images that it was fitted to, the more so the more parameters it has, and its
+residual is larger on others. It is measured on others where there are enough images. Training is on
+all of them.
 """
 
 from __future__ import annotations
@@ -16,22 +20,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from score_embedding import atomic_files, densities, kinds
+from score_embedding import atomic_files, densities, frequencies, kinds
 from score_embedding.arrays import normal
 from score_embedding.config.schema import Config
 from score_embedding.config.sections import ImageDensity
 from score_embedding.data import crops
 from score_embedding.dct import dct, inverse_dct
-from score_embedding.densities import Density, fit
+from score_embedding.densities import Density, fit, splitting
 from score_embedding.densities.density import number_of_arrays
 from score_embedding.densities.fitting import FLOOR
 from score_embedding.errors import CheckpointError, ConfigError
-from score_embedding.methods import frequencies
 from score_embedding.methods.base import Network
 from score_embedding.sde import VarianceExploding
 
 _LEVELS = 9  # noise levels at which c_out is measured, even in their logarithm
-_MEASURED = 32  # crops at each of them
+_MEASURED = 32  # crops at each of them, at least
+_DIVIDED_FROM = 100  # images on, some are held out from the density, and the residual is theirs
+_HELD_OUT = 256  # of them, at most
 _LEAST_STD = 1e-3  # smallest residual over the noise: a density may be exact
 
 
@@ -96,8 +101,13 @@ class Precomputed:
 def check(images: Tensor, options: ImageDensity) -> None:
     """Raise ConfigError where the density cannot be fitted to images (n, c, h, w)."""
     kind = kinds.DENSITIES[options.kind]
-    side = kind.side_of(options.side)
+    side = kind.side_of(options.side, min(images.shape[2:]))
     count = number_of_arrays(list(images), side, options.arrays)
+    if count < kind.least:
+        raise ConfigError(
+            f"image_density.kind: {options.kind} needs {kind.least} images or windows, of which "
+            f"some are held out, there are {count}; patch_mixture needs fewer"
+        )
     if kind.mixture and count < max(2, options.components):
         raise ConfigError(
             f"image_density.components: {options.components} cannot be fitted to {count} window(s) "
@@ -106,17 +116,40 @@ def check(images: Tensor, options: ImageDensity) -> None:
         )
 
 
+def check_gaussian(density: Density, config: Config) -> None:
+    """Raise ConfigError where sample.gaussian_above is too low, or the density has no Gaussian of
+    whole images."""
+    level, size = config.sample.gaussian_above, config.data_loader.image_size
+    if level is None:
+        return
+    least = float(VarianceExploding(config.diffusion.sigma).std(config.misc.eps))
+    if level <= least:
+        raise ConfigError(
+            f"sample.gaussian_above: {level:g} is not above the noise at misc.eps, {least:.3g}; "
+            f"the flow is nearly that of a Gaussian above some 20 standard deviations of the pixels"
+        )
+    try:
+        density.gaussian_flow(torch.zeros(1, density.channels, *size), level, level)
+    except ValueError as error:
+        raise ConfigError(
+            f"sample.gaussian_above: {error}; use image_density.kind combined, image_mixture, "
+            f"gaussian or low_rank with image_density.side of the images, or stationary"
+        ) from None
+
+
 def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, dict[str, float]]:
     """The density of photographs (c, h, w) with its residual at each noise level, and the seconds
     that both took. Raises ConfigError where the density cannot be fitted to them."""
     clock = [time.perf_counter()]
     options, seed = config.image_density, config.training.seed
+    fitted, others = divided(photographs, seed)
     # On the CPU, wherever the images are: not every device knows float64 and eigenvectors.
-    here = [photograph.cpu() for photograph in photographs]
+    here = [photograph.cpu() for photograph in fitted]
     try:
         density = fit(images=here, seed=seed, **options.model_dump()).to(photographs[0])
     except ValueError as error:
         raise ConfigError(f"image_density: {error}") from error
+    check_gaussian(density, config)
     clock.append(time.perf_counter())
     sde = VarianceExploding(config.diffusion.sigma)
     ends = sde.std(torch.tensor([config.misc.eps, 1.0], dtype=torch.float64)).log()
@@ -124,12 +157,21 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
     levels = torch.linspace(first, last, _LEVELS, dtype=torch.float32, device="cpu").exp()
     size = config.data_loader.image_size
     rings = 1 if kinds.DENSITIES[options.kind].pointwise else frequencies.count(*size)
-    residual_std = measure_residual(density, photographs, levels, size, rings, seed)
+    residual_std = measure_residual(density, others, levels, size, rings, seed)
     clock.append(time.perf_counter())
     pixels = torch.cat([photograph.flatten() for photograph in photographs])
     sigma_data = max(float(pixels.std(correction=0)), FLOOR**0.5)  # 0 of a constant image
     precomputed = Precomputed(density, float(pixels.mean()), sigma_data, levels, residual_std)
     return precomputed, {"density": clock[1] - clock[0], "preconditioning": clock[2] - clock[1]}
+
+
+def divided(photographs: list[Tensor], seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The photographs that the density is fitted to, and those that its residual is measured on:
+    others where there are at least _DIVIDED_FROM, else the same."""
+    if len(photographs) < _DIVIDED_FROM:
+        return photographs, photographs
+    fitted, others = splitting.split(len(photographs), seed, _HELD_OUT)
+    return [photographs[i] for i in fitted.tolist()], [photographs[i] for i in others.tolist()]
 
 
 def measure_residual(
@@ -143,7 +185,7 @@ def measure_residual(
     """The standard deviation of x_0 - D_pre at noise levels (L,) in `rings` rings of
     spatial frequency, on crops of this size: (L, rings)."""
     generator = torch.Generator().manual_seed(seed)
-    x_0 = crops.draw(photographs, size, _MEASURED, generator)
+    x_0 = crops.draw(photographs, size, max(_MEASURED, len(photographs)), generator)
     measured = []
     for s in levels.tolist():
         z = normal(x_0.shape, generator).to(x_0)

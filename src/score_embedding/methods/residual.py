@@ -32,7 +32,7 @@ from score_embedding.methods import preconditioning
 from score_embedding.methods.base import Batch, Known, Network
 from score_embedding.methods.continuous import ContinuousMethod
 from score_embedding.methods.preconditioning import Precomputed
-from score_embedding.methods.samplers import Score
+from score_embedding.methods.samplers import GaussianFlow, Score
 from score_embedding.sde import VarianceExploding
 
 _LOG_NORMAL = (-1.9, 1.2)  # mean and width of ln(s): Karras et al.'s, for images in [0, 1]
@@ -158,6 +158,12 @@ class Residual(ContinuousMethod):
         del images, index
         assert isinstance(known, KnownDensity)
         return score_of(network, known.precomputed, self.sde)
+
+    def gaussian_flow(self, known: Known) -> GaussianFlow:
+        assert isinstance(known, KnownDensity)
+        # Also here: the sample section of a finished run can be another.
+        preconditioning.check_gaussian(known.precomputed.density, self.config)
+        return known.precomputed.density.gaussian_flow
 
     def denoise(self, network: Network | None, x: Tensor, s: Tensor, known: Known) -> Tensor:
         assert isinstance(known, KnownDensity)

@@ -111,7 +111,9 @@ def _of_samples(folder: RunFolder, config: AnyConfig, rows: list[dict[str, float
     samples = artifacts.read_sample_arrays(folder)
     description = json.loads(str(samples["description"]))
     options = type(config.sample)
-    drawn = options(**{key: description[key] for key in options.model_fields})
+    # Samples of an earlier version lack the keys that it did not have.
+    known = {**config.sample.model_dump(), **description}
+    drawn = options(**{key: known[key] for key in options.model_fields})
     how = figures.how_sampled(description)
     otherwise = ""
     if drawn != config.sample:

@@ -20,6 +20,8 @@ from score_embedding.methods.samplers.flow import Samples as Samples
 from score_embedding.methods.samplers.flow import Score as Score
 from score_embedding.methods.samplers.flow import Snapshots as Snapshots
 from score_embedding.methods.samplers.flow import denoised as denoised
+from score_embedding.methods.samplers.gaussian_start import GaussianFlow as GaussianFlow
+from score_embedding.methods.samplers.gaussian_start import integrate_below
 from score_embedding.methods.samplers.start import generator_of as generator_of
 from score_embedding.methods.samplers.start import start as start
 from score_embedding.methods.samplers.start import start_std as start_std
@@ -34,21 +36,39 @@ def draw(
     eps: float,
     seed: int,
     first: int = 0,
+    gaussian_flow: GaussianFlow | None = None,
 ) -> Samples:
     """One sample for each of `images` (b, c, h, w), as a config's sample section asks for; image i
     draws its noise from (seed, first + i).
 
     All images are integrated at once: `in_batches` divides many of them into batches that fit the
-    memory.
+    memory. `gaussian_flow` is that of the data's Gaussian, for sample.gaussian_above.
     """
     x = start(images, start_std(sde, options), seed, options.image_weight, first)
     sampler = kinds.named(kinds.SAMPLERS, options.solver, "solver").load()
-    samples: Samples = sampler.integrate(score, sde, x, eps, options)
+
+    def integrate(score: Score, sde: VarianceExploding, x: Tensor, eps: float) -> Samples:
+        samples: Samples = sampler.integrate(score, sde, x, eps, options)
+        return samples
+
+    level = options.gaussian_above
+    if gaussian_flow is not None and level is not None and begins_above(sde, options, level):
+        samples = integrate_below(level, gaussian_flow, integrate, score, sde, x, eps)
+    else:
+        samples = integrate(score, sde, x, eps)
     return denoised(score, sde, samples, eps) if options.denoise else samples
 
 
 def describe(options: Sample) -> str:
     """The sampler and its accuracy, in a few words."""
     sampler = kinds.named(kinds.SAMPLERS, options.solver, "solver").load()
+    start = ""
+    if options.gaussian_above is not None and options.image_weight is None:
+        start = f", above noise {options.gaussian_above:g} the flow of the Gaussian"
     end = ", denoised at the end" if options.denoise else ""
-    return f"{sampler.describe(options)}{end}"
+    return f"{sampler.describe(options)}{start}{end}"
+
+
+def begins_above(sde: VarianceExploding, options: Sample, level: float) -> bool:
+    """Whether sampling starts from noise alone, of more than this level."""
+    return options.image_weight is None and level < sde.prior_std
