@@ -15,27 +15,27 @@ SIDE, OVERLAP = 128, 16
 
 
 def blended(
-    image: Tensor, estimate: Callable[[Tensor], Tensor], side: int = SIDE, overlap: int = OVERLAP
+    images: Tensor, estimate: Callable[[Tensor], Tensor], side: int = SIDE, overlap: int = OVERLAP
 ) -> Tensor:
-    """`estimate`, of tiles (c, h, w) of at most side x side pixels, over an image (c, H, W).
+    """`estimate`, of tiles (..., h, w) of at most side x side pixels, over images (..., H, W).
 
     Where tiles overlap, their weights fall linearly to their edges: what differs between two tiles
-    passes from one into the other over `overlap` pixels. An image of one tile is
+    passes from one into the other over `overlap` pixels. Images of one tile are
     evaluated unchanged.
     """
-    _, H, W = image.shape
+    H, W = images.shape[-2:]
     (rows, height), (columns, width) = (_tiles(length, side, overlap) for length in (H, W))
     if len(rows) == len(columns) == 1:
-        return estimate(image)
-    total, weights = torch.zeros_like(image), torch.zeros_like(image[0])
+        return estimate(images)
+    total, weights = torch.zeros_like(images), images.new_zeros(H, W)
     with progress.stage("denoising", total=len(rows) * len(columns)) as stage:
         for top in rows:
             for left in columns:
                 place = (slice(top, top + height), slice(left, left + width))
                 down = _ramp(height, overlap, top > 0, top + height < H)
                 right = _ramp(width, overlap, left > 0, left + width < W)
-                weight = (down[:, None] * right).to(image)
-                total[:, *place] += weight * estimate(image[:, *place])
+                weight = (down[:, None] * right).to(images)
+                total[..., *place] += weight * estimate(images[..., *place])
                 weights[place] += weight
                 stage.update()
     return total / weights
