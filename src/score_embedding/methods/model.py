@@ -58,14 +58,20 @@ class TrainedModel:
         network = self._evaluated()
         if network is None:
             return self.method.denoise(None, x, s, self.known)
+        pairs = zip(x, s, strict=True)
+        return torch.stack(
+            [self._denoise_one(network, image, level[None]) for image, level in pairs]
+        )
+
+    def _denoise_one(self, network: ScoreNetwork, image: Tensor, level: Tensor) -> Tensor:
         divisor = self.config.model.divisor
 
         def estimate(tile: Tensor) -> Tensor:
             h, w = tile.shape[-2:]
             whole = crops.continued(tile, *(-(-side // divisor) * divisor for side in (h, w)))
-            return self.method.denoise(network, whole, s, self.known)[..., :h, :w]
+            return self.method.denoise(network, whole[None], level, self.known)[0, :, :h, :w]
 
-        return tiles.blended(x, estimate)
+        return tiles.blended(image, estimate)
 
     def _evaluated(self) -> ScoreNetwork | None:
         return None if self.network is None else self.network.eval()

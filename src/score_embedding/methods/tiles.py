@@ -15,27 +15,27 @@ SIDE, OVERLAP = 128, 16
 
 
 def blended(
-    images: Tensor, estimate: Callable[[Tensor], Tensor], side: int = SIDE, overlap: int = OVERLAP
+    image: Tensor, estimate: Callable[[Tensor], Tensor], side: int = SIDE, overlap: int = OVERLAP
 ) -> Tensor:
-    """`estimate`, of tiles (..., h, w) of at most side x side pixels, over images (..., H, W).
+    """`estimate`, of tiles (c, h, w) of at most side x side pixels, over an image (c, H, W).
 
     Where tiles overlap, their weights fall linearly to their edges: what differs between two tiles
-    passes from one into the other over `overlap` pixels. Images of one tile are
+    passes from one into the other over `overlap` pixels. An image of one tile is
     evaluated unchanged.
     """
-    H, W = images.shape[-2:]
+    _, H, W = image.shape
     (rows, height), (columns, width) = (_tiles(length, side, overlap) for length in (H, W))
     if len(rows) == len(columns) == 1:
-        return estimate(images)
-    total, weights = torch.zeros_like(images), images.new_zeros(H, W)
+        return estimate(image)
+    total, weights = torch.zeros_like(image), torch.zeros_like(image[0])
     with progress.stage("denoising", total=len(rows) * len(columns)) as stage:
         for top in rows:
             for left in columns:
                 place = (slice(top, top + height), slice(left, left + width))
                 down = _ramp(height, overlap, top > 0, top + height < H)
                 right = _ramp(width, overlap, left > 0, left + width < W)
-                weight = (down[:, None] * right).to(images)
-                total[..., *place] += weight * estimate(images[..., *place])
+                weight = (down[:, None] * right).to(image)
+                total[:, *place] += weight * estimate(image[:, *place])
                 weights[place] += weight
                 stage.update()
     return total / weights
