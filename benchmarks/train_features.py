@@ -113,7 +113,7 @@ def main() -> None:
     network = train(data, options.epochs, device)
     test = load(options.dataset, options.path, "test")
     classifier.save(network, options.out, options.dataset, 0.0)
-    rounded, _ = classifier.load(options.out, device)
+    rounded = classifier.load(options.out, device).network
     found = accuracy(rounded, test, device)
     classifier.save(rounded, options.out, options.dataset, found)
     count = sum(p.numel() for p in network.parameters())

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -43,6 +43,7 @@ class Classifier(nn.Module):
                 nn.ReLU(),
             ]
             before = width
+        self.channels = channels
         self.layers = nn.Sequential(*layers)
         self.logits = nn.Linear(FEATURES, classes)
 
@@ -64,9 +65,19 @@ def save(classifier: Classifier, path: Path, dataset: str, accuracy: float) -> N
         save_file(tensors, partial, {"classifier": json.dumps(about)})
 
 
-def load(path: Path, device: torch.device) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier of a file of `save` in float32, in evaluation mode, and what the file says of
-    it: dataset, accuracy, sha256.
+@dataclass(frozen=True)
+class Trained:
+    """A classifier with the data set that it was trained on, the accuracy on the test part of that,
+    and the SHA-256 of its weights."""
+
+    network: Classifier
+    dataset: str
+    accuracy: float
+    sha256: str
+
+
+def load(path: Path, device: torch.device) -> Trained:
+    """The classifier of a file of `save` in float32, in evaluation mode, on the device.
 
     Raises
     ------
@@ -78,9 +89,8 @@ def load(path: Path, device: torch.device) -> tuple[Classifier, dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
         if about["sha256"] != _digest(tensors):
             raise CheckpointError(f"{path}: changed since it was written; nothing was loaded")
-        f"{about['dataset']} {about['accuracy']:.1%}"  # what every result states
-        channels, classes = tensors["layers.0.weight"].shape[1], len(tensors["logits.bias"])
-        classifier = Classifier(channels, classes)
+        dataset, accuracy = str(about["dataset"]), float(about["accuracy"])
+        classifier = Classifier(tensors["layers.0.weight"].shape[1], len(tensors["logits.bias"]))
         counters = {k: v for k, v in classifier.state_dict().items() if not v.is_floating_point()}
         classifier.load_state_dict({**counters, **tensors})
     except (
@@ -91,7 +101,8 @@ def load(path: Path, device: torch.device) -> tuple[Classifier, dict[str, Any]]:
             f"{path}: not a classifier that can be read ({error}); "
             f"benchmarks/train_features.py makes one"
         ) from None
-    return classifier.to(device).eval().requires_grad_(False), about
+    network = classifier.to(device).eval().requires_grad_(False)
+    return Trained(network, dataset, accuracy, about["sha256"])
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

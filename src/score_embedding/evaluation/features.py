@@ -52,7 +52,7 @@ class FeatureNetwork:
         if images.shape[1] != self.channels:
             raise DataError(
                 f"{self.name} takes images of {self.channels} channel(s), these have "
-                f"{images.shape[1]}; give another network with --features"
+                f"{images.shape[1]}; another network is needed"
             )
         found = []
         with progress.stage("features", total=len(images)) as stage:
@@ -88,12 +88,12 @@ def load(path: Path, device: torch.device) -> FeatureNetwork:
             f"inception-2015-12-05.pt, or a classifier of benchmarks/train_features.py"
         )
     if path.suffix == ".safetensors":
-        network, about = classifier.load(path, device)
+        trained = classifier.load(path, device)
         name = (
-            f"classifier of {about['dataset']}, {classifier.FEATURES} features, test accuracy "
-            f"{about['accuracy']:.1%}, SHA-256 {about['sha256'][:12]}"
+            f"classifier of {trained.dataset}, {classifier.FEATURES} features, test accuracy "
+            f"{trained.accuracy:.1%}, SHA-256 {trained.sha256[:12]}"
         )
-        return FeatureNetwork(name, network.layers[0].in_channels, network, device)  # type: ignore[arg-type]
+        return FeatureNetwork(name, trained.network.channels, trained.network, device)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
