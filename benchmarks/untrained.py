@@ -118,12 +118,12 @@ def measured(contender: Contender, tests: Tensor, reference: Denoise | None) -> 
     return row
 
 
-def reference_of(folder: Path | None) -> Denoise | None:
-    """The denoiser of a run folder's trained network."""
+def reference_of(folder: Path | None, num_images: int) -> Denoise | None:
+    """The denoiser of a run folder's network, which was trained on N images."""
     if folder is None:
         return None
     found, config = run_folder.open_existing(folder)
-    return loading.load_model(found, config, 1, torch.device("cpu")).denoise
+    return loading.load_model(found, config, num_images, torch.device("cpu")).denoise
 
 
 def main() -> None:
@@ -142,7 +142,7 @@ def main() -> None:
     images = load_labelled(data).images
     tests = load_labelled(data, "test").images[: options.tests]
     known, tried = images[: options.images], images[options.images :][:TRIED]
-    reference = reference_of(options.reference)
+    reference = reference_of(options.reference, len(images))
     contenders: list[Callable[[], Contender]] = [
         *(partial(density, kind, images) for kind in DENSITIES),
         partial(local, known, tried),
