@@ -245,8 +245,9 @@ def curves(path: Path, rows: list[Row]) -> None:
     figure, axes = plt.subplots(1, len(shown), figsize=(4 * len(shown), 3.5), layout="constrained")
     for axis, (key, label) in zip(axes, shown, strict=True):
         for method in dict.fromkeys(row["method"] for row in rows):
-            own = [row for row in rows if row["method"] == method and row["steps"]]
-            axis.plot([r["seconds"] for r in own], [r[key] for r in own], "o-", label=method, ms=3)
+            own = [row for row in rows if row["method"] == method]
+            seconds = [max(row["seconds"], 1.0) for row in own]  # the untrained model's may be 0
+            axis.plot(seconds, [row[key] for row in own], "o-", label=method, markersize=3)
         axis.set(xscale="log", yscale="log", xlabel="training seconds", title=label)
     axes[0].axhline(rows[0]["frechet_floor"], color="grey", ls=":", label="real test images")
     axes[0].legend(fontsize=8)
