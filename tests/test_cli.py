@@ -57,7 +57,7 @@ def test_a_run_leaves_exactly_the_files_of_a_run_folder_and_nothing_else(finishe
     )
     of_others = {
         *(run_folder.DUMP, kinds.DENSITY, kinds.PRECONDITIONING),
-        *(run_folder.DENOISED, run_folder.DENOISED_PICTURE),
+        *(run_folder.DENOISED, run_folder.DENOISED_PICTURE, run_folder.QUALITY),
     }
     assert set(SHIPPED) == set(run_folder.FILES) - of_others
 
@@ -695,7 +695,7 @@ def test_help_is_quick_and_lists_the_commands(tmp_path):
     done = fresh(tmp_path, "--help")
     assert time.perf_counter() - started < 2
     assert done.returncode == 0
-    for command in ("run", "solve", "sample", "report", "configs"):
+    for command in ("run", "solve", "sample", "report", "evaluate", "configs"):
         assert re.search(rf"^  {command} ", done.stdout, re.MULTILINE)
 
 

@@ -117,7 +117,7 @@ _SOLVE = tuple(
 _NETWORK = ("model", "misc.profile_freq", "misc.checkpoint_freq", "data_loader.batch_size")
 _LOOP = ("epochs", "steps_per_epoch", "seconds", "target_ssim", "on_divergence")
 _OPTIMISER = ("lr", "grad_clip", "ema", "warmup", "precision", "compile")
-_LOSS = ("target", "noise_levels", "timestep_multiplier")
+_LOSS = ("target", "noise_levels", "loss_weight", "timestep_multiplier")
 # All but the seed, which is also that of samples.
 _TRAINING = tuple(f"training.{key}" for key in (*_LOOP, *_OPTIMISER, *_LOSS))
 _OF_DENSITY = (*_SOLVE, "training.target", "model.num_images", "model.image_conditioning")
@@ -276,7 +276,7 @@ METHODS = {
         "the paper's embedded images",
         (SCORES,),
         by_name=False,
-        unread=("image_density", "training.noise_levels", *_GAUSSIAN),
+        unread=("image_density", "training.noise_levels", "training.loss_weight", *_GAUSSIAN),
     ),
     "residual": MethodKind(
         f"{_METHODS}.residual",

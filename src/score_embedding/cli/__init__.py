@@ -25,7 +25,7 @@ app = typer.Typer(
     help="Train score-based diffusion models that start from a pre-computed score.",
 )
 for command in (
-    *(runs.run, runs.solve, runs.sample, runs.report, runs.fid, runs.configs),
+    *(runs.run, runs.solve, runs.sample, runs.report, runs.fid, runs.evaluate, runs.configs),
     *(comparisons.compare, comparisons.reproduce),
     *(photographs.denoise, photographs.inpaint),
 ):

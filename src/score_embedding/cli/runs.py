@@ -224,6 +224,31 @@ def fid(
     typer.echo(f"FID {value:.3f} ({weights.name})")
 
 
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER")],
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Network of the features: a classifier of benchmarks/train_features.py or a "
+            "TorchScript file; default the package's classifier of the data set.",
+        ),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a run on a data set: quality of its samples, error of its denoiser.
+
+    Fréchet distance, precision, recall and memorised share of the samples in the run folder, and
+    the error at each noise level on the test part of the data set. Writes quality.json.
+    """
+    from score_embedding.runs import environment, quality
+    from score_embedding.runs import folder as run_folder
+
+    values = quality.evaluate(folder, features, environment.select_device(device))
+    typer.echo("\n".join(quality.lines(values)))
+    typer.echo(f"quality: {folder / run_folder.QUALITY}")
+
+
 def configs() -> None:
     """List the bundled configs, and the sweeps of `compare`."""
     from score_embedding.config import loading

@@ -150,6 +150,8 @@ class Training(Section):
     seconds: PositiveOrOff = None  # of the training clock, after which training ends
     # residual: the logarithm of the noise level is uniform, or normal as Karras et al. have it
     noise_levels: Literal["log_uniform", "log_normal"] = "log_uniform"
+    # residual, ddpm and ddim: of each noise level, the method's own or that of Hang et al. 2023
+    loss_weight: Literal["standard", "min_snr"] = "standard"
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
     compile: bool = False
     # At a divergence: stop, or go back to the last good checkpoint with half the lr.

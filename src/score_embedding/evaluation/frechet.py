@@ -12,44 +12,47 @@ the number of images more than their quality. Published figures use 10,000 to 50
 from __future__ import annotations
 
 import math
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from score_embedding import progress
 from score_embedding.errors import DataError
+from score_embedding.evaluation import features
 
 MINIMUM = 2048
-_BATCH = 64
 
 
 def between(
     samples: Tensor, images: Tensor, weights: Path, device: torch.device, name: str
 ) -> float:
-    """The distance between samples (m, 3, h, w), clipped to [0, 1], and images (n, 3, h, w).
+    """The distance between samples (m, c, h, w), clipped to [0, 1], and images (n, c, h, w).
 
     Parameters
     ----------
     weights : a TorchScript file of a network from uint8 images (b, 3, h, w) to features (b, d),
-        such as the inception-2015-12-05.pt that comes with StyleGAN. None is shipped.
+        such as the inception-2015-12-05.pt that comes with StyleGAN, of which none is shipped, or a
+        classifier of benchmarks/train_features.py (features.py).
     name : of the run, for errors.
 
     Raises
     ------
-    DataError : fewer than MINIMUM images, grey images, or a file that is no such network.
+    DataError : fewer than MINIMUM images, images of other channels than the network takes, or a
+        file that is no such network.
     """
     n, channels = images.shape[:2]
     if reason := refusal(n):
         raise DataError(f"{name}: FID {reason}; see SSIM and PSNR in the report")
-    if channels != 3:
-        raise DataError(f"{name}: FID needs colour images, these have {channels} channel")
-    network = load(weights, device)
-    return distance(features(images, network, device), features(samples, network, device))
+    network = features.load(weights, device)
+    if channels != network.channels:
+        needed = "colour" if network.channels == 3 else "grey"
+        raise DataError(
+            f"{name}: FID in the features of {weights.name} needs {needed} images, these have "
+            f"{channels} channel(s)"
+        )
+    return distance(network.features(images), network.features(samples))
 
 
 def refusal(n: int) -> str:
@@ -64,38 +67,6 @@ def refusal(n: int) -> str:
     )
 
 
-def load(weights: Path, device: torch.device) -> Any:
-    """The network of a TorchScript file; no Python in it is run. Raises DataError."""
-    if not weights.is_file():
-        raise DataError(
-            f"{weights}: no such file; FID needs a TorchScript file of a feature network, such as "
-            f"inception-2015-12-05.pt"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(weights, map_location=device).eval()  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{weights}: not a TorchScript network ({reason})") from None
-
-
-@torch.no_grad()
-def features(images: Tensor, network: Any, device: torch.device) -> NDArray[np.float64]:
-    """Features (n, d) of images (n, 3, h, w), clipped to [0, 1] and rounded to 8 bits."""
-    found = []
-    with progress.stage("features", total=len(images)) as stage:
-        for batch in torch.split(images, _BATCH):
-            pixels = (batch.clamp(0, 1) * 255).round().to(torch.uint8).to(device)
-            try:
-                found.append(_call(network, pixels).double().cpu().numpy())
-            except RuntimeError as error:
-                reason = str(error).strip().splitlines()[-1]
-                raise DataError(f"the feature network cannot take these images: {reason}") from None
-            stage.update(len(batch))
-    return np.concatenate(found)
-
-
 def distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Fréchet distance between the Gaussians fitted to features (n, d) and (m, d)."""
     (mu_1, C_1), (mu_2, C_2) = ((x.mean(axis=0), np.cov(x, rowvar=False)) for x in (first, second))
@@ -103,14 +74,3 @@ def distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     roots = np.sqrt(np.linalg.eigvals(np.atleast_2d(C_1) @ np.atleast_2d(C_2)).real.clip(min=0))
     squared = float(((mu_1 - mu_2) ** 2).sum() + np.trace(np.atleast_2d(C_1 + C_2)))
     return max(0.0, math.fsum([squared, -2 * float(roots.sum())]))
-
-
-def _call(network: Any, pixels: Tensor) -> Tensor:
-    """Features (b, d); NVIDIA's file gives class probabilities unless it is asked for features."""
-    names = [argument.name for argument in network.forward.schema.arguments]
-    found: Tensor = (
-        network(pixels, return_features=True) if "return_features" in names else network(pixels)
-    )
-    if found.ndim != 2 or len(found) != len(pixels):
-        raise DataError(f"the feature network returns {tuple(found.shape)}, not (b, d) features")
-    return found

@@ -16,7 +16,6 @@ from typing import ClassVar, TypeAlias
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
-from torch.nn import functional as F
 
 from score_embedding import progress
 from score_embedding.arrays import normal
@@ -25,6 +24,7 @@ from score_embedding.config.sections import NoiseSchedule
 from score_embedding.errors import DivergenceError
 from score_embedding.methods import samplers
 from score_embedding.methods.base import Batch, Known, Method, Network
+from score_embedding.methods.loss_weights import LOSS_WEIGHTS
 from score_embedding.methods.samplers import Samples
 
 Scheduler: TypeAlias = DDPMScheduler | DDIMScheduler
@@ -38,6 +38,7 @@ class NoisePrediction:
     images: Tensor
     scheduler: Scheduler
     batch_size: int
+    loss_weight: str
 
     @property
     def device(self) -> torch.device:
@@ -56,14 +57,21 @@ class NoisePrediction:
         return Batch(x_t, t, index_of, z)
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
-        """The mean of (network(x_t, t) - z)^2 over batch and pixels."""
-        return F.mse_loss(network(batch.x, batch.condition, batch.index), batch.target)
+        """The mean of (network(x_t, t) - z)^2 over batch and pixels, weighted as
+        training.loss_weight has it."""
+        error = network(batch.x, batch.condition, batch.index) - batch.target
+        abar = self.scheduler.alphas_cumprod.to(error)[batch.condition]
+        snr = abar / (1 - abar)
+        return LOSS_WEIGHTS[self.loss_weight].noise(error, snr).square().mean()
 
 
 def objective(images: Tensor, config: BaselineConfig) -> NoisePrediction:
     """Of images (n, c, h, w) in [0, 1]."""
     return NoisePrediction(
-        to_symmetric(images), scheduler_of(config), config.data_loader.batch_size
+        to_symmetric(images),
+        scheduler_of(config),
+        config.data_loader.batch_size,
+        config.training.loss_weight,
     )
 
 

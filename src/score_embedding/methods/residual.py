@@ -31,6 +31,7 @@ from score_embedding.data.datasets import load_photographs
 from score_embedding.methods import preconditioning
 from score_embedding.methods.base import Batch, Known, Network
 from score_embedding.methods.continuous import ContinuousMethod
+from score_embedding.methods.loss_weights import LOSS_WEIGHTS
 from score_embedding.methods.preconditioning import Precomputed
 from score_embedding.methods.samplers import GaussianFlow, Score
 from score_embedding.sde import VarianceExploding
@@ -67,11 +68,12 @@ class ResidualMatching:
         return Batch(x, s, torch.zeros(count, dtype=torch.long, device=self.device), x_0)
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
-        """The mean of |DCT (D(x, s) - x_0)|^2 / c_out(s, f)^2 over batch and frequencies. For the
-        isotropic Gaussian 1 / c_out^2 is Karras et al.'s weight (s^2 + sigma_data^2) / (s
-        sigma_data)^2."""
+        """The mean of |DCT (D(x, s) - x_0)|^2 / c_out(s, f)^2 over batch and frequencies, or
+        another weight of training.loss_weight. For the isotropic Gaussian 1 / c_out^2 is Karras et
+        al.'s weight (s^2 + sigma_data^2) / (s sigma_data)^2."""
         error = self.precomputed.denoise(network, batch.x, batch.condition) - batch.target
-        return self.precomputed.scaled(error, batch.condition, -1).square().mean()
+        weight = LOSS_WEIGHTS[self.config.training.loss_weight]
+        return weight.image(error, batch.condition, self.precomputed).square().mean()
 
 
 def objective(

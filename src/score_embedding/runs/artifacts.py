@@ -87,6 +87,7 @@ def write_samples(
     `truth`: which of the images (b,) each sample is compared with.
     """
     samples, config = drawn[""], method.config
+    (folder / run_folder.QUALITY).unlink(missing_ok=True)  # of earlier samples
     description: dict[str, Any] = {
         **config.sample.model_dump(),
         "method": config.method,

@@ -27,6 +27,7 @@ SCORES = kinds.SCORES
 CONFIG = "config.yml"
 ALL_SCORES = "scores.npy"  # of more images than fit into memory
 DIAGNOSTICS = "diagnostics.json"
+QUALITY = "quality.json"  # of the samples
 DENOISED = "denoised.npz"
 DENOISED_PICTURE = "denoised.png"
 SAMPLES = kinds.SAMPLES
@@ -45,11 +46,8 @@ FILES = (
     WEIGHTS,
     STATE,
     *dict.fromkeys(file for kind in kinds.METHODS.values() for file in kind.files),
-    SAMPLES,
-    SAMPLE_PICTURE,
-    DENOISED,
-    DENOISED_PICTURE,
-    SCORES_PICTURE,
+    *(SAMPLES, SAMPLE_PICTURE, QUALITY),
+    *(DENOISED, DENOISED_PICTURE, SCORES_PICTURE),
     METRICS,
     TIMING,
     ENVIRONMENT,
