@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "score_embedding"
 ORDER = (
     *("_deprecated", "errors", "arrays", "progress", "sde", "dct", "atomic_files", "kinds"),
     *("config", "data", "fokker_planck", "densities", "methods", "training"),
-    *("evaluation", "runs", "report", "restoration", "pipeline", "comparison", "cli", "__main__"),
+    *("evaluation", "runs", "report", "restoration", "results", "pipeline", "comparison"),
+    *("cli", "__main__"),
 )
 LINES = 320
 CONFIGS = {"Config", "BaselineConfig"}

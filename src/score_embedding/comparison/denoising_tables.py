@@ -18,7 +18,7 @@ from score_embedding.comparison.denoising import (
     summaries,
 )
 from score_embedding.comparison.summary import Summary, ratio
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 
 
 def all_tables(

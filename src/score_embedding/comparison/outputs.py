@@ -21,7 +21,7 @@ from score_embedding.comparison.sweeps import runtimes as sweep_runtimes
 from score_embedding.comparison.sweeps import tables as sweep_tables
 from score_embedding.config.sections import HeldOut
 from score_embedding.errors import RunFolderError
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 
 CURVES = "ssim_over_time.png"
 SHEET = "samples.png"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from score_embedding.config.sections import DataLoader
 from score_embedding.data import pickles
 from score_embedding.data.files import data_folder, download, given, listed, places
-from score_embedding.data.labelled import Labelled, Part
+from score_embedding.data.labelled import Labelled, Part, check_labels
 from score_embedding.errors import DataError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -39,6 +39,12 @@ def read_part(options: DataLoader, part: Part) -> Labelled:
     if archive is None and options.path:
         raise DataError(f"{listed(given(options))}: no CIFAR-10 here (data_loader.path)")
     return split(archive or fetch(data_folder()), part)
+
+
+def class_names(options: DataLoader) -> tuple[str, ...]:
+    """The names of the classes, by their numbers."""
+    del options
+    return CLASSES
 
 
 def fetch(folder: Path, url: str = URL, known_hash: str = SHA256) -> Path:
@@ -92,8 +98,7 @@ def _batch(source: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64
         labels = np.asarray(batch[b"labels"], dtype=np.int64)
         if labels.shape != (len(images),):
             raise ValueError(f"{len(images)} images, labels of shape {labels.shape}")
-        if not ((labels >= 0) & (labels < len(CLASSES))).all():
-            raise ValueError(f"labels from {labels.min()} to {labels.max()}, 0 to 9 are classes")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{where}: not a batch of CIFAR-10 ({error!r})") from error
+    check_labels(labels, CLASSES, where)
     return images.transpose(0, 2, 3, 1), labels

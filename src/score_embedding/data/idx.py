@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from score_embedding.config.sections import DataLoader
 from score_embedding.data.files import data_folder, download, given, listed, places
-from score_embedding.data.labelled import Labelled, Part
+from score_embedding.data.labelled import Labelled, Part, check_labels
 from score_embedding.errors import DataError
 
 SIDE = 28  # pixels
@@ -84,10 +84,14 @@ def read_part(options: DataLoader, part: Part) -> Labelled:
         )
     if len(images) != len(labels):
         raise DataError(f"{found[0]}: {len(images)} images, but {len(labels)} labels in {found[1]}")
-    if len(labels) and labels.max() >= len(source.classes):
-        raise DataError(f"{found[1]}: a label {labels.max()}, the last class is number 9")
-    read = Labelled(images[..., None], labels.astype(np.int64), source.classes)
-    return read.padded(options.image_size)
+    numbers = labels.astype(np.int64)
+    check_labels(numbers, source.classes, str(found[1]))
+    return Labelled(images[..., None], numbers, source.classes).padded(options.image_size)
+
+
+def class_names(options: DataLoader) -> tuple[str, ...]:
+    """The names of the classes, by their numbers."""
+    return SOURCES[options.dataset].classes
 
 
 def _path(options: DataLoader, name: str) -> Path:

@@ -79,8 +79,11 @@ class Precomputed:
             return c_out**power * x
         return inverse_dct(c_out**power * dct(x))
 
-    def denoise(self, network: Network | None, x: Tensor, s: Tensor) -> Tensor:
-        """D(x, s) of images x (b, c, h, w) at noise levels s (b,); without a network D_pre."""
+    def denoise(
+        self, network: Network | None, x: Tensor, s: Tensor, index: Tensor | None = None
+    ) -> Tensor:
+        """D(x, s) of images x (b, c, h, w) at noise levels s (b,); without a network D_pre. index
+        (b,): what the network is conditioned on, by default 0."""
         prior = self.density.denoise(x, s)
         if network is None:
             return prior
@@ -88,7 +91,8 @@ class Precomputed:
         inputs = c_in * (x - self.mean)
         if self.uses_density_input:
             inputs = torch.cat([inputs, (prior - self.mean) / self.sigma_data], dim=1)
-        index = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        if index is None:
+            index = torch.zeros(len(x), dtype=torch.long, device=x.device)
         residual = network(inputs, s.log() / 4, index).to(prior.dtype)
         return prior + self.scaled(residual, s)
 

@@ -145,16 +145,18 @@ def samples(arrays: Arrays) -> Figure:
 
 
 def strip(arrays: Arrays) -> Figure:
-    """From the start of sampling to the sample, each min-max scaled, beside the ground truth."""
+    """From the start of sampling to the sample, each min-max scaled, beside the ground truth where
+    there is one."""
     # A chain of few steps repeats states.
     times, shown = np.unique(arrays["path_times"], return_index=True)
     path, times = arrays["path"][shown[::-1]], times[::-1]
-    n = min(len(arrays["samples"]), IMAGES_SHOWN)
-    figure, axes = grid(n, len(path) + 1)
+    n, compared = min(path.shape[1], IMAGES_SHOWN), len(arrays["truth"]) > 0
+    figure, axes = grid(n, len(path) + compared)
     for i in range(n):
         for axis, x, t in zip(axes[i], path[:, i], times, strict=False):
             image(axis, minmax(x), f"t = {t:.3g}")
-        image(axes[i][-1], arrays["images"][arrays["truth"][i]], "ground truth")
+        if compared:
+            image(axes[i][-1], arrays["images"][arrays["truth"][i]], "ground truth")
     return figure
 
 
