@@ -218,7 +218,7 @@ def sample_again(
     with run_folder.locked(target.path):
         run_folder.check_not_there(target, result, overwrite)  # others may have sampled since
         if again.draws_samples:
-            results.draw_samples(target, model, images, count)
+            results.draw_samples(target, model, images, count, folder.path)
         else:
             results.denoise(target, model, evaluation.held_out_of(config, device))
         if not elsewhere:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,21 +13,27 @@ from score_embedding.evaluation import held_out, held_out_set, metrics
 from score_embedding.evaluation.held_out import Measured
 from score_embedding.evaluation.held_out_set import MeasuredSet
 from score_embedding.methods.model import TrainedModel
-from score_embedding.methods.samplers import Samples
+from score_embedding.methods.samplers import Kept, Samples
 
 
-def sample_all(model: TrainedModel, images: Tensor, count: int | None = None) -> dict[str, Samples]:
+def sample_all(
+    model: TrainedModel,
+    images: Tensor,
+    count: int | None = None,
+    kept: Callable[[str], Kept] | None = None,
+) -> dict[str, Samples]:
     """Samples from sample.prior, under the name "", and from each other prior of
     misc.profile_priors, under its own; `count` of each, by default sample.count, else one for each
-    image."""
+    image. `kept` of a prior has the batches that are drawn already."""
     config = model.config
     count = config.sample.count if count is None else count
-    drawn = {"": model.sample(images, count)}
+    drawn = {"": model.sample(images, count, kept("") if kept else None)}
     for prior in config.misc.profile_priors:
         if prior != config.sample.prior and config.sample.type == "unconditional":
             options = config.sample.model_copy(update={"prior": prior})
             other = config.model_copy(update={"sample": options})
-            drawn[prior] = model.with_config(other).sample(images, count)
+            own = kept(prior) if kept else None
+            drawn[prior] = model.with_config(other).sample(images, count, own)
     return drawn
 
 

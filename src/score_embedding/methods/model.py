@@ -14,7 +14,7 @@ from score_embedding.methods import network as networks
 from score_embedding.methods import samplers, tiles
 from score_embedding.methods.base import Known, Method, method_of
 from score_embedding.methods.network import ScoreNetwork
-from score_embedding.methods.samplers import Samples
+from score_embedding.methods.samplers import Kept, Samples
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class TrainedModel:
         """The same model with another config, such as other options of sampling."""
         return dataclasses.replace(self, method=method_of(config))
 
-    def sample(self, images: Tensor, count: int | None = None) -> Samples:
+    def sample(self, images: Tensor, count: int | None = None, kept: Kept | None = None) -> Samples:
         """`count` samples, by default one for each of the training images (n, c, h, w); sample i
         is meant to be image i % n where the method is conditioned on that, or of one of the classes
         of sample.classes. Dropout is off.
 
         They are drawn in batches of a size that depends on the images alone, so that the memory
-        does not grow with their number.
+        does not grow with their number. Batches that are `kept` are not drawn again.
         """
         network, n = self._evaluated(), len(images)
         number = n if count is None else count
@@ -50,7 +50,7 @@ class TrainedModel:
             own = images[torch.arange(first, last, device=images.device) % n]
             return self.method.sample(network, own, index[first:last], self.known, first)
 
-        return samplers.in_batches(draw, number, (h, w))
+        return samplers.in_batches(draw, number, (h, w), kept)
 
     @torch.no_grad()
     def denoise(self, x: Tensor, s: Tensor) -> Tensor:

@@ -74,7 +74,9 @@ def check_sampling(
         cost = _cost(config, num_images, number)
         memory["weights"] = _FLOAT * cost.parameters
         memory["sampling"] = int(WORK_SPACE * cost.evaluation_bytes)
-    needed = Need(memory, {"samples": samples})
+    h, w = config.data_loader.image_size
+    many = number > samplers.batch_size((h, w))
+    needed = Need(memory, {"samples": samples, "finished batches": samples if many else 0})
     check_fits(f"{number} samples", needed, device, path, "fewer samples need less")
 
 
@@ -147,9 +149,11 @@ def together(needs: list[Need], at_a_time: int) -> Need:
 
 
 def _sample_bytes(config: AnyConfig, number: int) -> int:
-    """Of samples with the states that are shown on their way, from every prior."""
-    states = (samplers.SNAPSHOTS + 3) * (1 + len(config.misc.profile_priors))
-    return states * number * _image_bytes(config)
+    """Of samples, and of the first batch the states that are shown on its way, from every prior."""
+    h, w = config.data_loader.image_size
+    first = min(number, samplers.batch_size((h, w)))
+    states = samplers.SNAPSHOTS * first + 3 * number
+    return states * (1 + len(config.misc.profile_priors)) * _image_bytes(config)
 
 
 def _cost(config: AnyConfig, num_images: int, number: int) -> Cost:
