@@ -133,10 +133,12 @@ def load_labelled(options: DataLoader, part: Part = "train") -> LabelledImages:
     DataError : the data set is missing or damaged, has no such class, or too few images.
     """
     kind = kinds.DATASETS[options.dataset]
-    found: Labelled = kind.load().read_part(options, part)
     classes = options.classes or [kind.published or ALL]
-    if classes != [ALL]:
-        found = found.of_classes(classes)
+
+    def keep(images: Labelled) -> Labelled:
+        return images if classes == [ALL] else images.of_classes(classes)
+
+    found: Labelled = kind.load().read_part(options, part, keep)
     count = options.num_images or (None if options.takes_all else 1)
     if count and part == "train":
         found = found.drawn(count, options.seed, f"{options.dataset}, {', '.join(classes)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal
@@ -59,6 +59,15 @@ class Labelled:
 
     def _taken(self, places: NDArray[np.int64]) -> Labelled:
         return replace(self, images=self.images[places], labels=self.labels[places])
+
+
+Keep = Callable[[Labelled], Labelled]  # of the images of a file, those that are wanted
+
+
+def joined(parts: Sequence[Labelled]) -> Labelled:
+    """The images of several parts of a data set, one part after another."""
+    images, labels = ([getattr(part, name) for part in parts] for name in ("images", "labels"))
+    return Labelled(np.concatenate(images), np.concatenate(labels), parts[0].classes)
 
 
 def number_of(name: str, classes: tuple[str, ...], key: str) -> int:
