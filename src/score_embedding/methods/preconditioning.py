@@ -32,6 +32,7 @@ from score_embedding.sde import VarianceExploding
 
 _LEVELS = 9  # noise levels at which c_out is measured, even in their logarithm
 _MEASURED = 32  # crops at each of them
+_BLOCK = 1000  # photographs
 _LEAST_STD = 1e-3  # smallest residual over the noise: a density may be exact
 
 
@@ -130,10 +131,22 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
     rings = 1 if kinds.DENSITIES[options.kind].pointwise else frequencies.count(*size)
     residual_std = measure_residual(density, photographs, levels, size, rings, seed)
     clock.append(time.perf_counter())
-    pixels = torch.cat([photograph.flatten() for photograph in photographs])
-    sigma_data = max(float(pixels.std(correction=0)), FLOOR**0.5)  # 0 of a constant image
-    precomputed = Precomputed(density, float(pixels.mean()), sigma_data, levels, residual_std)
+    mean, std = _mean_and_std(here)
+    sigma_data = max(std, FLOOR**0.5)  # 0 of a constant image
+    precomputed = Precomputed(density, mean, sigma_data, levels, residual_std)
     return precomputed, {"density": clock[1] - clock[0], "preconditioning": clock[2] - clock[1]}
+
+
+def _mean_and_std(photographs: list[Tensor]) -> tuple[float, float]:
+    """Of all pixels, block by block: a data set is not copied."""
+    count, total, squares = 0, 0.0, 0.0
+    for start in range(0, len(photographs), _BLOCK):
+        block = torch.cat([x.flatten() for x in photographs[start : start + _BLOCK]]).double()
+        count += len(block)
+        total += float(block.sum())
+        squares += float(block.square().sum())
+    mean = total / count
+    return mean, max(0.0, squares / count - mean**2) ** 0.5
 
 
 def measure_residual(
