@@ -316,3 +316,25 @@ def test_the_command_for_a_folder_of_pictures_has_a_config():
     config = loading.load("cifar10", overrides)
     assert config.held_out.share == 0.1
     assert (config.data_loader.dataset, config.name) == ("folder", "mine")
+
+
+@pytest.mark.slow
+def test_a_comparison_of_runs_on_a_data_set_has_their_errors(files, call, tmp_path):
+    (tmp_path / "own.yml").write_text(loading.dump(config_of(files)))
+    methods = "plain,gaussian_residual,gaussian_alone,ddpm_plain,input"
+    options = ["--set", "image_density.side=4", "--set", "training.epochs=1"]
+    done = call("compare", "--config", "own.yml", "--methods", methods, "--seeds", 0, *options)
+    assert done.returncode == 0, done.stderr
+    table = next(tmp_path.rglob("table.md")).read_text()
+    assert "Held-out images denoised, at the end" in table
+    assert "2 images of the test part" in table
+    rows = csv_rows(next(tmp_path.rglob("runs.csv")))
+    assert sorted(row["method"] for row in rows) == sorted(methods.split(","))
+    for row in rows:
+        assert f"{1000 * float(row['mse_0.5']):.3g}" in table
+
+
+def test_a_density_alone_has_no_classes(files):
+    method = method_of(config_of(files, "residual", "sample_method=closed_form"))
+    assert method.sampled_index(3, 1).tolist() == [0, 0, 0]
+    assert not method.knows_classes

@@ -84,7 +84,8 @@ OTHER = {
     "data_loader.seed": 5,
     "data_loader.image": "rocket",
 }
-NOT_ALONE = {"model.in_channels", "model.out_channels"}  # equal to data_loader.channels
+# Equal to data_loader.channels; only of a network that is conditioned on classes.
+NOT_ALONE = {"model.in_channels", "model.out_channels", "sample.classes"}
 METHODS = {
     "score_embedding": {},
     "residual": {"diffusion.embedding": "residual", "image_density.kind": "gaussian"},

@@ -265,7 +265,7 @@ METHODS = {
         "a closed-form denoiser, no training",
         (DENSITY, PRECONDITIONING),
         by_name=False,
-        unread=(*_OF_DENSITY, *_NETWORK, *_TRAINING),
+        unread=(*_OF_DENSITY, *_NETWORK, *_TRAINING, "sample.classes"),
     ),
     "ddpm": MethodKind(f"{_METHODS}.ddpm", "DDPM", diffusion="steps", unread=_OF_STEPS),
     "ddim": MethodKind(f"{_METHODS}.ddpm", "DDIM", diffusion="steps", unread=_OF_STEPS),

@@ -127,7 +127,8 @@ def _of_denoising(
 ) -> Made:
     levels = held_out.levels
     found = _readable(done, missing, lambda job: denoising.course(job, levels))
-    beside, failed = denoising.rivals(done[0], levels) if done else ([], {})
+    classical = done and not held_out.of_dataset  # of a data set a run keeps a few images only
+    beside, failed = denoising.rivals(done[0], levels) if classical else ([], {})
     missing |= failed
     caption = describe(comparison, done)
     goal = denoising.goal(found, levels)

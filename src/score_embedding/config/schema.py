@@ -126,7 +126,8 @@ class Config(Run):
 
     @model_validator(mode="after")
     def _knows_classes(self) -> Config:
-        if self.model.conditioned_on_class and self.method != "residual":
+        # The density alone has no network, and reads none of its keys.
+        if self.model.conditioned_on_class and self.method not in ("residual", "density"):
             raise ValueError(
                 f"model.image_conditioning: class: method {self.method} knows no classes; residual "
                 "models (diffusion.embedding: residual), ddpm and ddim do"

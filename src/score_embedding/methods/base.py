@@ -106,6 +106,11 @@ class Method:
         return self.trained and self.model().conditioned_on_image
 
     @property
+    def knows_classes(self) -> bool:
+        """Whether there is a network that is conditioned on the class of an image."""
+        return self.trained and self.config.model.conditioned_on_class
+
+    @property
     def denoises_others(self) -> bool:
         """Whether it has a denoiser of images other than those it was trained on."""
         return True
@@ -120,7 +125,7 @@ class Method:
 
     def labels(self, numbers: Tensor | None) -> Labels | None:
         """The classes (n,) of the training images, where the network is conditioned on them."""
-        if not self.config.model.conditioned_on_class:
+        if not self.knows_classes:
             return None
         if numbers is None:
             raise ValueError("labels are needed: the network is conditioned on classes")
@@ -159,21 +164,20 @@ class Method:
     def num_indices(self, num_images: int) -> int:
         """How many indices the network of N images distinguishes: the images, or the classes of the
         data set and no class; 1 where it is conditioned on neither."""
-        if self.config.model.conditioned_on_class:
+        if self.knows_classes:
             return len(class_names(self.config.data_loader)) + 1
         return networks.num_indices(self.model(), num_images)
 
     def no_index(self, x: Tensor) -> Tensor:
         """The index (b,) of images x (b, c, h, w) of which neither number nor class is known."""
-        known = self.config.model.conditioned_on_class
-        number = self.num_indices(1) - 1 if known else 0
+        number = self.num_indices(1) - 1 if self.knows_classes else 0
         return torch.full((len(x),), number, dtype=torch.long, device=x.device)
 
     def sampled_index(self, count: int, num_images: int) -> Tensor:
         """The index (count,) of samples of a model of N images: the images in turn, or the classes
         of sample.classes. Raises DataError for a class that there is not."""
         wanted = self.config.sample.classes
-        if not self.config.model.conditioned_on_class:
+        if not self.knows_classes:
             return torch.arange(count) % num_images
         none = [self.num_indices(1) - 1]
         data = self.config.data_loader

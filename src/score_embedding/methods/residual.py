@@ -184,7 +184,7 @@ class Residual(ContinuousMethod):
     def score(self, network: Network | None, known: Known, images: Tensor, index: Tensor) -> Score:
         del images
         assert isinstance(known, KnownDensity)
-        classes = index if self.config.model.conditioned_on_class else None
+        classes = index if self.knows_classes else None
         return score_of(network, known.precomputed, self.sde, classes)
 
     def denoise(self, network: Network | None, x: Tensor, s: Tensor, known: Known) -> Tensor:

@@ -114,7 +114,7 @@ def write_samples(
         "truth": _numpy(truth),
         **{f"samples_{name}": _numpy(other.x) for name, other in drawn.items() if name},
     }
-    if config.model.conditioned_on_class:
+    if method.knows_classes:
         arrays["labels"] = _numpy(method.sampled_index(len(samples.x), 1))
         description["class_names"] = class_names(config.data_loader)
     arrays["description"] = np.array(json.dumps(description))
