@@ -101,7 +101,7 @@ class HeldOut(Section):
     dataset_part: Literal["test"] | None = None  # the data set's own test part
     # The share of the images of data_loader that is not trained on.
     share: Annotated[float, BeforeValidator(number), Field(gt=0, lt=1)] | None = None
-    num_images: Count = 1024  # of the data set: at most so many are measured
+    num_images: Count = 1024  # of the data set: the most that are measured
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # of the data set: which images
     # Standard deviations of the noise, white being 1.
     levels: Annotated[tuple[NoiseLevel, ...], Field(min_length=1)] = (0.05, 0.125, 0.25, 0.5)

@@ -24,7 +24,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]  # (b, c, h, w), noise levels (b,) 
 @dataclass(frozen=True)
 class Measured:
     """Per photograph and level: noisy and denoised images (c, h, w), PSNR, SSIM and the mean
-    squared error of the answer as it is; the seconds that denoising took, of all together."""
+    squared error without clipping; the seconds that denoising took, of all together."""
 
     names: list[str]
     levels: tuple[float, ...]

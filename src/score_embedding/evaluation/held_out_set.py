@@ -1,6 +1,6 @@
 """Denoising of many held-out images of a data set: the mean squared error at each noise level.
 
-The noise of an image is that of held_out.py. The error is that of the answer as it is, which is
+The noise of an image is that of held_out.py. The error is that without clipping, which is
 what a denoiser is trained for; the PSNR is that of the answer clipped to [0, 1], the mean over the
 images. SSIM is measured only of the few images that a report shows: it takes longer than denoising.
 """

@@ -46,6 +46,6 @@ def _of_set(means: dict[str, Any], header: tuple[str, ...]) -> Table:
     ]
     note = (
         f"Of {means['count']} images that training has not seen. The error is that of the answer "
-        "as it is, the PSNR that of the answer clipped to [0, 1], the mean over the images."
+        "without clipping, the PSNR that of the answer clipped to [0, 1], the mean over the images."
     )
     return Table("Denoising of held-out images", ("", *header[1:]), rows, note)
