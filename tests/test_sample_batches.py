@@ -21,7 +21,7 @@ TINY = """
 name: tiny
 data_loader: {dataset: sample, image: [coffee], image_size: 64, batch_size: 2}
 diffusion: {embedding: residual}
-image_density: {kind: gaussian, side: 4, arrays: 50}
+image_density: {kind: white}
 training: {epochs: 1}
 model: {ch: 4, ch_mult: [1], num_res_blocks: 1, attention_resolutions: [], dropout: 0.0}
 sample: {solver: heun, steps: 2, count: 3}
@@ -59,6 +59,7 @@ def same(first, second):
         np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.slow
 def test_what_was_killed_continues_as_if_it_had_not_been(mine, call, tmp_path):
     assert call("sample", mine, "-n", 100, "--out", "whole").returncode == 0
     killed = tmp_path / "killed"
@@ -114,6 +115,7 @@ def test_the_number_may_change_and_whole_batches_are_kept(mine, tmp_path, monkey
     np.testing.assert_array_equal(found[BATCH:], fresh[BATCH:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["seed", "steps", "weights"])
 def test_batches_of_other_samples_are_not_taken(change, mine, tmp_path, monkeypatch, call):
     out = tmp_path / "out"
@@ -132,6 +134,7 @@ def test_batches_of_other_samples_are_not_taken(change, mine, tmp_path, monkeypa
     same(out, tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_a_damaged_batch_is_drawn_again(mine, tmp_path, monkeypatch, call):
     out = tmp_path / "out"
     interrupted(mine, out, 40, monkeypatch)
@@ -150,6 +153,7 @@ def test_files_of_others_in_the_folder_of_batches_are_kept(mine, tmp_path, monke
     assert [path.name for path in (out / "samples_batches").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_samples_is_resumed(tmp_path, monkeypatch, run):
     values = loading.mapping(TINY, "tiny")
     values["data_loader"]["image"] = ["coffee", "chelsea"]
