@@ -38,7 +38,7 @@ from score_embedding.config.sections import HeldOut
 from score_embedding.data import crops
 from score_embedding.data.datasets import load_held_out, load_photographs
 from score_embedding.evaluation import held_out
-from score_embedding.report import figures
+from score_embedding.report import before_after_figure, figures
 from score_embedding.restoration import adaptive, denoising, models, rivals
 from score_embedding.restoration.noise import Noise, Stationary
 
@@ -110,7 +110,7 @@ def compare_photographs() -> None:
     noisy = held_out.with_noise(truth, SHOWN, 0).clamp(0, 1)
     clean = _denoiser("fit")(noisy[None], torch.tensor([SHOWN]))[0]
     labels = (f"{name}, noise {SHOWN:g}", "denoised")
-    figure = figures.before_after(noisy.numpy(), clean.numpy(), labels)
+    figure = before_after_figure.before_after(noisy.numpy(), clean.numpy(), labels)
     figures.save(figure, IMAGES / "before_after.png")
 
 

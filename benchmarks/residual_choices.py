@@ -24,6 +24,7 @@ from torch import Tensor
 from _common import environment, write
 from score_embedding.config import loading
 from score_embedding.config.schema import Config
+from score_embedding.data.crops import Crops
 from score_embedding.data.datasets import load_photographs
 from score_embedding.evaluation import held_out
 from score_embedding.evaluation import samples as evaluation
@@ -120,15 +121,14 @@ def measured(group: str, choice: Choice, seed: int) -> dict[str, float]:
     known, _ = preconditioning.precompute(photographs, config)
     if choice.known:
         known = choice.known(known, photographs, config)
-    objective = choice.matching(
-        photographs, config.data_loader.image_size, known, config, num_images=STEPS
-    )
+    crops = Crops.of(photographs, config.data_loader.image_size)
+    objective = choice.matching(crops, known, config, num_images=STEPS)
     method = method_of(config)
     # The kind `white` is built without the channels of D_pre.
     white = method_of(loading.load("photographs", [WHITE, f"training.seed={seed}"]))
     network = build_network(method if known.uses_density_input else white, 1, CPU)
     train(network, objective, config)
-    test = evaluation.photographs_of(config, CPU)
+    test = evaluation.held_out_of(config, CPU)
     denoise = TrainedModel(method, network, KnownDensity({}, known, photographs)).denoise
     return held_out.measure(denoise, test, config.held_out.levels).means()
 

@@ -46,6 +46,10 @@ TINY = {
     "sample.steps": 2,
     "misc.profile_freq": 1e-6,
 }
+# Bundled configs that were not published.
+OWN_CONFIGS = {
+    *("quickstart", "photographs", "fashion_mnist", "fashion_mnist_gpu", "cifar10", "cifar10_gpu")
+}
 SHIPPED = [
     *("config.yml", "model.safetensors", "state.json", "scores.npz", "samples.npz", "sample.png"),
     *("scores.png", "metrics.csv", "timing.json", "environment.json", "report.pdf", "report.html"),

@@ -20,7 +20,8 @@ ORDER = (
         "kinds",
     ),
     *("config", "data", "fokker_planck", "densities", "methods", "training"),
-    *("evaluation", "runs", "report", "restoration", "pipeline", "comparison", "cli", "__main__"),
+    *("evaluation", "runs", "report", "restoration", "results", "pipeline", "comparison"),
+    *("cli", "__main__"),
 )
 LINES = 320
 CONFIGS = {"Config", "BaselineConfig"}

@@ -61,7 +61,7 @@ def expected_dogs():
 
 
 def dogs(source, count, seed):
-    everyone = cifar.split(source, "train").of_classes(["dog"])
+    everyone = cifar.split(source, "train", lambda images: images.of_classes(["dog"]))
     return everyone.drawn(count, seed, "CIFAR-10").images
 
 
@@ -159,6 +159,23 @@ def test_an_uncompressed_archive_is_read(folder, tmp_path):
         tar.add(folder, "cifar-10-batches-py")
     assert cifar.find([path]) == path
     assert np.array_equal(dogs(path, 8, 1), dogs(folder, 8, 1))
+
+
+def test_an_archive_is_unpacked_once_in_whatever_order_its_batches_are(
+    folder, tmp_path, monkeypatch
+):
+    path, opened, open_archive = tmp_path / "cifar.tar.gz", [], tarfile.open
+    with open_archive(path, "w:gz") as tar:
+        for name in BATCHES[::-1]:
+            tar.add(folder / name, f"cifar-10-batches-py/{name}")
+
+    def count(source, *options):
+        opened.append(source)
+        return open_archive(source, *options)
+
+    monkeypatch.setattr(tarfile, "open", count)
+    assert np.array_equal(dogs(path, 8, 1), dogs(folder, 8, 1))
+    assert opened == [path]
 
 
 def test_batches_pickled_by_python_3_are_read_equally(folder):

@@ -14,7 +14,7 @@ from score_embedding.comparison.summary import quartiles as quartiles_by
 from score_embedding.comparison.variants import VARIANTS
 from score_embedding.config import loading
 from score_embedding.errors import ConfigError
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 
 OWN = ("lr", "grad_clip", "ema", "warmup")
 

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from command_line import OWN_CONFIGS
 from score_embedding.config import loading
 from score_embedding.config.sections import Model
 from score_embedding.methods.network import build
 
 CPU = torch.device("cpu")
-PUBLISHED = [name for name in loading.bundled() if name not in ("quickstart", "photographs")]
+PUBLISHED = [name for name in loading.bundled() if name not in OWN_CONFIGS]
 
 
 def network_of(size=(32, 32), num_images=1, multiplier=1.0, seed=0, **options):

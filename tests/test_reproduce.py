@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import gaussian_kde
 
-from command_line import assert_mistake, tree
+from command_line import OWN_CONFIGS, assert_mistake, tree
 from comparison_helpers import write_metrics
 from score_embedding import atomic_files
 from score_embedding.comparison import spec
@@ -90,7 +90,7 @@ def test_configs_that_were_published_without_a_figure_are_run_as_well():
         ("cifar3_unconditional", None),
     }
     run = {name for case in CASES.values() for name in case.configs.values()}
-    assert run == loading.bundled().keys() - {"quickstart", "photographs"}
+    assert run == loading.bundled().keys() - OWN_CONFIGS
     assert tuple(CASES) == TRAINED
 
 

@@ -172,12 +172,12 @@ def test_an_untrained_network_answers_as_the_density_to_the_bit(kind, photograph
     x, s = torch.stack(pictures) + 0.1, torch.tensor([0.1, 0.7])
     together = model_of(config, None, known).denoise(x, s)
     assert torch.equal(together, known.density.denoise(x, s))
-    # A network is evaluated on one image after the other: the same but for round-off.
+    assert torch.equal(model_of(config, network, known).denoise(x, s), together)
+    # One image after the other: the same but for round-off.
     alone = torch.cat([known.density.denoise(x[i : i + 1], s[i : i + 1]) for i in range(2)])
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
-    assert torch.equal(model_of(config, network, known).denoise(x, s), alone)
     torch.nn.init.ones_(network.unet.conv_out.bias)  # F = 1
-    moved = model_of(config, network, known).denoise(x, s) - alone
+    moved = model_of(config, network, known).denoise(x, s) - together
     expected = known.c_out(s, *x.shape[-2:])[..., :1, :1].expand_as(moved)  # at frequency 0
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5)
 

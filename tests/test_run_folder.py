@@ -255,18 +255,18 @@ def test_a_run_that_finishes_before_the_lock_of_another_is_not_overwritten(
 ):
     """The other run finishes, in its own process, after the first check of this one's folder."""
     asked = ("run", "--config", "quickstart", *sets())
-    folder, load = tmp_path / "saves" / "quickstart", pipeline.load_dataset
+    folder, load = tmp_path / "saves" / "quickstart", pipeline.load_training
     if resume:
         run_folder.create(folder, loading.load("quickstart", list(sets())[1::2]))
     finished = {}
 
-    def load_while_the_other_finishes(section):
+    def load_while_the_other_finishes(config):
         other = process(tmp_path, *asked, *(["--resume"] if resume else []))
         assert other.returncode == 0, other.stderr
         finished.update(tree(folder))
-        return load(section)
+        return load(config)
 
-    monkeypatch.setattr(pipeline, "load_dataset", load_while_the_other_finishes)
+    monkeypatch.setattr(pipeline, "load_training", load_while_the_other_finishes)
     done = call(*asked, *(["--resume"] if resume else []))
     assert_mistake(done, "its run is finished" if resume else "already holds a run of this config")
     assert tree(folder) == finished

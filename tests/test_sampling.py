@@ -337,7 +337,7 @@ def test_images_sampled_in_batches_are_those_sampled_at_once(options, generator)
     divided = in_batches(part, 10, (128, 128))
     assert sizes == [4, 4, 2]
     assert torch.equal(divided.x, together.x)
-    assert torch.equal(divided.path, together.path)
+    assert torch.equal(divided.path, together.path[:, :4])  # of the first batch
     assert torch.equal(divided.path_times, together.path_times)
     assert divided.nfe == together.nfe
 

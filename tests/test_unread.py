@@ -86,7 +86,8 @@ OTHER = {
     "data_loader.seed": 5,
     "data_loader.image": "rocket",
 }
-NOT_ALONE = {"model.in_channels", "model.out_channels"}  # equal to data_loader.channels
+# Equal to data_loader.channels; only of a network that is conditioned on classes.
+NOT_ALONE = {"model.in_channels", "model.out_channels", "sample.classes"}
 METHODS = {
     "score_embedding": {},
     "residual": {"diffusion.embedding": "residual", "image_density.kind": "gaussian"},
@@ -293,6 +294,18 @@ def test_the_seed_of_the_data_is_read_where_it_draws_crops():
     assert unread.why_unread(base, "data_loader.seed") == ""
     assert not torch.equal(load_dataset(base.data_loader), load_dataset(changed.data_loader))
     assert "data_loader.dataset sample" in unread.why_unread(config_of(), "data_loader.seed")
+
+
+def test_crops_keep_their_contrast_and_the_key_of_it_is_not_read():
+    cropped = {"data_loader.crops": True, "data_loader.num_images": 3}
+    own = {"data_loader.contrast": "own"}
+    base, changed = config_of(cropped), config_of(cropped, own)
+    assert torch.equal(load_dataset(base.data_loader), load_dataset(changed.data_loader))
+    why = unread.why_unread(base, "data_loader.contrast")
+    assert why == "data_loader.crops True does not read it (False would)"
+    whole, other = config_of(), config_of(own)
+    assert unread.why_unread(whole, "data_loader.contrast") == ""
+    assert not torch.equal(load_dataset(whole.data_loader), load_dataset(other.data_loader))
 
 
 def test_a_kind_that_names_nothing_is_taken_to_read_everything(monkeypatch):

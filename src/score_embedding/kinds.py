@@ -120,7 +120,7 @@ _OPTIMISER = ("lr", "grad_clip", "ema", "warmup", "precision", "compile")
 _LOSS = ("target", "noise_levels", "loss_weight", "timestep_multiplier")
 # All but the seed, which is also that of samples.
 _TRAINING = tuple(f"training.{key}" for key in (*_LOOP, *_OPTIMISER, *_LOSS))
-_OF_DENSITY = (*_SOLVE, "training.target", "model.num_images", "model.image_conditioning")
+_OF_DENSITY = (*_SOLVE, "training.target", "model.num_images")
 _OF_STEPS = ("misc.eps", "training.noise_levels")
 _MIXTURE = ("image_density.components", "image_density.em_steps")
 _RANK = ("image_density.rank",)
@@ -290,7 +290,7 @@ METHODS = {
         "a closed-form denoiser, no training",
         (DENSITY, PRECONDITIONING),
         by_name=False,
-        unread=(*_OF_DENSITY, *_NETWORK, *_TRAINING),
+        unread=(*_OF_DENSITY, *_NETWORK, *_TRAINING, "sample.classes"),
     ),
     "ddpm": MethodKind(f"{_METHODS}.ddpm", "DDPM", diffusion="steps", unread=_OF_STEPS),
     "ddim": MethodKind(f"{_METHODS}.ddpm", "DDIM", diffusion="steps", unread=_OF_STEPS),

@@ -12,14 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from score_embedding import atomic_files
+from score_embedding import atomic_files, results
 from score_embedding.arrays import torch_defaults, with_float64
 from score_embedding.config.schema import AnyConfig, Config
 from score_embedding.config.sections import DiscreteSample, Sample
-from score_embedding.data.datasets import check_apart, load_dataset, load_held_out
+from score_embedding.data.datasets import check_apart, load_dataset, load_training
 from score_embedding.errors import ConfigError, DivergenceError
-from score_embedding.evaluation import held_out, metrics
+from score_embedding.evaluation import metrics
 from score_embedding.evaluation import samples as evaluation
+from score_embedding.evaluation.samples import HeldOut
 from score_embedding.methods import precomputation
 from score_embedding.methods.base import Known, Method, method_of
 from score_embedding.methods.model import TrainedModel, build_network
@@ -60,8 +61,9 @@ def run(
     started = time.perf_counter()
     method = method_of(config)
     run_folder.check(path, config, overwrite, resume)
-    images = load_dataset(config.data_loader)
-    check(images, method)
+    data = load_training(config)
+    images = data.images
+    held = check(images, method)
     resources.check(config, len(images), device, path)
     with (
         run_folder.locked_for(path, config, overwrite, resume),
@@ -76,9 +78,11 @@ def run(
         method.save(path, images, known)
         if run_folder.SCORES in method.kind.files:
             pictures.write(path, run_folder.SCORES)
-        model, history, seconds = train_model(folder, images, method, known, device, profile)
+        model, history, seconds = train_model(
+            folder, images, method, known, device, profile, data.labels, held
+        )
         with dumping_divergence(folder, model.network):
-            values, stage = finish(folder, model, images.to(device))
+            values, stage = results.finish(folder, model, images.to(device), held)
         seconds |= stage
         history.add_final(values)
         artifacts.write_metrics(folder, history)
@@ -89,19 +93,21 @@ def run(
         run_folder.remove_checkpoints(path)
 
 
-def check(images: Tensor, method: Method) -> None:
-    """Raise DataError or ConfigError where the images cannot be trained on as asked, or where
-    held-out photographs cannot be read or are trained on."""
+def check(images: Tensor, method: Method) -> HeldOut:
+    """What the config holds out. Raises DataError or ConfigError where the images cannot be trained
+    on as asked, where there is no such class to sample, or where what is held out cannot be read or
+    is trained on."""
     method.check(images)
+    method.sampled_index(1, 1)
     config = method.config
     if config.held_out is None and min(images.shape[2:]) < metrics.LEAST_SIDE:
         h, w = images.shape[2:]
         raise ConfigError(
             f"data_loader.image_size: {h}x{w}: SSIM needs sides of {metrics.LEAST_SIDE} or more"
         )
-    if config.held_out:
+    if config.held_out and not config.held_out.of_dataset:
         check_apart(config.held_out, config.data_loader)
-        load_held_out(config.held_out, config.data_loader.channels)
+    return evaluation.held_out_of(config, torch.device("cpu"))
 
 
 def _precompute(method: Method, images: Tensor, device: torch.device) -> Known:
@@ -116,21 +122,26 @@ def train_model(
     known: Known,
     device: torch.device,
     profile: bool,
+    labels: Tensor | None = None,
+    held: HeldOut | None = None,
 ) -> tuple[TrainedModel, History, dict[str, float]]:
-    """The trained model, saved in the folder, the history of its training and stage seconds; with
-    `profile` it is evaluated during training."""
+    """The trained model of images (n, c, h, w) with labels (n,), saved in the folder, the history
+    of its training and stage seconds; with `profile` it is evaluated during training, on what is
+    `held` out where the config holds out anything."""
     config, clock = method.config, sum(known.seconds.values())
     if not method.trained:
         history = History([{"step": 0, "training_seconds": clock}], clock, 0.0, known.seconds)
         seconds = {**known.seconds, "training": 0.0, "evaluation": 0.0}
         return TrainedModel(method, None, known), history, seconds
-    objective, images = method.objective(images.to(device), known), images.to(device)
+    images = images.to(device)
+    labels = None if labels is None else labels.to(device)
+    objective = method.objective(images, known, labels)
     network = build_network(method, len(images), device)
     log.info("network of %.1f M parameters on %s", network.num_parameters / 1e6, device)
-    photographs = evaluation.photographs_of(config, device) if profile else {}
+    held = evaluation.on_device({} if held is None else held, device)
 
     def evaluate(network: ScoreNetwork) -> dict[str, float]:
-        return evaluation.evaluate(TrainedModel(method, network, known), images, photographs)
+        return evaluation.evaluate(TrainedModel(method, network, known), images, held)
 
     with dumping_divergence(folder, network):
         history = train(
@@ -177,7 +188,8 @@ def sample_again(
     into the folder `out`.
 
     `options` and `seed` say how to sample, the rest is as the model was trained. `count`: how many
-    samples; by default one for each training image.
+    samples; by default options.count, else one for each training image. Of a run that draws no
+    samples, photographs are denoised again.
 
     Raises
     ------
@@ -191,21 +203,24 @@ def sample_again(
     content.read_course(folder)  # found damaged before the samples are replaced
     target = RunFolder(out or path)
     elsewhere = target.path.resolve() != path.resolve()
-    result = run_folder.DENOISED if config.held_out else run_folder.SAMPLES
+    training = config.training.model_copy(update={"seed": seed})
+    again = config.model_copy(update={"sample": options, "training": training})
+    method_of(again).sampled_index(1, 1)  # finds a class that there is not
+    result = run_folder.SAMPLES if again.draws_samples else run_folder.DENOISED
     run_folder.check_place(target.path)
     if elsewhere:
         run_folder.check_no_run(target.path)
     run_folder.check_not_there(target, result, overwrite)
-    training = config.training.model_copy(update={"seed": seed})
-    again = config.model_copy(update={"sample": options, "training": training})
-    images = torch.empty(0, device=device)
-    if config.held_out is None:
-        images = artifacts.read_images(folder, method).to(device)
+    images = artifacts.start_images(folder, method_of(again)).to(device)
+    if again.draws_samples:
         resources.check_sampling(again, len(images), count, device, target.path)
     model = loading.load_model(folder, config, len(images), device).with_config(again)
     with run_folder.locked(target.path):
         run_folder.check_not_there(target, result, overwrite)  # others may have sampled since
-        finish(target, model, images, count)
+        if again.draws_samples:
+            results.draw_samples(target, model, images, count, folder.path)
+        else:
+            results.denoise(target, model, evaluation.held_out_of(config, device))
         if not elsewhere:
             render.write(folder)
 
@@ -252,37 +267,6 @@ def solve(config: Config, path: Path, device: torch.device, overwrite: bool = Fa
         precomputation.save(folder / run_folder.SCORES, images, precomputed)
         pictures.write(path, run_folder.SCORES)
         artifacts.write_diagnostics(folder, len(images), precomputed, config)
-
-
-def finish(
-    folder: RunFolder, model: TrainedModel, images: Tensor, count: int | None = None
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Samples, or denoised photographs, into the folder; returns their metrics, and the seconds
-    that it took by stage."""
-    config = model.config
-    if config.held_out:
-        photographs = evaluation.photographs_of(config, images.device)
-        measured = held_out.measure(model.denoise, photographs, config.held_out.levels)
-        artifacts.write_denoised(folder, measured, photographs, model.method)
-        pictures.write(folder.path, run_folder.DENOISED)
-        values = measured.means()
-        log.info("%d photograph(s) denoised: %s", len(photographs), metrics.format_metrics(values))
-        return values, {"denoising": measured.seconds}
-    started = time.perf_counter()
-    drawn = evaluation.sample_all(model, images, count)
-    seconds = time.perf_counter() - started
-    values = evaluation.measure(model, drawn, images)
-    truth = evaluation.truth_of(model, drawn[""], images)
-    artifacts.write_samples(folder, drawn, images, truth, model.method, values, seconds)
-    pictures.write(folder.path, run_folder.SAMPLES)
-    log.info(
-        "%d sample(s) in %.1f s, %d evaluations: %s",
-        len(drawn[""].x),
-        seconds,
-        drawn[""].nfe,
-        metrics.format_metrics(values),
-    )
-    return values, {"sampling": seconds}
 
 
 def _describe_environment(

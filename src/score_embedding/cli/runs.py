@@ -150,12 +150,19 @@ def sample(
             "-n",
             min=1,
             max=10**12,
-            help="How many samples; default one for each training image.",
+            help="How many samples; default sample.count, else one for each training image.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder to write the samples into; default RUN_FOLDER."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Classes of the samples, in turn, or all; of a model that knows classes.",
+        ),
     ] = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -175,15 +182,19 @@ def sample(
     stray = [change for change in changes if not change.startswith("sample.")]
     if stray:
         raise ConfigError(f"--set {stray[0]}: only keys of the sample section can change here")
+    if classes is not None:
+        changes.append(f"sample.classes=[{classes}]")
     if seed is not None:
         changes.append(f"training.seed={seed}")
     run_folder.open_existing(folder)
     settings = loading.load(str(folder / run_folder.CONFIG), changes)
     what, beside = run_folder.SAMPLES, run_folder.SAMPLE_PICTURE
-    if settings.held_out:
+    if not settings.draws_samples:
         what, beside = run_folder.DENOISED, run_folder.DENOISED_PICTURE
         if number is not None:
-            raise ConfigError("--number: this run denoises photographs and draws no samples")
+            raise ConfigError(
+                "--number: this run denoises photographs and draws no samples (sample.count)"
+            )
     _warn_of_unread(settings, overrides or [])
     target = run_folder.RunFolder(out or folder)
     run_folder.check_not_there(target, what, overwrite)

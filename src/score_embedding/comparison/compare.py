@@ -26,7 +26,7 @@ from score_embedding.data.datasets import load_dataset
 from score_embedding.errors import RunFolderError
 from score_embedding.methods.base import method_of
 from score_embedding.report import figures
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 from score_embedding.runs import folder as run_folder
 from score_embedding.runs import resources
 from score_embedding.training import signals

@@ -98,15 +98,19 @@ def course(job: Job, levels: tuple[float, ...]) -> Course:
     """The content of a finished run's folder. Raises RunFolderError where its files are damaged."""
     needs = (run_folder.METRICS, run_folder.DENOISED)
     folder, config = run_folder.open_existing(job.path, needs)
-    rows, columns = artifacts.read_metrics(folder), held_out.columns(levels)
-    last_row(folder, rows, columns)
     arrays = atomic_files.read_arrays(folder / run_folder.DENOISED, "description")
     description = json.loads(str(arrays["description"]))
+    of_set = description.get("set")  # of a data set, which has no SSIM
+    measures = ("psnr", "mse") if of_set else ("psnr", "ssim")
+    columns = [f"{measure}_{level:g}" for measure in measures for level in levels]
+    rows = artifacts.read_metrics(folder)
+    last_row(folder, rows, columns)
+    count = of_set["count"] if of_set else len(description["names"])
     return Course(
         job.method,
         config.training.seed,
         tuple(row for row in rows if all(name in row for name in columns)),
-        description["seconds"] / (len(description["names"]) * len(levels)),
+        description["seconds"] / (count * len(levels)),
     )
 
 
@@ -151,7 +155,7 @@ def outcome(course: Course, goal: Goal | None) -> Outcome:
         level: first_reaching(rows, psnr, f"psnr_{level:g}")
         for level, psnr in (goal.psnr.items() if goal else ())
     }
-    final = {key: value for key, value in end.items() if key.startswith(("psnr_", "ssim_"))}
+    final = {key: value for key, value in end.items() if key.startswith(("psnr_", "ssim_", "mse_"))}
     final[SECONDS] = course.seconds_a_photograph
     seconds, steps = end["training_seconds"], int(end["step"])
     return Outcome(course.method, course.seed, "", seconds, steps, reached, final, ())

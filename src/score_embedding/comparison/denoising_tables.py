@@ -18,7 +18,7 @@ from score_embedding.comparison.denoising import (
     summaries,
 )
 from score_embedding.comparison.summary import Summary, ratio
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 
 
 def all_tables(
@@ -73,8 +73,13 @@ def _end(
     for rival in beside:
         qualities = _qualities(rival.measured.means(), levels)
         rows.append((rival.name, *qualities, "-", f"{rival.seconds_a_photograph:.2g}"))
+    title, what = "Photographs denoised, at the end", "SSIM of the answer clipped to [0, 1]"
+    of = "photographs"
+    if not _has_ssim(medians(each[0]), levels):
+        title, of = "Held-out images denoised, at the end", "images"
+        what = "1000 times the mean squared error (the PSNR is of the answer clipped to [0, 1])"
     text = (
-        f"{note}. PSNR in dB / SSIM of the answer clipped to [0, 1], means over the photographs, "
+        f"{note}. PSNR in dB / {what}, means over the {of}, "
         "medians over the seeds, whose PSNRs differ by at most "
         f"{scatter(found, levels):.2f} dB. Of a method that is not trained (0 steps) the seconds "
         "are those of its fit. The last column is denoising alone."
@@ -85,7 +90,7 @@ def _end(
     if not any(course.method == REFERENCE for course in found):
         text += f" No run of {REFERENCE} is finished: nothing can be compared at equal times."
     header = ("method", *map(_noise, levels), "trained: s (steps)", "s a photograph")
-    return Table("Photographs denoised, at the end", header, rows, text)
+    return Table(title, header, rows, text)
 
 
 def _equal_times(compared: list[Lead], levels: tuple[float, ...], note: str) -> Table:
@@ -145,8 +150,16 @@ def _times_to(each: list[Summary], aim: Goal, note: str) -> Table:
 
 
 def _qualities(values: dict[str, float], levels: tuple[float, ...]) -> list[str]:
+    """PSNR and SSIM by level; of a data set, PSNR and 1000 times the mean squared error."""
     names = [f"{level:g}" for level in levels]
+    if not _has_ssim(values, levels):
+        return [f"{values[f'psnr_{s}']:.2f} / {1000 * values[f'mse_{s}']:.3g}" for s in names]
     return [f"{values[f'psnr_{name}']:.2f} / {values[f'ssim_{name}']:.3f}" for name in names]
+
+
+def _has_ssim(values: dict[str, float], levels: tuple[float, ...]) -> bool:
+    """Whether SSIM was measured: of photographs, not of many images of a data set."""
+    return f"ssim_{levels[0]:g}" in values
 
 
 def _noise(level: float) -> str:

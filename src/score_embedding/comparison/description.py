@@ -51,9 +51,14 @@ def _held_out(options: HeldOut, done: list[Job]) -> list[str]:
     names = [*(options.image or []), *(options.path or [])]
     if done:
         arrays = atomic_files.read_arrays(done[0].path / run_folder.DENOISED, "description")
-        names = json.loads(str(arrays["description"]))["names"]
+        description = json.loads(str(arrays["description"]))
+        names = description["names"]
         sizes = [arrays[f"photograph_{i}"].shape[1:] for i in range(len(names))]
         names = [f"{name} {h} x {w}" for name, (h, w) in zip(names, sizes, strict=True)]
+    if options.of_dataset:
+        source = "the test part" if options.dataset_part else f"{options.share:g} of the data set"
+        count = description["set"]["count"] if done else options.num_images
+        names = [f"{count} images of {source}"]
     levels = ", ".join(f"{level:g}" for level in options.levels)
     return [f"held out: {', '.join(names)}", f"noise {levels}"]
 

@@ -21,7 +21,7 @@ from score_embedding.comparison.sweeps import runtimes as sweep_runtimes
 from score_embedding.comparison.sweeps import tables as sweep_tables
 from score_embedding.config.sections import HeldOut
 from score_embedding.errors import RunFolderError
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 
 CURVES = "ssim_over_time.png"
 SHEET = "samples.png"
@@ -127,7 +127,8 @@ def _of_denoising(
 ) -> Made:
     levels = held_out.levels
     found = _readable(done, missing, lambda job: denoising.course(job, levels))
-    beside, failed = denoising.rivals(done[0], levels) if done else ([], {})
+    classical = done and not held_out.of_dataset  # of a data set a run keeps a few images only
+    beside, failed = denoising.rivals(done[0], levels) if classical else ([], {})
     missing |= failed
     caption = describe(comparison, done)
     goal = denoising.goal(found, levels)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from score_embedding.comparison.spec import Comparison
 from score_embedding.comparison.summary import Quartiles, Summary, baselines, ratio
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 
 NOT_REACHED = "not reached"
 PRIOR_NAMES = {

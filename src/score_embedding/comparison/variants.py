@@ -18,6 +18,7 @@ _ARRAYS = {"empirical": ("image_density.arrays=2000",)}  # every window is compa
 # is measured in docs/comparison.md.
 _CHAIN_STEPS = 50
 _OWN_TRAINING = ("lr", "grad_clip", "ema", "warmup")
+_START = ("type", "conditional_weight", "prior", "count", "classes")
 _SHARED_TRAINING = ("epochs", "seconds", "precision", "compile")
 
 
@@ -83,7 +84,10 @@ VARIANTS: dict[str, Variant] = {
     ),
     "input": Variant(
         "the paper's embedding, of crops (held_out)",
-        ("diffusion.embedding=input", "training.timestep_multiplier=1000"),
+        (
+            *("diffusion.embedding=input", "training.timestep_multiplier=1000"),
+            *("model.image_conditioning=none", "sample.classes=null"),  # it knows no classes
+        ),
     ),
     **{
         f"{kind}_residual": Variant(f"the residual of density {kind} (held_out)", _of_density(kind))
@@ -151,7 +155,7 @@ def _baseline(kind: str, base: dict[Any, Any], own_training: bool) -> dict[Any, 
         },
         "model": {**_conditioned(base.get("model", {})), "embedding_method": "fourier"},
         "sample": {
-            **_part(base.get("sample", {}), ("type", "conditional_weight", "prior")),
+            **_part(base.get("sample", {}), _START),
             "steps": _CHAIN_STEPS,
             "chain": "clipped",
         },
@@ -161,8 +165,9 @@ def _baseline(kind: str, base: dict[Any, Any], own_training: bool) -> dict[Any, 
 
 
 def _conditioned(model: dict[Any, Any]) -> dict[Any, Any]:
-    """The model section of a baseline, conditioned on the image's index unless nothing is."""
-    if "image_index" in model or model.get("image_conditioning") == "none":
+    """The model section of a baseline, conditioned on the image's index unless nothing is, or the
+    class is."""
+    if "image_index" in model or model.get("image_conditioning") in ("none", "class"):
         return model
     return {**model, "image_conditioning": "index"}
 

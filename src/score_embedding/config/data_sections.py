@@ -90,20 +90,41 @@ class DataLoader(Section):
 
 
 class HeldOut(Section):
-    """Photographs that training never sees: the run then measures how well it denoises them."""
+    """Images that training never sees: the run then measures how well it denoises them. They are
+    photographs (image, path), or of the data set that is trained on (dataset_part, share)."""
 
     image: Strings | None = None  # names of pictures that installed packages bring
     path: Strings | None = None  # files or folders
-    shrink: Count = 1  # the factor by which they are first made smaller
+    shrink: Count = 1  # photographs: the factor by which they are first made smaller
     # And cut to this middle square; SSIM needs three pixels.
     crop: Annotated[Count, Field(ge=3)] | None = None
+    dataset_part: Literal["test"] | None = None  # the data set's own test part
+    # The share of the images of data_loader that is not trained on.
+    share: Annotated[float, BeforeValidator(number), Field(gt=0, lt=1)] | None = None
+    num_images: Count = 1024  # of the data set: the most that are measured
+    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0  # of the data set: which images
     # Standard deviations of the noise, white being 1.
     levels: Annotated[tuple[NoiseLevel, ...], Field(min_length=1)] = (0.05, 0.125, 0.25, 0.5)
 
     @model_validator(mode="after")
     def _source_given(self) -> HeldOut:
-        if self.image is None and self.path is None:
-            raise ValueError("image or path is needed: pictures that are not trained on")
+        of_dataset = [name for name in ("dataset_part", "share") if getattr(self, name) is not None]
+        photographs = self.image is not None or self.path is not None
+        if not photographs and not of_dataset:
+            raise ValueError(
+                "image or path is needed: pictures that are not trained on; or, of a data set, "
+                "dataset_part: test, or share"
+            )
+        if len(of_dataset) + photographs > 1:
+            given = [name for name in ("image", "path") if getattr(self, name) is not None]
+            raise ValueError(f"{' and '.join(given + of_dataset)}: only one source can be held out")
+        if of_dataset and (self.shrink > 1 or self.crop is not None):
+            raise ValueError(f"shrink and crop are of photographs, not of {of_dataset[0]}")
         if len({f"{level:g}" for level in self.levels}) < len(self.levels):
             raise ValueError(f"levels: {list(self.levels)}: none twice, to six digits")
         return self
+
+    @property
+    def of_dataset(self) -> bool:
+        """Whether images of the data set are held out, not photographs."""
+        return self.dataset_part is not None or self.share is not None

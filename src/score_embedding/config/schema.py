@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import model_validator
 
+from score_embedding import kinds
 from score_embedding.config.sections import (
     DataLoader,
     Diffusion,
@@ -20,6 +21,7 @@ from score_embedding.config.sections import (
     NoiseSchedule,
     Sample,
     Section,
+    Start,
     Training,
 )
 from score_embedding.config.values import Name
@@ -33,7 +35,44 @@ class Run(Section):
     training: Training = Training()
     model: Model = Model()
     misc: Misc = Misc()
-    held_out: HeldOut | None = None  # an addition: measure denoising of these instead of samples
+    sample: Start = Start()
+    # An addition: measure denoising of these; samples are then drawn where sample.count is given.
+    held_out: HeldOut | None = None
+
+    @property
+    def draws_samples(self) -> bool:
+        """Whether the run ends with samples."""
+        return self.held_out is None or self.sample.count is not None
+
+    @model_validator(mode="after")
+    def _held_out_fits(self) -> Run:
+        if self.held_out is None or not self.held_out.of_dataset:
+            return self
+        dataset = self.data_loader.dataset
+        labelled = [name for name, kind in kinds.DATASETS.items() if kind.labelled]
+        if self.held_out.dataset_part and dataset not in labelled:
+            raise ValueError(
+                f"held_out.dataset_part: data set {dataset} has no test part (those of "
+                f"{', '.join(labelled)} have); held_out.share holds out a share of its images"
+            )
+        if self.data_loader.crops:
+            raise ValueError(
+                "held_out.share: of whole images, not of crops; hold out photographs with "
+                "held_out.path or held_out.image"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Run:
+        dataset = self.data_loader.dataset
+        if self.model.conditioned_on_class and not kinds.DATASETS[dataset].labelled:
+            raise ValueError(f"model.image_conditioning: class: data set {dataset} has no classes")
+        if self.sample.classes and not self.model.conditioned_on_class:
+            raise ValueError(
+                "sample.classes: the network is not conditioned on classes; one that is is trained "
+                "with model.image_conditioning: class"
+            )
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Run:
@@ -82,6 +121,16 @@ class Config(Run):
             raise ValueError(
                 "held_out: the exact score of the images knows no others; set "
                 "diffusion.embedding: residual for that of image_density"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _knows_classes(self) -> Config:
+        # The density alone has no network, and reads none of its keys.
+        if self.model.conditioned_on_class and self.method not in ("residual", "density"):
+            raise ValueError(
+                f"model.image_conditioning: class: method {self.method} knows no classes; residual "
+                "models (diffusion.embedding: residual), ddpm and ddim do"
             )
         return self
 

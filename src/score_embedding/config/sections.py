@@ -21,6 +21,7 @@ from score_embedding.config.values import (
     DecayOrOff,
     Int,
     KdeMethod,
+    Names,
     Positive,
     PositiveOrOff,
     Prior,
@@ -179,7 +180,8 @@ class Model(Section):
     # additions
     # What the network is conditioned on to distinguish several images: an embedding of the index,
     # a time interval of its own for each image (the program of 2024), or nothing.
-    image_conditioning: Literal["index", "time_interval", "none"] = "index"
+    # Or on the class of the image, which a share of the batches does without (methods/classes.py).
+    image_conditioning: Literal["index", "time_interval", "class", "none"] = "index"
     network: Annotated[str, one_of(kinds.NETWORKS)] = "published"
 
     @model_validator(mode="before")
@@ -199,7 +201,12 @@ class Model(Section):
     @property
     def conditioned_on_image(self) -> bool:
         """Whether the network is conditioned on which of several images is meant."""
-        return self.image_conditioning != "none"
+        return self.image_conditioning in ("index", "time_interval")
+
+    @property
+    def conditioned_on_class(self) -> bool:
+        """Whether the network is conditioned on the class of an image."""
+        return self.image_conditioning == "class"
 
     @property
     def divisor(self) -> int:
@@ -214,6 +221,11 @@ class Start(Section):
     conditional_weight: Share | None = None
     # additions
     prior: Prior = "unit"
+    # How many samples. None: one for each training image, or with held_out none.
+    count: Count | None = None
+    # Of a network that is conditioned on classes: those of the samples, in turn; `all` for all of
+    # them. None: samples of no given class.
+    classes: Names | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -7,17 +7,25 @@ there is taken to be read.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from score_embedding import kinds
 from score_embedding.config.schema import AnyConfig, Config
 
 # The same for values that are no kinds.
-_UNREAD_OF_VALUES: dict[str, dict[str, tuple[str, ...]]] = {
+_UNREAD_OF_VALUES: dict[str, dict[Any, tuple[str, ...]]] = {
     "sample.type": {
         "unconditional": ("sample.conditional_weight",),
         "conditional": ("sample.prior", "sample.gaussian_above"),
     },
-    "model.image_conditioning": {"index": (), "time_interval": (), "none": ("model.num_images",)},
+    "model.image_conditioning": {
+        "index": (),
+        "time_interval": (),
+        "class": ("model.num_images",),
+        "none": ("model.num_images",),
+    },
+    # Crops keep the contrast of their photograph.
+    "data_loader.crops": {True: ("data_loader.contrast",), False: ()},
     "model.embedding_method": {"linear": ("model.max_positions",), "fourier": ()},
 }
 _TABLES: dict[str, Mapping[str, kinds.Kind]] = {
@@ -50,26 +58,25 @@ def why_unread(config: AnyConfig, key: str) -> str:
         chosen = _chosen(config, choice)
         unread = _unread_by_choice(choice)
         if chosen is not None and _covers(unread[chosen], key):
-            others = [name for name, not_read in unread.items() if not _covers(not_read, key)]
+            others = [str(name) for name, not_read in unread.items() if not _covers(not_read, key)]
             there = f" ({', '.join(others)} would)" if others else ""
             return f"{choice} {chosen} does not read it{there}"
     return ""
 
 
-def _unread_by_choice(choice: str) -> dict[str, tuple[str, ...]]:
+def _unread_by_choice(choice: str) -> dict[Any, tuple[str, ...]]:
     """What each value of the key `choice` does not read."""
     if choice in _UNREAD_OF_VALUES:
         return _UNREAD_OF_VALUES[choice]
     return {name: kind.unread for name, kind in _TABLES[choice].items()}
 
 
-def _chosen(config: AnyConfig, choice: str) -> str | None:
+def _chosen(config: AnyConfig, choice: str) -> Any:
     """The value that the config chooses; None where it has no such key."""
     section, key = choice.split(".")
     if section == "image_density" and not isinstance(config, Config):
         return None
-    value: str | None = getattr(getattr(config, section), key, None)
-    return value
+    return getattr(getattr(config, section), key, None)
 
 
 def _covers(keys: tuple[str, ...], key: str) -> bool:

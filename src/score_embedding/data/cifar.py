@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from score_embedding.config.sections import DataLoader
 from score_embedding.data import pickles
 from score_embedding.data.files import data_folder, download, given, listed, places
-from score_embedding.data.labelled import Labelled, Part
+from score_embedding.data.labelled import Keep, Labelled, Part, check_labels, joined
 from score_embedding.errors import DataError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -27,9 +27,9 @@ CLASSES = (
 )
 
 
-def read_part(options: DataLoader, part: Part) -> Labelled:
-    """All images of a part: from data_loader.path, else from where data sets are looked for, else
-    from the network.
+def read_part(options: DataLoader, part: Part, keep: Keep) -> Labelled:
+    """The images of a part that `keep` returns: from data_loader.path, else from where data sets
+    are looked for, else from the network.
 
     Raises
     ------
@@ -38,7 +38,13 @@ def read_part(options: DataLoader, part: Part) -> Labelled:
     archive = find(places(options))
     if archive is None and options.path:
         raise DataError(f"{listed(given(options))}: no CIFAR-10 here (data_loader.path)")
-    return split(archive or fetch(data_folder()), part)
+    return split(archive or fetch(data_folder()), part, keep)
+
+
+def class_names(options: DataLoader) -> tuple[str, ...]:
+    """The names of the classes, by their numbers."""
+    del options
+    return CLASSES
 
 
 def fetch(folder: Path, url: str = URL, known_hash: str = SHA256) -> Path:
@@ -63,37 +69,55 @@ def find(folders: list[Path]) -> Path | None:
     return None
 
 
-def split(source: Path, part: Part) -> Labelled:
-    """All images of a part of the data set, 32 x 32 in colour, in file order, from a folder or an
-    archive.
+def split(source: Path, part: Part, keep: Keep) -> Labelled:
+    """The images of a part of the data set, 32 x 32 in colour, in file order, from a folder or an
+    archive: of each batch those that `keep` returns. An archive is unpacked once.
 
     Raises
     ------
     DataError : a batch is missing or damaged.
     """
-    images, labels = zip(*(_batch(source, name) for name in PARTS[part]), strict=True)
-    return Labelled(np.concatenate(images), np.concatenate(labels), CLASSES)
+    names = PARTS[part]
+    kept = {
+        name: keep(_batch(f"{source}/{name}", content)) for name, content in _read(source, names)
+    }
+    return joined([kept[name] for name in names])
 
 
-def _batch(source: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    where = f"{source}/{name}"
+def _read(source: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    """The batches of these names, in the order of the folder or the archive."""
+    missing = list(names)
     try:
         if source.is_dir():
-            content = (source / name).read_bytes()
-        else:
-            with tarfile.open(source) as archive:
-                member = archive.extractfile(f"{FOLDER}/{name}")
-                content = member.read() if member else b""
+            while missing:
+                content = (source / missing[0]).read_bytes()
+                yield missing.pop(0), content
+            return
+        with tarfile.open(source) as archive:
+            wanted = {f"{FOLDER}/{name}": name for name in names}
+            for member in archive:
+                name = wanted.get(member.name, "")
+                file = archive.extractfile(member) if name in missing else None
+                if file is not None:
+                    content = file.read()
+                    missing.remove(name)
+                    yield name, content
+                if not missing:
+                    return
+        raise KeyError(f"{FOLDER}/{missing[0]} is not in the archive")
     except (OSError, KeyError, EOFError, zlib.error, tarfile.TarError) as error:
+        where = f"{source}/{missing[0]}"
         raise DataError(f"{where}: not readable as a batch of CIFAR-10 ({error})") from error
+
+
+def _batch(where: str, content: bytes) -> Labelled:
     batch = pickles.read(content, where, encoding="bytes")
     try:
         images = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
         labels = np.asarray(batch[b"labels"], dtype=np.int64)
         if labels.shape != (len(images),):
             raise ValueError(f"{len(images)} images, labels of shape {labels.shape}")
-        if not ((labels >= 0) & (labels < len(CLASSES))).all():
-            raise ValueError(f"labels from {labels.min()} to {labels.max()}, 0 to 9 are classes")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{where}: not a batch of CIFAR-10 ({error!r})") from error
-    return images.transpose(0, 2, 3, 1), labels
+    check_labels(labels, CLASSES, where)
+    return Labelled(images.transpose(0, 2, 3, 1), labels, CLASSES)

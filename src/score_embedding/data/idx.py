@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from score_embedding.config.sections import DataLoader
 from score_embedding.data.files import data_folder, download, given, listed, places
-from score_embedding.data.labelled import Labelled, Part
+from score_embedding.data.labelled import Keep, Labelled, Part, check_labels
 from score_embedding.errors import DataError
 
 SIDE = 28  # pixels
@@ -65,10 +65,10 @@ SOURCES = {
 }
 
 
-def read_part(options: DataLoader, part: Part) -> Labelled:
-    """All images of a part, in the middle of black ones of data_loader.image_size: from
-    data_loader.path, else from where data sets are looked for, from the place of Debian's package,
-    or from the network.
+def read_part(options: DataLoader, part: Part, keep: Keep) -> Labelled:
+    """The images of a part that `keep` returns, in the middle of black ones of
+    data_loader.image_size: from data_loader.path, else from where data sets are looked for, from
+    the place of Debian's package, or from the network.
 
     Raises
     ------
@@ -84,10 +84,14 @@ def read_part(options: DataLoader, part: Part) -> Labelled:
         )
     if len(images) != len(labels):
         raise DataError(f"{found[0]}: {len(images)} images, but {len(labels)} labels in {found[1]}")
-    if len(labels) and labels.max() >= len(source.classes):
-        raise DataError(f"{found[1]}: a label {labels.max()}, the last class is number 9")
-    read = Labelled(images[..., None], labels.astype(np.int64), source.classes)
-    return read.padded(options.image_size)
+    numbers = labels.astype(np.int64)
+    check_labels(numbers, source.classes, str(found[1]))
+    return keep(Labelled(images[..., None], numbers, source.classes)).padded(options.image_size)
+
+
+def class_names(options: DataLoader) -> tuple[str, ...]:
+    """The names of the classes, by their numbers."""
+    return SOURCES[options.dataset].classes
 
 
 def _path(options: DataLoader, name: str) -> Path:

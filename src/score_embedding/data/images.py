@@ -102,14 +102,19 @@ def load(
     """All images as one tensor, as `load_images`; the problems of all bad ones in one DataError.
     With `own_contrast` 0 is black and 1 white, in all images."""
 
+    # Filled image by image: a list of tens of thousands would be copied to be stacked.
+    found = torch.empty(len(named), channels, *size, dtype=torch.float32, device="cpu")
+    rows = iter(found.unbind())
+
     def prepare(pixels: NDArray[Any], name: str) -> Tensor:
         x = image_files.to_channels(pixels, name, channels)
         h, w = x.shape[-2:]
         if h * size[1] != w * size[0]:
             log.info("%s: %dx%d (h x w) is stretched to %dx%d", name, h, w, *size)
-        return _prepared(x[None], size, own_contrast)[0]
+        return next(rows).copy_(_prepared(x[None], size, own_contrast)[0])
 
-    return torch.stack(each(named, prepare))
+    each(named, prepare)
+    return found
 
 
 def of_pixels(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal
@@ -36,7 +36,7 @@ class Labelled:
     def of_classes(self, wanted: Sequence[str]) -> Labelled:
         """The images of these classes, in the order of the data set. DataError for a class that it
         does not have."""
-        numbers = [self._number(name) for name in wanted]
+        numbers = [number_of(name, self.classes, "data_loader.classes") for name in wanted]
         return self._taken(np.flatnonzero(np.isin(self.labels, numbers)))
 
     def drawn(self, count: int, seed: int, name: str) -> Labelled:
@@ -60,11 +60,30 @@ class Labelled:
     def _taken(self, places: NDArray[np.int64]) -> Labelled:
         return replace(self, images=self.images[places], labels=self.labels[places])
 
-    def _number(self, name: str) -> int:
-        if name in self.classes:
-            return self.classes.index(name)
-        close = get_close_matches(name, self.classes, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+
+Keep = Callable[[Labelled], Labelled]  # of the images of a file, those that are wanted
+
+
+def joined(parts: Sequence[Labelled]) -> Labelled:
+    """The images of several parts of a data set, one part after another."""
+    images, labels = ([getattr(part, name) for part in parts] for name in ("images", "labels"))
+    return Labelled(np.concatenate(images), np.concatenate(labels), parts[0].classes)
+
+
+def number_of(name: str, classes: tuple[str, ...], key: str) -> int:
+    """The place of a class among others. DataError, which names the config's `key`, where it is not
+    one of them."""
+    if name in classes:
+        return classes.index(name)
+    close = get_close_matches(name, classes, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise DataError(f"{key}: {name!r} is not one of {', '.join(classes)}{hint}")
+
+
+def check_labels(labels: NDArray[np.int64], classes: tuple[str, ...], source: str) -> None:
+    """Raise DataError, which names the source, where a label is not the number of a class."""
+    wrong = labels[(labels < 0) | (labels >= len(classes))]
+    if len(wrong):
         raise DataError(
-            f"data_loader.classes: {name!r} is not one of {', '.join(self.classes)}{hint}"
+            f"{source}: a label {wrong[0]}, the last class is number {len(classes) - 1}"
         )

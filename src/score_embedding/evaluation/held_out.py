@@ -23,8 +23,8 @@ Denoise = Callable[[Tensor, Tensor], Tensor]  # (b, c, h, w), noise levels (b,) 
 
 @dataclass(frozen=True)
 class Measured:
-    """Per photograph and level: noisy and denoised images (c, h, w), PSNR and SSIM; the seconds
-    that denoising took, of all together."""
+    """Per photograph and level: noisy and denoised images (c, h, w), PSNR, SSIM and the mean
+    squared error without clipping; the seconds that denoising took, of all together."""
 
     names: list[str]
     levels: tuple[float, ...]
@@ -32,6 +32,7 @@ class Measured:
     denoised: list[list[Tensor]]
     psnr: list[list[float]]
     ssim: list[list[float]]
+    mse: list[list[float]]
     seconds: float
 
     @property
@@ -40,16 +41,16 @@ class Measured:
         return self.seconds / (len(self.names) * len(self.levels))
 
     def means(self) -> dict[str, float]:
-        """psnr_LEVEL and ssim_LEVEL, the means over the photographs."""
+        """psnr_LEVEL, ssim_LEVEL and mse_LEVEL, the means over the photographs."""
         found = {}
-        for name, values in (("psnr", self.psnr), ("ssim", self.ssim)):
+        for name, values in (("psnr", self.psnr), ("ssim", self.ssim), ("mse", self.mse)):
             for level, column in zip(self.levels, zip(*values, strict=True), strict=True):
                 found[f"{name}_{level:g}"] = float(np.mean(column))
         return found
 
 
 def columns(levels: tuple[float, ...]) -> list[str]:
-    """The names of `Measured.means`."""
+    """The names of `Measured.means` that every version has written."""
     return [f"{name}_{level:g}" for name in ("psnr", "ssim") for level in levels]
 
 
@@ -93,5 +94,9 @@ def measure(
         denoised,
         [[psnr for psnr, _ in row] for row in pairs],
         [[ssim for _, ssim in row] for row in pairs],
+        [
+            [float((x - truth).double().square().mean()) for x in row]
+            for row, truth in zip(denoised, truths, strict=True)
+        ],
         seconds,
     )

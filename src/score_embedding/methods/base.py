@@ -18,7 +18,10 @@ from torch import Tensor
 from score_embedding import kinds
 from score_embedding.config.schema import AnyConfig
 from score_embedding.config.sections import Model
+from score_embedding.data.datasets import class_names, class_numbers
 from score_embedding.kinds import MethodKind
+from score_embedding.methods import network as networks
+from score_embedding.methods.classes import Labels
 from score_embedding.methods.samplers import Samples
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, c, h, w), (b,), (b,) -> (b, c, h, w)
@@ -33,7 +36,8 @@ class Batch:
     x : noisy images (b, c, h, w).
     condition : (b,), what the network is conditioned on: the time of the diffusion, the number of
         the step in a chain, or the noise level.
-    index : (b,), which of the training images each entry comes from; 0 where nothing depends on it.
+    index : (b,), which of the training images each entry comes from, or its class where the network
+        is conditioned on that; 0 where nothing depends on it.
     target : like x, what the loss compares with: the noise, its mean given x, or the clean images.
     """
 
@@ -102,6 +106,11 @@ class Method:
         return self.trained and self.model().conditioned_on_image
 
     @property
+    def knows_classes(self) -> bool:
+        """Whether there is a network that is conditioned on the class of an image."""
+        return self.trained and self.config.model.conditioned_on_class
+
+    @property
     def denoises_others(self) -> bool:
         """Whether it has a denoiser of images other than those it was trained on."""
         return True
@@ -113,6 +122,14 @@ class Method:
 
     def check(self, images: Tensor) -> None:
         """Raise DataError or ConfigError where images (n, c, h, w) cannot be trained on."""
+
+    def labels(self, numbers: Tensor | None) -> Labels | None:
+        """The classes (n,) of the training images, where the network is conditioned on them."""
+        if not self.knows_classes:
+            return None
+        if numbers is None:
+            raise ValueError("labels are needed: the network is conditioned on classes")
+        return Labels(numbers, self.num_indices(1) - 1)
 
     def precompute(self, images: Tensor, device: torch.device) -> Known:
         """Everything that is known before training on images (n, c, h, w)."""
@@ -140,16 +157,40 @@ class Method:
     def model(self) -> Model:
         """The network's options, as the method needs them."""
         model = self.config.model
-        if self.config.held_out is None:
+        if self.config.held_out is None or model.conditioned_on_class:
             return model
         return model.model_copy(update={"image_conditioning": "none"})
+
+    def num_indices(self, num_images: int) -> int:
+        """How many indices the network of N images distinguishes: the images, or the classes of the
+        data set and no class; 1 where it is conditioned on neither."""
+        if self.knows_classes:
+            return len(class_names(self.config.data_loader)) + 1
+        return networks.num_indices(self.model(), num_images)
+
+    def no_index(self, x: Tensor) -> Tensor:
+        """The index (b,) of images x (b, c, h, w) of which neither number nor class is known."""
+        number = self.num_indices(1) - 1 if self.knows_classes else 0
+        return torch.full((len(x),), number, dtype=torch.long, device=x.device)
+
+    def sampled_index(self, count: int, num_images: int) -> Tensor:
+        """The index (count,) of samples of a model of N images: the images in turn, or the classes
+        of sample.classes. Raises DataError for a class that there is not."""
+        wanted = self.config.sample.classes
+        if not self.knows_classes:
+            return torch.arange(count) % num_images
+        none = [self.num_indices(1) - 1]
+        data = self.config.data_loader
+        numbers = class_numbers(data, wanted, "sample.classes") if wanted else none
+        return torch.tensor(numbers)[torch.arange(count) % len(numbers)]
 
     def starts_at_zero(self) -> bool:
         """Whether the network's output is 0 before training."""
         return False
 
-    def objective(self, images: Tensor, known: Known) -> Objective:
-        """Batches and loss on images (n, c, h, w)."""
+    def objective(self, images: Tensor, known: Known, labels: Tensor | None = None) -> Objective:
+        """Batches and loss on images (n, c, h, w), whose classes are labels (n,) where the network
+        is conditioned on them."""
         raise NotImplementedError
 
     def sample(
@@ -160,8 +201,8 @@ class Method:
         known: Known,
         first: int = 0,
     ) -> Samples:
-        """One sample for each of images (b, c, h, w), whose numbers among the training images are
-        index (b,). Sample i draws its noise from the run's seed and first + i."""
+        """One sample for each of images (b, c, h, w), whose numbers among the training images, or
+        classes, are index (b,). Sample i draws its noise from the run's seed and first + i."""
         raise NotImplementedError
 
     def denoise(self, network: Network | None, x: Tensor, s: Tensor, known: Known) -> Tensor:

@@ -24,6 +24,7 @@ from score_embedding.config.sections import NoiseSchedule
 from score_embedding.errors import DivergenceError
 from score_embedding.methods import samplers
 from score_embedding.methods.base import Batch, Known, Method, Network
+from score_embedding.methods.classes import Labels
 from score_embedding.methods.loss_weights import LOSS_WEIGHTS
 from score_embedding.methods.samplers import Samples
 
@@ -39,6 +40,7 @@ class NoisePrediction:
     scheduler: Scheduler
     batch_size: int
     loss_weight: str
+    labels: Labels | None = None  # where the network is conditioned on classes
 
     @property
     def device(self) -> torch.device:
@@ -52,9 +54,10 @@ class NoisePrediction:
         index_of = torch.randint(len(self.images), (self.batch_size,), generator=generator)
         t = torch.randint(len(self.scheduler.betas), (self.batch_size,), generator=generator)
         z = normal((self.batch_size, *self.images.shape[1:]), generator)
+        condition = self.labels.of(index_of, generator) if self.labels else index_of
         index_of, t, z = index_of.to(self.device), t.to(self.device), z.to(self.device)
         x_t = self.scheduler.add_noise(self.images[index_of], z, t)
-        return Batch(x_t, t, index_of, z)
+        return Batch(x_t, t, condition.to(self.device), z)
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
         """The mean of (network(x_t, t) - z)^2 over batch and pixels, weighted as
@@ -65,13 +68,16 @@ class NoisePrediction:
         return LOSS_WEIGHTS[self.loss_weight].noise(error, snr).square().mean()
 
 
-def objective(images: Tensor, config: BaselineConfig) -> NoisePrediction:
+def objective(
+    images: Tensor, config: BaselineConfig, labels: Labels | None = None
+) -> NoisePrediction:
     """Of images (n, c, h, w) in [0, 1]."""
     return NoisePrediction(
         to_symmetric(images),
         scheduler_of(config),
         config.data_loader.batch_size,
         config.training.loss_weight,
+        labels,
     )
 
 
@@ -110,15 +116,18 @@ def sample(
     return Samples(path[-1], path, times[snapshots.numbers].double(), steps)
 
 
-def denoise(network: Network, x: Tensor, s: Tensor, config: BaselineConfig) -> Tensor:
+def denoise(
+    network: Network, x: Tensor, s: Tensor, config: BaselineConfig, index: Tensor | None = None
+) -> Tensor:
     """The posterior mean of images x (b, c, h, w) in [0, 1] with noise of levels s (b,): x is
     scaled to the state x_t of the chain whose noise level is nearest, in the logarithm, and the
-    predicted noise is subtracted."""
+    predicted noise is subtracted. index (b,): what the network is conditioned on, by default 0."""
     abar = scheduler_of(config).alphas_cumprod.to(x)
     levels = (1 / abar - 1).sqrt() / 2  # noise over image, in [0, 1]
     t = (levels.log()[None] - s.log()[:, None]).abs().argmin(dim=1)
     signal = abar[t].sqrt()[:, None, None, None]
-    index = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    if index is None:
+        index = torch.zeros(len(x), dtype=torch.long, device=x.device)
     z = network(signal * to_symmetric(x), t, index)
     return from_symmetric(to_symmetric(x) - 2 * levels[t][:, None, None, None] * z)
 
@@ -176,9 +185,11 @@ class Baseline(Method):
     def start_std(self) -> float:
         return start_std(self.config)
 
-    def objective(self, images: Tensor, known: Known) -> NoisePrediction:
+    def objective(
+        self, images: Tensor, known: Known, labels: Tensor | None = None
+    ) -> NoisePrediction:
         del known
-        return objective(images, self.config)
+        return objective(images, self.config, self.labels(labels))
 
     def sample(
         self,
@@ -195,7 +206,7 @@ class Baseline(Method):
     def denoise(self, network: Network | None, x: Tensor, s: Tensor, known: Known) -> Tensor:
         del known
         assert network is not None
-        return denoise(network, x, s, self.config)
+        return denoise(network, x, s, self.config, self.no_index(x))
 
 
 def create(config: BaselineConfig) -> Baseline:

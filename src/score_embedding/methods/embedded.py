@@ -166,7 +166,9 @@ class ScoreEmbedding(ContinuousMethod):
 
     def save(self, folder: Path, images: Tensor, known: Known) -> None:
         assert isinstance(known, KnownScores)
-        precomputation.save(folder / kinds.SCORES, images, known.shown)
+        # With held_out nothing is compared with the images, of which there may be very many.
+        kept = images if self.config.held_out is None else images[: len(known.shown.scores)]
+        precomputation.save(folder / kinds.SCORES, kept, known.shown)
 
     def field_bytes(self, num_images: int) -> tuple[int, int]:
         data = self.config.data_loader
@@ -174,8 +176,10 @@ class ScoreEmbedding(ContinuousMethod):
         N = self.config.diffusion.num_timesteps
         return precomputation.field_bytes(shape, N, num_images)
 
-    def objective(self, images: Tensor, known: Known) -> ScoreMatching:
-        del images  # the embedded ones hold them
+    def objective(
+        self, images: Tensor, known: Known, labels: Tensor | None = None
+    ) -> ScoreMatching:
+        del images, labels  # the embedded images hold the images
         assert isinstance(known, KnownScores)
         return objective(known.embedded, self.config)
 

@@ -14,7 +14,7 @@ from score_embedding.methods import network as networks
 from score_embedding.methods import samplers, tiles
 from score_embedding.methods.base import Known, Method, method_of
 from score_embedding.methods.network import ScoreNetwork
-from score_embedding.methods.samplers import Samples
+from score_embedding.methods.samplers import Kept, Samples
 
 
 @dataclass(frozen=True)
@@ -33,45 +33,52 @@ class TrainedModel:
         """The same model with another config, such as other options of sampling."""
         return dataclasses.replace(self, method=method_of(config))
 
-    def sample(self, images: Tensor, count: int | None = None) -> Samples:
+    def sample(self, images: Tensor, count: int | None = None, kept: Kept | None = None) -> Samples:
         """`count` samples, by default one for each of the training images (n, c, h, w); sample i
-        is meant to be image i % n where the method is conditioned on that. Dropout is off.
+        is meant to be image i % n where the method is conditioned on that, or of one of the classes
+        of sample.classes. Dropout is off.
 
         They are drawn in batches of a size that depends on the images alone, so that the memory
-        does not grow with their number.
+        does not grow with their number. Batches that are `kept` are not drawn again.
         """
         network, n = self._evaluated(), len(images)
-        index = torch.arange(n if count is None else count, device=images.device) % n
+        number = n if count is None else count
+        index = self.method.sampled_index(number, n).to(images.device)
         h, w = images.shape[-2:]
 
         def draw(first: int, last: int) -> Samples:
-            own = index[first:last]
-            return self.method.sample(network, images[own], own, self.known, first)
+            own = images[torch.arange(first, last, device=images.device) % n]
+            return self.method.sample(network, own, index[first:last], self.known, first)
 
-        return samplers.in_batches(draw, len(index), (h, w))
+        return samplers.in_batches(draw, number, (h, w), kept)
 
     @torch.no_grad()
     def denoise(self, x: Tensor, s: Tensor) -> Tensor:
         """The posterior mean of images x (b, c, h, w) of any size, in [0, 1] before the noise, at
-        noise levels s (b,). A network is evaluated on large images tile by tile; images whose sides
-        it does not take are continued by their mirror image."""
+        noise levels s (b,). A network is evaluated on small images in batches, on large ones tile
+        by tile; images whose sides it does not take are continued by their mirror image."""
         network = self._evaluated()
         if network is None:
             return self.method.denoise(None, x, s, self.known)
-        pairs = zip(x, s, strict=True)
-        return torch.stack(
-            [self._denoise_one(network, image, level[None]) for image, level in pairs]
-        )
+        h, w = x.shape[-2:]
+        if max(h, w) <= tiles.SIDE:
+            parts = samplers.batches(len(x), (h, w))
+            return torch.cat([self._denoise(network, x[a:b], s[a:b]) for a, b in parts])
 
-    def _denoise_one(self, network: ScoreNetwork, image: Tensor, level: Tensor) -> Tensor:
+        def denoised(image: Tensor, level: Tensor) -> Tensor:
+            def estimate(tile: Tensor) -> Tensor:
+                return self._denoise(network, tile[None], level[None])[0]
+
+            return tiles.blended(image, estimate)
+
+        return torch.stack([denoised(image, level) for image, level in zip(x, s, strict=True)])
+
+    def _denoise(self, network: ScoreNetwork, x: Tensor, s: Tensor) -> Tensor:
+        """The network's answer for images x (b, c, h, w) of at most the size of a tile."""
         divisor = self.config.model.divisor
-
-        def estimate(tile: Tensor) -> Tensor:
-            h, w = tile.shape[-2:]
-            whole = crops.continued(tile, *(-(-side // divisor) * divisor for side in (h, w)))
-            return self.method.denoise(network, whole[None], level, self.known)[0, :, :h, :w]
-
-        return tiles.blended(image, estimate)
+        h, w = x.shape[-2:]
+        whole = crops.continued(x, *(-(-side // divisor) * divisor for side in (h, w)))
+        return self.method.denoise(network, whole, s, self.known)[..., :h, :w]
 
     def _evaluated(self) -> ScoreNetwork | None:
         return None if self.network is None else self.network.eval()
@@ -83,7 +90,7 @@ def build_network(method: Method, num_images: int, device: torch.device) -> Scor
     network = networks.build(
         model,
         config.data_loader.image_size,
-        networks.num_indices(model, num_images),
+        method.num_indices(num_images),
         config.training.timestep_multiplier,
         config.training.seed,
         device,

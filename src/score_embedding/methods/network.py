@@ -11,7 +11,8 @@ from score_embedding.config.sections import Model
 
 class ScoreNetwork(nn.Module):
     """s_theta(x, t): images (b, c, h, w), conditions (b,), such as times, and image indices (b,) to
-    scores like x. The index may be left out where the network was built for one image.
+    scores like x. The index, or the class of the image in its place, may be left out where the
+    network was built for one image.
     """
 
     def forward(self, x: Tensor, t: Tensor, index: Tensor | None = None) -> Tensor:

@@ -37,6 +37,7 @@ _LEVELS = 9  # noise levels at which c_out is measured, even in their logarithm
 _MEASURED = 32  # crops at each of them, at least
 _DIVIDED_FROM = 100  # images on, some are held out from the density, and the residual is theirs
 _HELD_OUT = 256  # of them, at most
+_BLOCK = 1000  # photographs
 _LEAST_STD = 1e-3  # smallest residual over the noise: a density may be exact
 
 
@@ -84,8 +85,11 @@ class Precomputed:
             return c_out**power * x
         return inverse_dct(c_out**power * dct(x))
 
-    def denoise(self, network: Network | None, x: Tensor, s: Tensor) -> Tensor:
-        """D(x, s) of images x (b, c, h, w) at noise levels s (b,); without a network D_pre."""
+    def denoise(
+        self, network: Network | None, x: Tensor, s: Tensor, index: Tensor | None = None
+    ) -> Tensor:
+        """D(x, s) of images x (b, c, h, w) at noise levels s (b,); without a network D_pre. index
+        (b,): what the network is conditioned on, by default 0."""
         prior = self.density.denoise(x, s)
         if network is None:
             return prior
@@ -93,7 +97,8 @@ class Precomputed:
         inputs = c_in * (x - self.mean)
         if self.uses_density_input:
             inputs = torch.cat([inputs, (prior - self.mean) / self.sigma_data], dim=1)
-        index = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        if index is None:
+            index = torch.zeros(len(x), dtype=torch.long, device=x.device)
         residual = network(inputs, s.log() / 4, index).to(prior.dtype)
         return prior + self.scaled(residual, s)
 
@@ -159,9 +164,9 @@ def precompute(photographs: list[Tensor], config: Config) -> tuple[Precomputed, 
     rings = 1 if kinds.DENSITIES[options.kind].pointwise else frequencies.count(*size)
     residual_std = measure_residual(density, others, levels, size, rings, seed)
     clock.append(time.perf_counter())
-    pixels = torch.cat([photograph.flatten() for photograph in photographs])
-    sigma_data = max(float(pixels.std(correction=0)), FLOOR**0.5)  # 0 of a constant image
-    precomputed = Precomputed(density, float(pixels.mean()), sigma_data, levels, residual_std)
+    mean, std = _mean_and_std(photographs)
+    sigma_data = max(std, FLOOR**0.5)  # 0 of a constant image
+    precomputed = Precomputed(density, mean, sigma_data, levels, residual_std)
     return precomputed, {"density": clock[1] - clock[0], "preconditioning": clock[2] - clock[1]}
 
 
@@ -172,6 +177,18 @@ def divided(photographs: list[Tensor], seed: int) -> tuple[list[Tensor], list[Te
         return photographs, photographs
     fitted, others = splitting.split(len(photographs), seed, _HELD_OUT)
     return [photographs[i] for i in fitted.tolist()], [photographs[i] for i in others.tolist()]
+
+
+def _mean_and_std(photographs: list[Tensor]) -> tuple[float, float]:
+    """Of all pixels, block by block: a data set is not copied."""
+    count, total, squares = 0, 0.0, 0.0
+    for start in range(0, len(photographs), _BLOCK):
+        block = torch.cat([x.flatten() for x in photographs[start : start + _BLOCK]]).cpu().double()
+        count += len(block)
+        total += float(block.sum())
+        squares += float(block.square().sum())
+    mean = total / count
+    return mean, max(0.0, squares / count - mean**2) ** 0.5
 
 
 def measure_residual(

@@ -30,6 +30,7 @@ from score_embedding.data.crops import Crops
 from score_embedding.data.datasets import load_photographs
 from score_embedding.methods import preconditioning
 from score_embedding.methods.base import Batch, Known, Network
+from score_embedding.methods.classes import Labels
 from score_embedding.methods.continuous import ContinuousMethod
 from score_embedding.methods.loss_weights import LOSS_WEIGHTS
 from score_embedding.methods.preconditioning import Precomputed
@@ -41,47 +42,61 @@ _LOG_NORMAL = (-1.9, 1.2)  # mean and width of ln(s): Karras et al.'s, for image
 
 @dataclass(frozen=True)
 class ResidualMatching:
-    """Denoising of crops drawn from photographs, or of whole images where they are of that size."""
+    """Denoising of crops drawn from photographs, or of whole images (n, c, h, w), which may have
+    labels."""
 
-    crops: Crops
+    source: Crops | Tensor
     precomputed: Precomputed
     config: Config
     num_images: int
+    labels: Labels | None = None
 
     @property
     def device(self) -> torch.device:
-        return self.crops.images[0].device
+        source = self.source if isinstance(self.source, Tensor) else self.source.images[0]
+        return source.device
 
     def __len__(self) -> int:
         return self.num_images
 
     def draw_batch(self, index: int, generator: torch.Generator) -> Batch:  # noqa: ARG002
-        """Crops with noise of random levels, whichever image's turn it is. Conditions are noise
-        levels, targets the crops without noise."""
+        """Crops or images with noise of random levels, whichever image's turn it is. Conditions are
+        noise levels, targets the crops without noise."""
         count = self.config.data_loader.batch_size
-        flip = self.config.data_loader.crops
-        x_0 = self.crops.draw(count, generator, flip)
+        classes = torch.zeros(count, dtype=torch.long)
+        if isinstance(self.source, Tensor):
+            places = torch.randint(len(self.source), (count,), generator=generator)
+            x_0 = self.source[places.to(self.device)]
+            classes = self.labels.of(places, generator) if self.labels else classes
+        else:
+            x_0 = self.source.draw(count, generator, self.config.data_loader.crops)
         s = draw_levels(self.precomputed, self.config.training.noise_levels, count, generator)
         z = normal(x_0.shape, generator)
         s, z = s.to(self.device), z.to(self.device)
         x = x_0 + s[:, None, None, None] * z
-        return Batch(x, s, torch.zeros(count, dtype=torch.long, device=self.device), x_0)
+        return Batch(x, s, classes.to(self.device), x_0)
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
         """The mean of |DCT (D(x, s) - x_0)|^2 / c_out(s, f)^2 over batch and frequencies, or
         another weight of training.loss_weight. For the isotropic Gaussian 1 / c_out^2 is Karras et
         al.'s weight (s^2 + sigma_data^2) / (s sigma_data)^2."""
-        error = self.precomputed.denoise(network, batch.x, batch.condition) - batch.target
+        denoised = self.precomputed.denoise(network, batch.x, batch.condition, batch.index)
         weight = LOSS_WEIGHTS[self.config.training.loss_weight]
+        error = denoised - batch.target
         return weight.image(error, batch.condition, self.precomputed).square().mean()
 
 
 def objective(
-    photographs: list[Tensor], precomputed: Precomputed, config: Config, num_images: int
+    photographs: list[Tensor] | Tensor,
+    precomputed: Precomputed,
+    config: Config,
+    num_images: int,
+    labels: Labels | None = None,
 ) -> ResidualMatching:
-    """Of photographs (c, h, w); an epoch is `num_images` steps."""
-    crops = Crops.of(photographs, config.data_loader.image_size)
-    return ResidualMatching(crops, precomputed, config, num_images)
+    """Of photographs (c, h, w), or of images (n, c, h, w); an epoch is `num_images` steps."""
+    size = config.data_loader.image_size
+    source = photographs if isinstance(photographs, Tensor) else Crops.of(photographs, size)
+    return ResidualMatching(source, precomputed, config, num_images, labels)
 
 
 def draw_levels(
@@ -95,12 +110,18 @@ def draw_levels(
     return (mean + width * normal((count,), generator)).clamp(low, high).exp()
 
 
-def score_of(network: Network | None, known: Precomputed, sde: VarianceExploding) -> Score:
-    """score(x, t) of the denoiser; without a network that of the density."""
+def score_of(
+    network: Network | None,
+    known: Precomputed,
+    sde: VarianceExploding,
+    index: Tensor | None = None,
+) -> Score:
+    """score(x, t) of the denoiser, of images of index (b,); without a network that of the
+    density."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         s = sde.std(t).to(x)
-        return (known.denoise(network, x, s) - x) / s[:, None, None, None] ** 2
+        return (known.denoise(network, x, s, index) - x) / s[:, None, None, None] ** 2
 
     return score
 
@@ -142,9 +163,11 @@ class Residual(ContinuousMethod):
         return KnownDensity({}, preconditioning.load(folder, device), [])
 
     def model(self) -> Model:
-        """Not conditioned on an index; with D_pre beside the image as input, unless that adds
-        nothing to it."""
-        model = self.config.model.model_copy(update={"image_conditioning": "none"})
+        """Conditioned on no index but that of a class; with D_pre beside the image as input,
+        unless that adds nothing to it."""
+        model = self.config.model
+        if not model.conditioned_on_class:
+            model = model.model_copy(update={"image_conditioning": "none"})
         if kinds.DENSITIES[self.config.image_density.kind].pointwise:
             return model
         return model.model_copy(update={"in_channels": 2 * model.in_channels})
@@ -152,14 +175,19 @@ class Residual(ContinuousMethod):
     def starts_at_zero(self) -> bool:
         return True
 
-    def objective(self, images: Tensor, known: Known) -> ResidualMatching:
+    def objective(
+        self, images: Tensor, known: Known, labels: Tensor | None = None
+    ) -> ResidualMatching:
         assert isinstance(known, KnownDensity)
-        return objective(known.photographs, known.precomputed, self.config, len(images))
+        drawn_from = known.photographs if self.config.data_loader.crops else images
+        classes = self.labels(labels)
+        return objective(drawn_from, known.precomputed, self.config, len(images), classes)
 
     def score(self, network: Network | None, known: Known, images: Tensor, index: Tensor) -> Score:
-        del images, index
+        del images
         assert isinstance(known, KnownDensity)
-        return score_of(network, known.precomputed, self.sde)
+        classes = index if self.knows_classes else None
+        return score_of(network, known.precomputed, self.sde, classes)
 
     def gaussian_flow(self, known: Known) -> GaussianFlow:
         assert isinstance(known, KnownDensity)
@@ -169,7 +197,7 @@ class Residual(ContinuousMethod):
 
     def denoise(self, network: Network | None, x: Tensor, s: Tensor, known: Known) -> Tensor:
         assert isinstance(known, KnownDensity)
-        return known.precomputed.denoise(network, x, s)
+        return known.precomputed.denoise(network, x, s, self.no_index(x))
 
 
 def create(config: Config) -> Residual:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +23,6 @@ DPI = 160
 IMAGES_SHOWN = 4  # rows of a figure, at most
 TIMES_SHOWN = 6
 LEVELS_SHOWN = 3
-DETAIL = 128  # pixels along a side of what is enlarged
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -150,16 +148,18 @@ def samples(arrays: Arrays) -> Figure:
 
 
 def strip(arrays: Arrays) -> Figure:
-    """From the start of sampling to the sample, each min-max scaled, beside the ground truth."""
+    """From the start of sampling to the sample, each min-max scaled, beside the ground truth where
+    there is one."""
     # A chain of few steps repeats states.
     times, shown = np.unique(arrays["path_times"], return_index=True)
     path, times = arrays["path"][shown[::-1]], times[::-1]
-    n = min(len(arrays["samples"]), IMAGES_SHOWN)
-    figure, axes = grid(n, len(path) + 1)
+    n, compared = min(path.shape[1], IMAGES_SHOWN), len(arrays["truth"]) > 0
+    figure, axes = grid(n, len(path) + compared)
     for i in range(n):
         for axis, x, t in zip(axes[i], path[:, i], times, strict=False):
             image(axis, minmax(x), f"t = {t:.3g}")
-        image(axes[i][-1], arrays["images"][arrays["truth"][i]], "ground truth")
+        if compared:
+            image(axes[i][-1], arrays["images"][arrays["truth"][i]], "ground truth")
     return figure
 
 
@@ -175,27 +175,6 @@ def denoised(arrays: Arrays) -> Figure:
             image(noisy, arrays[f"noisy_{i}"][k], f"noise {levels[k]:g}")
             psnr, ssim = description["psnr"][i][k], description["ssim"][i][k]
             image(answer, arrays[f"denoised_{i}"][k], f"{psnr:.2f} dB, SSIM {ssim:.3f}")
-    return figure
-
-
-def before_after(before: NDArray[Any], after: NDArray[Any], labels: tuple[str, str]) -> Figure:
-    """Two states of a photograph (c, h, w) side by side, and below them what is in their middle,
-    enlarged."""
-    _, h, w = before.shape
-    side = max(1, min(h // 2, w // 2, DETAIL))
-    middle = np.s_[:, (h - side) // 2 : (h + side) // 2, (w - side) // 2 : (w + side) // 2]
-    width = 4.0
-    height = width * min(max(h / w, 0.25), 2.5)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2 * width, height + width + 0.8), layout="constrained")
-        axes = figure.subplots(2, 2, height_ratios=[height, width])
-    for column, (pixels, label) in enumerate(zip((before, after), labels, strict=True)):
-        step = math.ceil(max(h, w) / 1600)  # as many pixels as the picture can show
-        image(axes[0][column], pixels[:, ::step, ::step], label)
-        image(axes[1][column], pixels[middle], f"the middle {side} x {side} pixels")
-    for axis in axes.flat:
-        axis.grid(False)
-        axis.set_axis_off()
     return figure
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from score_embedding import atomic_files
-from score_embedding.report import figures
+from score_embedding.report import figures, sheets
 from score_embedding.report.figures import Arrays
 from score_embedding.runs import folder as run_folder
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 # By the file with the arrays: the picture, and how it is drawn.
 PICTURES: dict[str, tuple[str, Callable[[Arrays], Figure]]] = {
     run_folder.SCORES: (run_folder.SCORES_PICTURE, figures.solution),
-    run_folder.SAMPLES: (run_folder.SAMPLE_PICTURE, figures.samples),
+    run_folder.SAMPLES: (run_folder.SAMPLE_PICTURE, sheets.samples),
     run_folder.DENOISED: (run_folder.DENOISED_PICTURE, figures.denoised),
 }
 

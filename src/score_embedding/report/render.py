@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, Template
 from score_embedding import atomic_files
 from score_embedding.errors import RunFolderError
 from score_embedding.report import content as contents
-from score_embedding.report.content import Content, Picture, Table
+from score_embedding.report.parts import Content, Picture, Table
 from score_embedding.runs import folder as run_folder
 from score_embedding.runs.folder import RunFolder
 

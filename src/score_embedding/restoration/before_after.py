@@ -26,11 +26,12 @@ def draw(before: Tensor, after: Tensor, target: Path, labels: tuple[str, str]) -
     place = path_of(target)
     try:
         # Here, since an MPLBACKEND that matplotlib does not know makes its import fail.
-        from score_embedding.report import figures
+        from score_embedding.report import before_after_figure, figures
 
         shown = (printable(labels[0]), printable(labels[1]))
         with atomic_files.replacing(place) as partial:
-            figures.save(figures.before_after(before.numpy(), after.numpy(), shown), partial)
+            figure = before_after_figure.before_after(before.numpy(), after.numpy(), shown)
+            figures.save(figure, partial)
     except Exception as error:
         log.warning("warning: %s: the before/after picture could not be drawn (%s)", place, error)
 

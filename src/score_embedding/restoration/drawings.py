@@ -15,9 +15,10 @@ _EMPTY_SHARE = 0.6  # of the tiles that are all black or white
 _SMALL, _BACKGROUND, _APART = 4, 0.1, 0.25
 
 
-def is_drawn(x: Tensor) -> bool:
+def is_drawn(x: Tensor, background: bool = True) -> bool:
     """Whether an image (c, h, w) has no noise for sure: of two values, constant in many places that
-    are not clipped, or drawn on a background of black or white."""
+    are not clipped, or drawn on a background of black or white. `background`: whether the last is
+    proof; of counts it is none, many of which are 0 in the dark."""
     if has_two_values(x):
         return True
     low, high = _extremes(x, 8)
@@ -26,7 +27,7 @@ def is_drawn(x: Tensor) -> bool:
     share = float((constant & inside).float().mean())
     if share > _FLAT_SHARE or float((constant & ~inside).float().mean()) > _EMPTY_SHARE:
         return True
-    return _on_background(x)
+    return background and _on_background(x)
 
 
 def has_two_values(x: Tensor) -> bool:

@@ -183,7 +183,7 @@ def _images_in(folder: RunFolder, method: Method) -> int | None:
     """The number of images that a run was trained on: of those stored in its folder or, where none
     are, of the config. None: unknown."""
     path, data = folder / method.images_file, method.config.data_loader
-    if not path.is_file():
+    if method.config.held_out or not path.is_file():  # with held_out they are not stored
         unknown = data.rotate_augment or (data.num_images is None and data.takes_all)
         return None if unknown else data.num_images or 1
     try:

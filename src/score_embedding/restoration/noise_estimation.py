@@ -63,7 +63,7 @@ def estimated(x: Tensor, kind: str = "auto") -> Noise:
     if drawings.has_two_values(x):
         return Noise.white(0.0, c)
     tiles = tiles_of(x, min(SIDE, h, w), STEP)
-    if drawings.is_drawn(x):
+    if drawings.is_drawn(x, background=kind != "poisson"):
         found = Noise.white(0.0, c)
     elif len(tiles) < LEAST_TILES:
         found = Noise.white(_of_wavelets(x), c)

@@ -22,7 +22,6 @@ _PACKAGES = ("score-embedding", "torch", "diffusers", "numpy", "scipy", "scikit-
 
 def describe(device: torch.device, seed: int, images: Tensor) -> dict[str, Any]:
     """The content of environment.json. Nothing that names the user or the machine is in it."""
-    pixels = images.cpu().contiguous().numpy()
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -32,8 +31,13 @@ def describe(device: torch.device, seed: int, images: Tensor) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seed": seed,
         "git_commit": _git_commit(),
-        "images_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+        "images_sha256": digest(images),
     }
+
+
+def digest(images: Tensor) -> str:
+    """SHA-256 of the pixels of images (n, c, h, w)."""
+    return hashlib.sha256(images.cpu().contiguous().numpy().data).hexdigest()
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:

@@ -23,7 +23,7 @@ from score_embedding.config.sections import Model
 from score_embedding.errors import ConfigError, LimitError
 from score_embedding.methods import precomputation, samplers, tiles
 from score_embedding.methods.base import method_of
-from score_embedding.methods.network import create, num_indices
+from score_embedding.methods.network import create
 
 WORK_SPACE = 1.5  # peak memory of a network over its live tensors: the convolutions' own
 REPORTS = 8 * 2**20  # bytes of pictures and reports
@@ -67,14 +67,16 @@ def check_sampling(
     config: AnyConfig, num_images: int, count: int | None, device: torch.device, path: Path
 ) -> None:
     """Refuse `count` samples of a model of N images that cannot fit. Raises LimitError."""
-    number = num_images if count is None else count
+    number = count or config.sample.count or num_images
     samples = _sample_bytes(config, number)
     memory = {"samples": samples}
     if method_of(config).trained:
         cost = _cost(config, num_images, number)
         memory["weights"] = _FLOAT * cost.parameters
         memory["sampling"] = int(WORK_SPACE * cost.evaluation_bytes)
-    needed = Need(memory, {"samples": samples})
+    h, w = config.data_loader.image_size
+    many = number > samplers.batch_size((h, w))
+    needed = Need(memory, {"samples": samples, "finished batches": samples if many else 0})
     check_fits(f"{number} samples", needed, device, path, "fewer samples need less")
 
 
@@ -100,12 +102,13 @@ def need(config: AnyConfig, num_images: int) -> Need:
     images = num_images * _image_bytes(config)
     method = method_of(config)
     fields, scores = method.field_bytes(num_images)
-    samples = _sample_bytes(config, num_images)
+    number = config.sample.count or (0 if config.held_out else num_images)
+    samples = _sample_bytes(config, number)
     disk = {"samples": samples, "reports": REPORTS}
     if not method.trained:
-        pairs = _FLOAT * num_images**2
+        pairs = _FLOAT * num_images * number
         return Need({"images": 2 * images, "sampling": samples + 2 * pairs}, disk)
-    cost = _cost(config, num_images, num_images)
+    cost = _cost(config, num_images, number)
     weights = _FLOAT * cost.parameters
     state = weights * (3 if config.training.ema is None else 4)  # Adam has two moments
     memory = {
@@ -146,20 +149,26 @@ def together(needs: list[Need], at_a_time: int) -> Need:
 
 
 def _sample_bytes(config: AnyConfig, number: int) -> int:
-    """Of samples with the states that are shown on their way, from every prior."""
-    states = (samplers.SNAPSHOTS + 3) * (1 + len(config.misc.profile_priors))
-    return states * number * _image_bytes(config)
+    """Of samples, and of the first batch the states that are shown on its way, from every prior."""
+    h, w = config.data_loader.image_size
+    first = min(number, samplers.batch_size((h, w)))
+    states = samplers.SNAPSHOTS * first + 3 * number
+    return states * (1 + len(config.misc.profile_priors)) * _image_bytes(config)
 
 
 def _cost(config: AnyConfig, num_images: int, number: int) -> Cost:
     """Of the network for N images, of which `number` samples are drawn."""
     data = config.data_loader
     h, w = data.image_size
-    at_once = min(number, samplers.batch_size((h, w)))
-    if config.held_out:  # a tile at a time is evaluated, counted in images of as many pixels
-        at_once = -(-(min(config.held_out.crop or tiles.SIDE, tiles.SIDE) ** 2) // (h * w))
-    model = method_of(config).model()
-    indices = num_indices(model, num_images)
+    together, held_out = samplers.batch_size((h, w)), config.held_out
+    at_once = min(number, together)
+    if held_out and held_out.of_dataset:
+        at_once = together
+    elif held_out:  # a tile at a time is evaluated, counted in images of as many pixels
+        tile = min(held_out.crop or tiles.SIDE, tiles.SIDE) ** 2
+        at_once = max(at_once, -(-tile // (h * w)))
+    method = method_of(config)
+    model, indices = method.model(), method.num_indices(num_images)
     return cost_of(model, data.image_size, data.batch_size, indices, at_once)
 
 

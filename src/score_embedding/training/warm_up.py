@@ -54,7 +54,8 @@ def warm_up(method: Method, device: torch.device) -> None:
     with _quiet(), suppress(ScoreEmbeddingError):
         known = small.precompute(images, device)
         if method.trained:
-            objective = small.objective(images.to(device), known)
+            labels = torch.zeros(_IMAGES, dtype=torch.long, device=device)
+            objective = small.objective(images.to(device), known, labels)
             train(build_network(small, _IMAGES, device), objective, config)
 
 

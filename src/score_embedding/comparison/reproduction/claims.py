@@ -42,7 +42,7 @@ from score_embedding.comparison.reproduction.published import (
 from score_embedding.comparison.reproduction.scales import DATA, PUBLISHED, SAMPLE, SCALES
 from score_embedding.comparison.spec import Comparison
 from score_embedding.errors import ConfigError, DataError, LimitError
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 from score_embedding.runs import environment
 from score_embedding.runs import folder as run_folder
 

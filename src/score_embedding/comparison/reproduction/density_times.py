@@ -20,7 +20,7 @@ from score_embedding.comparison.reproduction.scales import PICTURES, Scale
 from score_embedding.config.sections import DataLoader
 from score_embedding.data.datasets import load_dataset
 from score_embedding.fokker_planck import pixel_density
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 
 SCIPY = "scipy.stats.gaussian_kde"
 HISTOGRAM = "histogram"

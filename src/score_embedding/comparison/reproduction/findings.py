@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 NOT_RESOLVED, NOT_RUN, NO_FIGURE = "not resolved", "not run here", "no published figure"

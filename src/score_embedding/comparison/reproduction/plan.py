@@ -27,7 +27,7 @@ from score_embedding.data.datasets import load_dataset, quarter_turns
 from score_embedding.errors import DataError, LimitError
 from score_embedding.methods.base import method_of
 from score_embedding.methods.network import ScoreNetwork, build
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 from score_embedding.runs import resources
 
 ADAPTIVE_NFE = 150  # of RK45 at its default tolerance, as the README has it

@@ -14,7 +14,7 @@ from score_embedding.comparison.sweeps import results
 from score_embedding.comparison.sweeps.settings import short, value_at, value_text
 from score_embedding.comparison.tables import NOT_REACHED, PRIOR_NAMES, spread
 from score_embedding.evaluation import frechet
-from score_embedding.report.content import Table
+from score_embedding.report.parts import Table
 
 MISSING = "-"
 Row = dict[Hashable, Any]

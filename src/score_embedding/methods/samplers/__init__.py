@@ -12,6 +12,7 @@ from torch import Tensor
 
 from score_embedding import kinds
 from score_embedding.config.sections import Sample
+from score_embedding.methods.samplers.batches import Kept as Kept
 from score_embedding.methods.samplers.batches import batch_size as batch_size
 from score_embedding.methods.samplers.batches import batches as batches
 from score_embedding.methods.samplers.batches import in_batches as in_batches

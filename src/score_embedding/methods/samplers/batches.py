@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from score_embedding import progress
 from score_embedding.methods.samplers.flow import Samples
@@ -27,17 +28,34 @@ def batches(n: int, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         yield first, min(first + b, n)
 
 
-def in_batches(draw: Callable[[int, int], Samples], n: int, size: tuple[int, int]) -> Samples:
+class Kept(Protocol):
+    """Where finished batches are kept, so that sampling can be interrupted and resumed."""
+
+    def read(self, first: int, last: int) -> Samples | None:
+        """Samples first to last - 1, where they are kept."""
+
+    def write(self, first: int, part: Samples) -> None:
+        """Keep a batch."""
+
+
+def in_batches(
+    draw: Callable[[int, int], Samples], n: int, size: tuple[int, int], kept: Kept | None = None
+) -> Samples:
     """n samples of images (h, w), drawn batch by batch: draw(first, last) returns samples first to
-    last - 1. The memory of all but the results is that of one batch."""
+    last - 1. Of several batches only the path of the first is returned: the memory of all but the
+    final images is that of one batch. Batches that are `kept` are not drawn again."""
     results: Samples | None = None
     with progress.stage("samples", total=n, least=batch_size(size) + 1) as stage:
         for first, last in batches(n, size):
-            part = draw(first, last)
+            part = kept.read(first, last) if kept else None
+            if part is None:
+                part = draw(first, last)
+                if kept:
+                    kept.write(first, part)
             if (first, last) == (0, n):
                 return part
             results = results or _empty_like(part, n)
-            results.x[first:last], results.path[:, first:last] = part.x, part.path
+            results.x[first:last] = part.x
             results = dataclasses.replace(results, nfe=max(results.nfe, part.nfe))
             stage.to(last)
             del part
@@ -48,6 +66,5 @@ def in_batches(draw: Callable[[int, int], Samples], n: int, size: tuple[int, int
 
 
 def _empty_like(part: Samples, n: int) -> Samples:
-    """Where the samples of n images go; shape, dtype and device by those of one batch."""
-    path = part.path.new_empty((len(part.path), n, *part.x.shape[1:]))
-    return Samples(part.x.new_empty((n, *part.x.shape[1:])), path, part.path_times, 0)
+    """Where the samples of n images go; shape, dtype and device by those of the first batch."""
+    return Samples(part.x.new_empty((n, *part.x.shape[1:])), part.path, part.path_times, 0)

@@ -24,7 +24,8 @@ class Samples:
     Attributes
     ----------
     x : (b, c, h, w) at t = eps.
-    path : (SNAPSHOTS, b, c, h, w) at path_times (SNAPSHOTS,), from t = 1 down.
+    path : (SNAPSHOTS, b, c, h, w) at path_times (SNAPSHOTS,), from t = 1 down; over several
+        batches, of the images of the first.
     nfe : function evaluations of the score for one image; over several batches, the largest number.
     """
 
