@@ -104,7 +104,7 @@ def _trained(
 ) -> Iterator[dict[str, Any]]:
     limited = config.training.model_copy(update={"seconds": clock})
     config = config.model_copy(update={"training": limited})
-    method = method_of(config)
+    method, images = method_of(config), images.to(device)
     warm_up(method, device)
     known = method.precompute(images, device)
     network = build_network(method, len(images), device)
