@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
 import score_embedding as se
 from score_embedding import densities
 from score_embedding.densities import fitting
-from score_embedding.restoration import adaptive, consistency, models, quiet_tiles
+from score_embedding.restoration import adaptive, consistency, models, quiet_patches, quiet_tiles
 from score_embedding.restoration.noise import LEAST_EIGENVALUE, Noise, Stationary
 from score_embedding.restoration.stabilisation import stabilisation
 
@@ -399,3 +399,26 @@ def test_autocovariance_is_that_of_loops():
 
 def test_a_resolved_model_names_its_kind():
     assert [models.resolve(m, torch.device("cpu")).name for m in ("fit", "fast")] == ["fit", "fast"]
+
+
+@pytest.mark.parametrize("colours", [(255, 0), (30, 220)])
+def test_text_without_a_flat_tile_has_no_more_noise_than_its_background(colours):
+    background, ink = colours
+    page = Image.new("L", (200, 160), background)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(14)
+    for y in range(3, 160, 18):
+        draw.text((3, y), "Sphinx of black quartz, judge my vow", fill=ink, font=font)
+    text = np.asarray(page) / 255
+    assert se.estimate_noise(text).level == 0
+    noisy = text + 0.02 * RNG(0).standard_normal(text.shape)
+    assert se.estimate_noise(noisy).level == pytest.approx(0.02, rel=0.25)
+    assert psnr(se.denoise(noisy, model="fast"), text) > 35
+
+
+def test_the_quietest_patches_of_noise_alone_bound_nothing():
+    for shape in ((120, 120), (120, 120, 3)):
+        image = 0.5 + 0.05 * RNG(1).standard_normal(shape)
+        x = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1).float()
+        noise = Noise.white(0.05, len(x))
+        assert quiet_patches.at_most(noise, x) is noise
+        assert quiet_patches.at_most(noise.times(3), x).level == pytest.approx(0.05, rel=0.12)

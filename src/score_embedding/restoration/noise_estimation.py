@@ -19,7 +19,14 @@ from skimage.restoration import estimate_sigma as wavelet_sigma
 from torch import Tensor
 
 from score_embedding.errors import DataError
-from score_embedding.restoration import camera_noise, drawings, impulses, shown_noise, two_values
+from score_embedding.restoration import (
+    camera_noise,
+    drawings,
+    impulses,
+    quiet_patches,
+    shown_noise,
+    two_values,
+)
 from score_embedding.restoration.noise import Noise, independent
 from score_embedding.restoration.quiet_tiles import (
     LEAST_TILES,
@@ -78,12 +85,16 @@ def _of_tiles(x: Tensor, tiles: Tensor, kind: str) -> Noise:
     ranges = measured(unclipped(tiles))
     small = measured(unclipped(tiles_of(x, min(SMALL_SIDE, *x.shape[1:]), SMALL_STEP)))
     if kind == "auto" and shown_noise.is_shown(ranges, small):
-        return shown_noise.of_ranges(ranges, small)
+        return quiet_patches.at_most(
+            shown_noise.of_ranges(ranges, small), x, quiet_patches.CORRELATED
+        )
     quiet = min(ranges, key=lambda own: own.total)
     independent = quiet.white >= INDEPENDENT * quiet.total or not _may_be_camera(ranges)
     if kind == "white" or (kind == "auto" and independent):
-        return _independent(ranges, kind == "white")
-    return camera_noise.of_ranges(ranges, small)
+        return quiet_patches.at_most(_independent(ranges, kind == "white"), x)
+    found = camera_noise.of_ranges(ranges, small)
+    # Flat places of a camera's colour photograph may hold no noise at all.
+    return found if len(x) == 3 else quiet_patches.at_most(found, x, quiet_patches.PROCESSED)
 
 
 def check_size(shape: Sequence[int]) -> None:
