@@ -127,7 +127,12 @@ def test_batches_of_other_samples_are_not_taken(change, mine, tmp_path, monkeypa
         with undrawn():
             pipeline.run(config, source, CPU, profile=False, overwrite=True)
         mine = source
-    done = call("sample", mine, "-n", 40, "--out", "out", *options)
+    refused = call("sample", mine, "-n", 40, "--out", "out", *options)
+    assert refused.returncode == 2
+    assert "batches of other samples" in refused.stderr
+    assert "--overwrite" in refused.stderr
+    assert list((out / "samples_batches").glob("*.npz"))
+    done = call("sample", mine, "-n", 40, "--out", "out", "--overwrite", *options)
     assert done.returncode == 0, done.stderr
     assert "batches of other samples, removed" in done.stderr
     assert call("sample", mine, "-n", 40, "--out", "fresh", *options).returncode == 0

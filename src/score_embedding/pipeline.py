@@ -156,6 +156,13 @@ def train_model(
     checkpoints.save(folder, network, history)
     artifacts.write_metrics(folder, history)
     before = sum(history.precompute_seconds.values())
+    if not history.rows:
+        log.warning(
+            "warning: no step was trained: training.seconds is %g, and what is computed before "
+            "training took %.1f s of it; give more",
+            config.training.seconds or 0,
+            before,
+        )
     stages = {
         "training": history.training_seconds - before,
         "evaluation": history.evaluation_seconds,
@@ -218,7 +225,7 @@ def sample_again(
     with run_folder.locked(target.path):
         run_folder.check_not_there(target, result, overwrite)  # others may have sampled since
         if again.draws_samples:
-            results.draw_samples(target, model, images, count, folder.path)
+            results.draw_samples(target, model, images, count, folder.path, overwrite)
         else:
             results.denoise(target, model, evaluation.held_out_of(config, device))
         if not elsewhere:

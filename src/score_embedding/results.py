@@ -57,13 +57,15 @@ def draw_samples(
     images: Tensor,
     count: int | None = None,
     source: Path | None = None,
+    overwrite: bool = True,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Samples into the folder; returns as `finish`. What is interrupted is continued by another
-    call. `source`: the model's run folder, by default `folder`."""
+    call. `source`: the model's run folder, by default `folder`. `overwrite`: whether finished
+    batches of other samples are removed, or refused by a RunFolderError."""
     number, (h, w) = count or model.config.sample.count or len(images), images.shape[-2:]
     kept = None
     if number > samplers.batch_size((h, w)):
-        place = sample_batches.kept_in(folder.path, source or folder.path, model, images)
+        place = sample_batches.kept_in(folder.path, source or folder.path, model, images, overwrite)
         kept = partial(SampleBatches, place, images.device)
     started = time.perf_counter()
     drawn = evaluation.sample_all(model, images, count, kept)

@@ -51,7 +51,7 @@ def collect(folder: RunFolder, config: AnyConfig) -> Content:
     tables = [table for result in results for table in result.tables] + [_timing(timing)]
     pictures = [picture for result in results for picture in result.pictures]
     method = method_of(config)
-    training = _training(folder, config, len(rows)) if method.trained else ""
+    training = _training(folder, config, int(rows[-1]["step"])) if method.trained else ""
     if run_folder.SCORES in method.kind.files:
         scores = atomic_files.read_arrays(folder / run_folder.SCORES, *artifacts.SCORE_ARRAYS)
         tables.append(

@@ -18,6 +18,7 @@ from score_embedding.methods.base import method_of
 from score_embedding.runs import artifacts, loading
 from score_embedding.runs import folder as run_folder
 
+ENOUGH = 2000  # samples for a Fréchet distance
 HELD_OUT = 256  # images of the test part that the denoiser is measured on, at most
 
 
@@ -39,7 +40,9 @@ def evaluate(path: Path, weights: Path | None, device: torch.device) -> dict[str
     folder, config = run_folder.open_existing(path)
     method, data = method_of(config), config.data_loader
     if not folder.has(run_folder.SAMPLES):
-        raise RunFolderError(f"{path}: no samples to evaluate; a finished run that draws some has")
+        raise RunFolderError(
+            f"{path}: no samples to evaluate; score-embedding sample {path} -n {ENOUGH} draws some"
+        )
     weights = weights or features.BUNDLED.get(data.dataset)
     if weights is None:
         raise ConfigError(
@@ -83,6 +86,12 @@ def lines(values: dict[str, Any]) -> list[str]:
     for level, error in values.get("errors", {}).items():
         what = f"error of denoising {values['held_out']} test images at noise {level}, x 1000"
         rows.append((what, f"{1000 * error:.2f}"))
+    notes = [f"Features: {values['features']}; {values['images']} training images."]
+    if values["samples"] < ENOUGH:
+        notes.append(
+            f"Of fewer than {ENOUGH} samples the Fréchet distance is too large and varies much; "
+            f"sample RUN_FOLDER -n {ENOUGH} draws as many."
+        )
     width = max(len(name) for name, _ in rows)
     shown = [f"{name:<{width}}  {value:>8}" for name, value in rows]
-    return [*shown, f"Features: {values['features']}; {values['images']} training images."]
+    return [*shown, *notes]

@@ -60,14 +60,23 @@ class SampleBatches:
         return self.folder / f"{self.prior or 'samples'}_{first}.npz"
 
 
-def kept_in(target: Path, source: Path, model: TrainedModel, images: Tensor) -> Path:
+def kept_in(
+    target: Path, source: Path, model: TrainedModel, images: Tensor, overwrite: bool
+) -> Path:
     """The folder, in `target`, for the batches of samples that a model of the run folder `source`
-    draws for images (n, c, h, w). Batches of other samples are removed."""
+    draws for images (n, c, h, w). Raises RunFolderError where batches of
+    other samples are there, which `overwrite` removes."""
     folder, about = target / FOLDER, {"sha256": _digest(source, model, images)}
     if (folder / _ABOUT).is_file():
         if atomic_files.read_json(folder / _ABOUT) == about:
             log.info("%s: sampling continues with the batches that are there", folder)
             return folder
+        if not overwrite:
+            raise RunFolderError(
+                f"{folder}: finished batches of other samples, of an interrupted call with another "
+                f"seed, options or model; repeat that call to finish them, give --overwrite to "
+                f"remove them, or another --out"
+            )
         log.info("%s: batches of other samples, removed", folder)
         remove(target)
     folder.mkdir(exist_ok=True)

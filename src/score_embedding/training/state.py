@@ -58,7 +58,7 @@ class History:
     def add_final(self, metrics: dict[str, float]) -> None:
         """The metrics at the end of training, or of a method that is not trained."""
         if not self.rows:
-            self.rows.append({"step": 0, "training_seconds": 0.0})
+            self.rows.append({"step": 0, "training_seconds": self.training_seconds})
         self.rows[-1].update(metrics)
 
 
