@@ -40,6 +40,7 @@ def test_the_library_example_of_closed_form_scores_runs(tmp_path, monkeypatch):
     mask[10:14] = True
     images = torch.rand(4, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     names: dict = {"noisy": photograph, "photograph": photograph, "mask": mask}
+    names["stack"] = np.stack([photograph, photograph])
     names |= {"images": images, "x": images[:2], "sigma": 0.1}
     exec(code, names)
     assert names["clean"].shape == names["filled"].shape == photograph.shape

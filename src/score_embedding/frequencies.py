@@ -36,5 +36,5 @@ def power(x: Tensor, rings: int) -> Tensor:
 
 def _place(h: int, w: int, rings: int) -> Tensor:
     """Radius of each frequency of an h x w DCT in rings, from 0 up to below `rings`."""
-    down, right = (torch.arange(side, dtype=torch.float64) / side for side in (h, w))
+    down, right = (torch.arange(side, dtype=torch.float64, device="cpu") / side for side in (h, w))
     return ((down[:, None] ** 2 + right**2) / 2).sqrt() * rings

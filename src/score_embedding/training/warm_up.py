@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from score_embedding import kinds
 from score_embedding.config.schema import AnyConfig
 from score_embedding.errors import ScoreEmbeddingError
 from score_embedding.methods.base import Method, method_of
@@ -37,7 +38,7 @@ _done: set[str] = set()
 
 
 def warm_up(method: Method, device: torch.device) -> None:
-    """Pre-compute and train on two tiny images as the method will: the same scheme, density,
+    """Pre-compute and train on a few tiny images as the method will: the same scheme, density,
     network and optimiser. Once for each kind of config in a process; the global random generators
     are left unchanged."""
     config = _small(method.config)
@@ -47,16 +48,23 @@ def warm_up(method: Method, device: torch.device) -> None:
     _done.add(kind)
     data = config.data_loader
     generator = torch.Generator("cpu").manual_seed(0)
-    shape = (_IMAGES, data.channels, *data.image_size)
+    count = _images(config)
+    shape = (count, data.channels, *data.image_size)
     images = torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
     small = method_of(config)
     # An error, such as a divergence, is the run's to raise on its own images.
     with _quiet(), suppress(ScoreEmbeddingError):
         known = small.precompute(images, device)
         if method.trained:
-            labels = torch.zeros(_IMAGES, dtype=torch.long, device=device)
+            labels = torch.zeros(count, dtype=torch.long, device=device)
             objective = small.objective(images.to(device), known, labels)
-            train(build_network(small, _IMAGES, device), objective, config)
+            train(build_network(small, count, device), objective, config)
+
+
+def _images(config: AnyConfig) -> int:
+    """Two, or as many as the density needs."""
+    options = getattr(config, "image_density", None)
+    return max(_IMAGES, kinds.DENSITIES[options.kind].least) if options else _IMAGES
 
 
 def _small(config: AnyConfig) -> AnyConfig:
