@@ -8,7 +8,7 @@ are a mixture of K Gaussians, and all other directions have one variance, `rest`
 The K clusters are those of k-means, which finds as good ones as expectation-maximisation here, in a
 tenth of the time. One Gaussian describes the images of a data set as one cloud. A mixture has the
 kinds of things in it (trousers, bags), and is better as soon as the noise is not so strong that
-they cannot be told apart.
+they cannot be distinguished.
 """
 
 from __future__ import annotations

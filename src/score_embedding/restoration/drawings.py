@@ -16,11 +16,9 @@ _SMALL, _BACKGROUND, _APART = 4, 0.1, 0.25
 
 
 def is_drawn(x: Tensor, background: bool = True) -> bool:
-    """Whether an image (c, h, w) has no noise for sure: of two values, constant in many places that
-    are not clipped, or drawn on a background of black or white. `background`: whether the last is
-    proof; of counts it is none, many of which are 0 in the dark."""
-    if has_two_values(x):
-        return True
+    """Whether an image (c, h, w) of more than two values has no noise for sure: constant in many
+    places that are not clipped, or drawn on a background of black or white. `background`: whether
+    the last is proof; of counts it is none, many of which are 0 in the dark."""
     low, high = _extremes(x, 8)
     inside = ((high < 1 - DARK) & (low > DARK)).all(dim=1)
     constant = (high == low).all(dim=1)

@@ -83,6 +83,8 @@ def _of_tiles(x: Tensor, tiles: Tensor, kind: str) -> Noise:
     if kind == "poisson":
         return _poisson(measured(tiles))
     ranges = measured(unclipped(tiles))
+    if kind == "white":
+        return quiet_patches.at_most(_independent(ranges, one_level=True), x)
     small = measured(unclipped(tiles_of(x, min(SMALL_SIDE, *x.shape[1:]), SMALL_STEP)))
     if kind == "auto" and shown_noise.is_shown(ranges, small):
         return quiet_patches.at_most(
@@ -90,8 +92,8 @@ def _of_tiles(x: Tensor, tiles: Tensor, kind: str) -> Noise:
         )
     quiet = min(ranges, key=lambda own: own.total)
     independent = quiet.white >= INDEPENDENT * quiet.total or not _may_be_camera(ranges)
-    if kind == "white" or (kind == "auto" and independent):
-        return quiet_patches.at_most(_independent(ranges, kind == "white"), x)
+    if kind == "auto" and independent:
+        return quiet_patches.at_most(_independent(ranges), x)
     found = camera_noise.of_ranges(ranges, small)
     # Flat places of a camera's colour photograph may hold no noise at all.
     return found if len(x) == 3 else quiet_patches.at_most(found, x, quiet_patches.PROCESSED)
