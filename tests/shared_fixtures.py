@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import http.server
+import importlib
 import logging
 import os
 import shutil
@@ -60,6 +61,21 @@ def photographs():
         return torch.cat([cache[name, size] for name in PHOTOGRAPHS[:n]])
 
     return load
+
+
+@pytest.fixture
+def benchmark_named(monkeypatch):
+    """A script of benchmarks/ as a module, by its name; removed again after the test."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    imported = ["_common"]
+
+    def load(name):
+        imported.append(name)
+        return importlib.import_module(name)
+
+    yield load
+    for name in imported:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

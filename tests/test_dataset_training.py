@@ -1,11 +1,9 @@
 """The benchmark of training on data sets: configs, times and ratios, and a tiny run of it."""
 
 import argparse
-import importlib
 import json
 import math
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,15 +11,10 @@ import idx_files
 from score_embedding import kinds
 from score_embedding.methods.base import method_of
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("dataset_training")
-    for name in ("dataset_training", "_common"):
-        sys.modules.pop(name, None)
+def benchmark(benchmark_named):
+    return benchmark_named("dataset_training")
 
 
 def options_of(**changes):

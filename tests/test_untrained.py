@@ -1,10 +1,7 @@
 """The benchmark of untrained denoisers: each is measured on the images and with the parameters that
 its row states."""
 
-import importlib
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +9,10 @@ import torch
 
 from score_embedding.evaluation.denoiser_error import LEVELS
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def untrained(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("untrained")
-    for name in ("untrained", "_common"):
-        sys.modules.pop(name, None)
+def untrained(benchmark_named):
+    return benchmark_named("untrained")
 
 
 @pytest.fixture
